@@ -1,0 +1,41 @@
+// gan_fast._C: argument structs in, kernels out. Together with bindings_*.cpp the only files that know pybind11.
+#include <pybind11/pybind11.h>
+
+#include "bindings.h"
+#include "cpu/isa.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::list isa_level_names() {
+  py::list names;
+  for (gan_fast::Isa isa : gan_fast::isa_levels()) names.append(gan_fast::isa_name(isa));
+  return names;
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["compiler"] = GAN_FAST_COMPILER;
+  info["flags"] = GAN_FAST_FLAGS;
+#ifdef _OPENMP
+  info["openmp"] = _OPENMP;
+#else
+  info["openmp"] = 0;
+#endif
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "CPU kernels of gan_fast over plain pointers; called through gan_fast.ops only.";
+  m.def("isa_levels", &isa_level_names, "Instruction-set levels this CPU can run, best first.");
+  m.def("isa", [] { return gan_fast::isa_name(gan_fast::current_isa()); }, "The level in use.");
+  m.def("set_isa", &gan_fast::set_isa, py::arg("name"), "Test hook: run at another of isa_levels().");
+  m.def("build_info", &build_info, "How this module was built.");
+  gan_fast::bind_convolution(m);
+#if __has_include("bindings_elementwise.cpp")
+  gan_fast::bind_elementwise(m);
+#endif
+}

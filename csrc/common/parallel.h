@@ -1,0 +1,41 @@
+// The parallel loop of every driver: OpenMP through the process's one pool (torch's, as it is loaded first).
+#pragma once
+
+#include <cstdint>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace gan_fast {
+
+// True in a child made by fork(): OpenMP's pool does not survive a fork, so kernels run on the calling thread there.
+bool in_forked_child();
+
+// Threads to use for `tasks` pieces of work when the caller asked for `requested`.
+inline int usable_threads(int requested, int64_t tasks) {
+#ifdef _OPENMP
+  if (requested <= 1 || tasks <= 1 || omp_in_parallel() || in_forked_child()) return 1;
+  return static_cast<int>(requested < tasks ? requested : tasks);
+#else
+  (void)requested;
+  (void)tasks;
+  return 1;
+#endif
+}
+
+// Runs body(task) for task = 0..tasks-1. Tasks are handed out dynamically, so body must not depend on the thread.
+template <class Body>
+void parallel_tasks(int64_t tasks, int requested, const Body& body) {
+  const int threads = usable_threads(requested, tasks);
+  if (threads == 1) {
+    for (int64_t t = 0; t < tasks; ++t) body(t);
+    return;
+  }
+#ifdef _OPENMP
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (int64_t t = 0; t < tasks; ++t) body(t);
+#endif
+}
+
+}  // namespace gan_fast

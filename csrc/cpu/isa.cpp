@@ -1,0 +1,71 @@
+#include "isa.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+namespace gan_fast {
+namespace {
+
+std::vector<Isa> detect() {
+  std::vector<Isa> levels;
+#ifdef GAN_FAST_X86
+  __builtin_cpu_init();
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx512 && __builtin_cpu_supports("avx512bf16")) levels.push_back(Isa::kAvx512Bf16);
+  if (avx512) levels.push_back(Isa::kAvx512);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) levels.push_back(Isa::kAvx2);
+#endif
+  levels.push_back(Isa::kPortable);
+  return levels;
+}
+
+Isa parse(const std::string& name, const char* source) {
+  std::string known;
+  for (Isa isa : isa_levels()) {
+    if (name == isa_name(isa)) return isa;
+    known += known.empty() ? "" : ", ";
+    known += isa_name(isa);
+  }
+  throw std::invalid_argument(std::string(source) + "='" + name + "': expected one of the levels this CPU can run: " + known);
+}
+
+// -1: not decided yet.
+std::atomic<int> level{-1};
+
+}  // namespace
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kPortable:
+      break;
+  }
+  return "portable";
+}
+
+std::vector<Isa> isa_levels() {
+  static const std::vector<Isa> levels = detect();
+  return levels;
+}
+
+Isa current_isa() {
+  const int known = level.load(std::memory_order_relaxed);
+  if (known >= 0) return static_cast<Isa>(known);
+  const char* wanted = std::getenv("GAN_FAST_CPU_ISA");
+  const Isa isa = wanted != nullptr && *wanted != '\0' ? parse(wanted, "GAN_FAST_CPU_ISA") : isa_levels().front();
+  level.store(static_cast<int>(isa), std::memory_order_relaxed);
+  return isa;
+}
+
+void set_isa(const std::string& name) {
+  level.store(static_cast<int>(parse(name, "isa")), std::memory_order_relaxed);
+}
+
+}  // namespace gan_fast

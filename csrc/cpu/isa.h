@@ -1,0 +1,59 @@
+// Which instruction-set level the kernels run at: decided once from CPUID; GAN_FAST_CPU_ISA may only lower it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace gan_fast {
+
+enum class Isa : int { kPortable = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
+
+const char* isa_name(Isa isa);
+
+// Levels that are compiled in and that this CPU and operating system can run, best first.
+std::vector<Isa> isa_levels();
+
+// The level in use. The first call reads GAN_FAST_CPU_ISA and throws std::invalid_argument if that is unknown or unsupported.
+Isa current_isa();
+
+// Test hook: any of isa_levels(), by name. Throws std::invalid_argument otherwise.
+void set_isa(const std::string& name);
+
+// One kernel table per level. avx512_bf16 differs from avx512 only in kernels that use bf16 instructions.
+template <class Table>
+struct PerLevel {
+  const Table* avx512;
+  const Table* avx2;
+  const Table* portable;
+
+  const Table& current() const {
+    switch (current_isa()) {
+      case Isa::kAvx512Bf16:
+      case Isa::kAvx512:
+        return *avx512;
+      case Isa::kAvx2:
+        return *avx2;
+      case Isa::kPortable:
+        break;
+    }
+    return *portable;
+  }
+};
+
+}  // namespace gan_fast
+
+// Declares gan_fast::<level>::<name> for the levels that this build has, and the inline chooser <name>_for_level().
+#ifdef GAN_FAST_X86
+#define GAN_FAST_DECLARE_TABLE(Table, name)                                                  \
+  namespace avx512 { extern const Table name; }                                              \
+  namespace avx2 { extern const Table name; }                                                \
+  namespace portable { extern const Table name; }                                            \
+  inline const Table& name##_for_level() {                                                   \
+    static const PerLevel<Table> levels{&avx512::name, &avx2::name, &portable::name};        \
+    return levels.current();                                                                 \
+  }
+#else
+#define GAN_FAST_DECLARE_TABLE(Table, name)       \
+  namespace portable { extern const Table name; } \
+  inline const Table& name##_for_level() { return portable::name; }
+#endif

@@ -1,0 +1,60 @@
+// A vector of VL lanes through GCC/Clang vector extensions: one kernel text serves every level.
+// Kernel texts are compiled with the level's own flags, so they may use nothing from std:: that is inline and has linkage.
+#pragma once
+
+#ifndef GF_LEVEL
+#error "vec.h is for kernel texts compiled per level: GF_LEVEL and GF_VECTOR_BYTES must be defined"
+#endif
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace gan_fast {
+namespace GF_LEVEL {
+
+template <class T>
+struct VecOf {
+  static constexpr int lanes = GF_VECTOR_BYTES / static_cast<int>(sizeof(T));
+  typedef T type __attribute__((vector_size(GF_VECTOR_BYTES)));
+  typedef T unaligned __attribute__((vector_size(GF_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+};
+
+template <class T>
+using Vec = typename VecOf<T>::type;
+
+template <class T>
+inline __attribute__((always_inline)) Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename VecOf<T>::unaligned*>(p);
+}
+
+template <class T>
+inline __attribute__((always_inline)) void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename VecOf<T>::unaligned*>(p) = v;
+}
+
+// x - 0 is x for every x, -0 included, so compilers fold this into one broadcast.
+template <class T>
+inline __attribute__((always_inline)) Vec<T> splat(T x) {
+  return x - Vec<T>{};
+}
+
+// Writes around the cache; p must be aligned to the vector. For outputs that are far larger than the cache.
+template <class T>
+inline __attribute__((always_inline)) void store_stream(T* p, Vec<T> v) {
+  store(p, v);
+}
+#if defined(__AVX512F__)
+template <>
+inline __attribute__((always_inline)) void store_stream<float>(float* p, Vec<float> v) {
+  _mm512_stream_ps(p, reinterpret_cast<__m512>(v));
+}
+#elif defined(__AVX2__)
+template <>
+inline __attribute__((always_inline)) void store_stream<float>(float* p, Vec<float> v) {
+  _mm256_stream_ps(p, reinterpret_cast<__m256>(v));
+}
+#endif
+
+}  // namespace GF_LEVEL
+}  // namespace gan_fast

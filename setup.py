@@ -1,0 +1,202 @@
+"""Builds gan_fast._C: every source of csrc/, each kernel text once per instruction-set level, with no torch in the build.
+
+A failed build installs the pure Python package (reference backend) and says so in one warning with the compiler's first
+error; GAN_FAST_REQUIRE_EXT=1 makes it fatal. GAN_FAST_NO_EXT=1 skips the build. CXX, CXXFLAGS and MAX_JOBS are respected.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+COMMON_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-fno-math-errno", "-fno-trapping-math"]
+# Every level's flags live here and nowhere else. -march=native is never used: the binary decides at run time.
+LEVELS: dict[str, tuple[int, list[str]]] = {"portable": (16, ["-ffp-contract=off"])}
+if X86:
+    LEVELS["avx2"] = (32, ["-mavx2", "-mfma", "-mf16c", "-ffp-contract=fast"])
+    LEVELS["avx512"] = (
+        64,
+        ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512", "-ffp-contract=fast"],
+    )
+
+
+class CompileError(RuntimeError):
+    """A compiler call failed; the text is its command's first error."""
+
+
+def first_error(output: str) -> str:
+    lines = [line for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    return (errors or lines or ["no output"])[0]
+
+
+def run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    except OSError as error:
+        raise CompileError(f"{command[0]}: {error.strerror}") from error
+    if done.returncode != 0:
+        sys.stderr.write(done.stdout)
+        raise CompileError(first_error(done.stdout))
+    if done.stdout.strip():
+        sys.stderr.write(done.stdout)
+
+
+def compiler() -> list[str]:
+    named = os.environ.get("CXX")
+    if named:
+        return shlex.split(named)
+    found = next((c for c in ("g++", "c++", "clang++") if shutil.which(c)), None)
+    if found is None:
+        raise CompileError("no C++ compiler found (looked for g++, c++, clang++; set CXX to name one)")
+    return [found]
+
+
+def openmp_flags(cxx: list[str]) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        probe = Path(folder) / "probe.cpp"
+        probe.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() < 0; }\n")
+        try:
+            run([*cxx, "-fopenmp", str(probe), "-o", str(Path(folder) / "probe")])
+        except CompileError:
+            return []
+    return ["-fopenmp"]
+
+
+def check_headers(includes: list[str]) -> None:
+    if not any((Path(folder) / "Python.h").is_file() for folder in includes):
+        raise CompileError(f"Python.h not found in {', '.join(includes)}: the Python headers are not installed")
+
+
+def translation_units() -> list[tuple[str, Path, list[str]]]:
+    """(object name, source, extra flags): plain sources once, kernel texts once per level."""
+    units = []
+    for source in sorted(CSRC.rglob("*.cpp")):
+        relative = source.relative_to(CSRC)
+        if relative == Path("cpu/level.cpp") or relative.parts[0] == "cuda":
+            continue
+        units.append((relative.as_posix().replace("/", "_")[:-4], source, []))
+    for kernel in sorted((CSRC / "cpu").glob("*-inl.h")):
+        for level, (vector_bytes, flags) in LEVELS.items():
+            defines = [f'-DGF_KERNEL="{kernel.name}"', f"-DGF_LEVEL={level}", f"-DGF_VECTOR_BYTES={vector_bytes}"]
+            units.append((f"{kernel.name[:-6]}_{level}", CSRC / "cpu/level.cpp", [*defines, *flags]))
+    return units
+
+
+class BuildKernels(build_ext):
+    """build_ext over ninja (or a thread pool where ninja is missing), since setuptools has no flags per source."""
+
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        try:
+            if os.environ.get("GAN_FAST_NO_EXT") == "1":
+                raise CompileError("skipped because GAN_FAST_NO_EXT=1")
+            self.compile_kernels(target)
+        except CompileError as error:
+            target.unlink(missing_ok=True)
+            if os.environ.get("GAN_FAST_REQUIRE_EXT") == "1":
+                raise SystemExit(f"gan_fast: the kernel build failed and GAN_FAST_REQUIRE_EXT=1: {error}") from error
+            sys.stderr.write(f"warning: gan_fast: built without CPU kernels (the reference backend works): {error}\n")
+            self.note_failure(target, str(error))
+        else:
+            self.failure_note(target).unlink(missing_ok=True)
+
+    @staticmethod
+    def failure_note(target: Path) -> Path:
+        return target.parent / "_build_error.txt"
+
+    def note_failure(self, target: Path, reason: str) -> None:
+        """`gan-fast doctor` shows this text: the compiler's output is long gone when users ask why."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.failure_note(target).write_text(reason + "\n", encoding="utf-8")
+
+    def compile_kernels(self, target: Path) -> None:
+        import pybind11
+
+        if os.name == "nt" or sys.platform == "darwin":
+            raise CompileError(f"CPU kernels are not built on {sys.platform} yet")
+        cxx = compiler()
+        includes = [sysconfig.get_paths()["include"], sysconfig.get_paths()["platinclude"], pybind11.get_include()]
+        check_headers(includes)
+        openmp = openmp_flags(cxx)
+        user_flags = shlex.split(os.environ.get("CXXFLAGS", ""))
+        version = subprocess.run([*cxx, "--version"], capture_output=True, text=True, check=False).stdout.splitlines()
+        flags = [*COMMON_FLAGS, *openmp, *user_flags, *(["-DGAN_FAST_X86"] if X86 else []), f"-I{CSRC}", f"-I{CSRC / 'cpu'}"]
+        flags += [f"-I{path}" for path in dict.fromkeys(includes)]
+        about = [
+            f'-DGAN_FAST_COMPILER="{version[0] if version else cxx[0]}"',
+            f'-DGAN_FAST_FLAGS="{" ".join([*COMMON_FLAGS, *openmp, *user_flags])}"',
+        ]
+        folder = Path(self.build_temp).resolve() / "gan_fast"
+        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        commands = []
+        for name, source, extra in translation_units():
+            extra = [*extra, *about] if source.name == "bindings.cpp" else extra
+            commands.append((folder / f"{name}.o", source, [*cxx, *flags, *extra]))
+        link = [*cxx, "-shared", *openmp, *user_flags]
+        if shutil.which("ninja"):
+            self.with_ninja(folder, target, commands, link)
+        else:
+            self.with_threads(target, commands, link)
+
+    @staticmethod
+    def with_ninja(folder: Path, target: Path, commands: list[tuple[Path, Path, list[str]]], link: list[str]) -> None:
+        def quote(words: list[str]) -> str:
+            return " ".join(shlex.quote(word) for word in words).replace("$", "$$")
+
+        def path(p: Path) -> str:
+            return str(p).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+        lines = ["rule compile", "  command = $cmd -MMD -MF $out.d -c $in -o $out", "  depfile = $out.d", "  deps = gcc"]
+        lines += ["rule link", "  command = $cmd $in -o $out"]
+        for obj, source, command in commands:
+            lines += [f"build {path(obj)}: compile {path(source)}", f"  cmd = {quote(command)}"]
+        lines += [f"build {path(target)}: link {' '.join(path(obj) for obj, _, _ in commands)}", f"  cmd = {quote(link)}"]
+        (folder / "build.ninja").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        jobs = os.environ.get("MAX_JOBS")
+        run(["ninja", "-C", str(folder), *(["-j", jobs] if jobs else [])])
+
+    @staticmethod
+    def with_threads(target: Path, commands: list[tuple[Path, Path, list[str]]], link: list[str]) -> None:
+        jobs = int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(lambda c: run([*c[2], "-c", str(c[1]), "-o", str(c[0])]), commands))
+        run([*link, *(str(obj) for obj, _, _ in commands), "-o", str(target)])
+
+    def get_outputs(self) -> list[str]:
+        return [path for path in super().get_outputs() if Path(path).exists()]
+
+    def copy_extensions_to_source(self) -> None:
+        """In-place builds: nothing to copy when the build fell back to pure Python."""
+        for ext in self.extensions:
+            built, inplace = Path(self.build_lib) / self.get_ext_filename(ext.name), Path(ROOT, *ext.name.split("."))
+            inplace = inplace.parent / built.name
+            note = self.failure_note(built)
+            if built.exists():
+                shutil.copy2(built, inplace)
+                self.failure_note(inplace).unlink(missing_ok=True)
+            elif note.exists():
+                inplace.unlink(missing_ok=True)
+                shutil.copy2(note, self.failure_note(inplace))
+
+
+setup(
+    ext_modules=[Extension("gan_fast._C", sources=[], optional=False)],
+    cmdclass={"build_ext": BuildKernels},
+)
