@@ -1,7 +1,8 @@
 """Builds gan_fast._C: every source of csrc/, each kernel text once per instruction-set level, with no torch in the build.
 
 A failed build installs the pure Python package (reference backend) and says so in one warning with the compiler's first
-error; GAN_FAST_REQUIRE_EXT=1 makes it fatal. GAN_FAST_NO_EXT=1 skips the build. CXX, CXXFLAGS and MAX_JOBS are respected.
+error; GAN_FAST_REQUIRE_EXT=1 makes it fatal. GAN_FAST_NO_EXT=1 skips the build. CXX, CXXFLAGS and MAX_JOBS are respected;
+GAN_FAST_BUILD_DIR keeps the objects in a folder of that name, shared by successive builds.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class BuildKernels(build_ext):
             f'-DGAN_FAST_COMPILER="{version[0] if version else cxx[0]}"',
             f'-DGAN_FAST_FLAGS="{" ".join([*COMMON_FLAGS, *openmp, *user_flags])}"',
         ]
-        folder = Path(self.build_temp).resolve() / "gan_fast"
+        folder = Path(os.environ.get("GAN_FAST_BUILD_DIR") or self.build_temp).resolve() / "gan_fast"
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         commands = []

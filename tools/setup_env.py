@@ -52,12 +52,20 @@ class Environment:
         self.folder = folder
         self.python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         self.torch_index = torch_index
+        # The environment's programs first (ninja is one of them); objects in one folder, so that the in-place build and
+        # the editable install share them.
+        self.variables = {
+            **os.environ,
+            "PATH": os.pathsep.join([str(self.python.parent), os.environ.get("PATH", "")]),
+            "VIRTUAL_ENV": str(folder),
+            "GAN_FAST_BUILD_DIR": os.environ.get("GAN_FAST_BUILD_DIR", str(ROOT / "build" / "objects")),
+        }
         self.seconds = {"download": 0.0, "install": 0.0, "build": 0.0}
 
     def run(self, step: str, *command: str | Path, advice: str = "") -> None:
         """Run a command of a step; adds its time to the step's; raises SetupError with `advice` where it fails."""
         start = time.monotonic()
-        status = subprocess.call([str(part) for part in command], cwd=ROOT)
+        status = subprocess.call([str(part) for part in command], cwd=ROOT, env=self.variables)
         self.seconds[step] += time.monotonic() - start
         if status != 0:
             shown = " ".join(str(part) for part in command)
@@ -153,11 +161,8 @@ def main() -> int:
     print(f"set-up: {environment.summary()}", flush=True)
     if not options.command:
         return 0
-    path = os.pathsep.join([str(environment.python.parent), os.environ.get("PATH", "")])
     start = time.monotonic()
-    status = subprocess.call(
-        options.command, cwd=ROOT, env={**os.environ, "PATH": path, "VIRTUAL_ENV": str(environment.folder)}
-    )
+    status = subprocess.call(options.command, cwd=ROOT, env=environment.variables)
     spent = time.monotonic() - start
     counted = environment.seconds["install"] + environment.seconds["build"] + spent
     print(f"times: {environment.summary()} | {options.label} {spent:.1f} s | without download {counted:.1f} s", flush=True)
