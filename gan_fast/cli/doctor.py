@@ -1,0 +1,247 @@
+"""``gan-fast doctor``: what is installed and built here, which backend serves what, and whether every kernel computes right.
+
+Works with and without the compiled module. Exit status 1 if a self-test fails, else 0. ``--json`` gives the same as data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+OPENMP_LIBRARY = re.compile(r"\blib(gomp|iomp5|omp5?)[-.\w]*\.(so|dylib|dll)[.\d]*$")
+
+# Typical calls: (operator, in words, in channels, out channels, kernel, stride, size of the smaller side, batch).
+TYPICAL_CONVOLUTIONS = (
+    ("conv_transpose", "128 -> 128, 5x5, stride 2, 7x7 -> 14x14, batch 128", 128, 128, 5, 2, 7, 128),
+    ("conv_transpose", "128 -> 64, 4x4, stride 2, 16x16 -> 32x32, batch 64", 128, 64, 4, 2, 16, 64),
+    ("conv", "128 -> 1, 7x7, 28x28, batch 128", 128, 1, 7, 1, 28, 128),
+    ("conv", "64 -> 128, 5x5, stride 2, 14x14 -> 7x7, batch 128", 64, 128, 5, 2, 7, 128),
+    ("conv_weight_grad", "64 -> 128, 5x5, stride 2, 14x14 -> 7x7, batch 128", 64, 128, 5, 2, 7, 128),
+    ("conv", "8 -> 8, 3x3, 8x8, batch 1", 8, 8, 3, 1, 8, 1),
+)
+TYPICAL_ELEMENTWISE = (
+    ("bias_act", "128 x 128 x 14 x 14", 128 * 128 * 14 * 14),
+    ("bce_with_logits", "128 x 1", 128),
+    ("bce_with_logits", "16 x 1 x 64 x 64", 16 * 64 * 64),
+)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the ``doctor`` subcommand to the command line."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="what is built here, which backend serves what, and a self-test of every kernel",
+        description="Prints versions, CPU and build, the backends and their choice for typical shapes, and checks every "
+        "kernel's numbers against float64. Exit status 1 if a check fails.",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; 1 if a self-test failed, else 0."""
+    report = collect()
+    print(json.dumps(report, indent=2) if args.json else render(report))
+    return 0 if report["self_test"]["failed"] == 0 else 1
+
+
+def collect() -> dict[str, Any]:
+    """The whole report as plain data (what ``--json`` prints)."""
+    import torch
+
+    from gan_fast import backends
+
+    module = backends.extension()
+    report: dict[str, Any] = {
+        "versions": _versions(),
+        "cpu": {
+            "model": cpu_model(),
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "level": module.isa() if module is not None else None,
+            "levels": list(module.isa_levels()) if module is not None else [],
+        },
+        "threads": {
+            "torch": torch.get_num_threads(),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        },
+        "build": {
+            "compiled_module": getattr(module, "__file__", None),
+            "info": dict(module.build_info()) if module is not None else {},
+            "import_error": backends.extension_error(),
+            "build_error": build_error(),
+        },
+        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith("GAN_FAST_")},
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "backends": {name: {"available": ok, "reason": why} for name, (ok, why) in backends.available().items()},
+        "choices": _choices(),
+        "self_test": _self_test(),
+    }
+    report["openmp"] = openmp_runtimes()  # last: by now everything that brings one is loaded
+    report["warnings"] = _warnings(report)
+    return report
+
+
+def _versions() -> dict[str, str | None]:
+    import torch
+
+    import gan_fast
+
+    found: dict[str, str | None] = {
+        "gan_fast": gan_fast.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+    }
+    for name in ("numpy", "scikit-learn", "matplotlib", "triton"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def build_error() -> str | None:
+    """The compiler's first error, which a build that failed leaves beside the package; None if there was none."""
+    spec = importlib.util.find_spec("gan_fast")
+    if spec is None or spec.origin is None:
+        return None
+    note = Path(spec.origin).parent / "_build_error.txt"
+    return note.read_text(encoding="utf-8").strip() if note.is_file() else None
+
+
+def openmp_runtimes(maps: str | None = None) -> list[str]:
+    """Paths of the OpenMP runtimes loaded in this process (Linux), from ``maps`` or the process's own memory map."""
+    if maps is None:
+        try:
+            maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return []
+    paths = {line.split(maxsplit=5)[5] for line in maps.splitlines() if len(line.split(maxsplit=5)) == 6}
+    return sorted(path for path in paths if OPENMP_LIBRARY.search(path))
+
+
+def _choices() -> list[dict[str, str]]:
+    """Which backend the automatic choice takes for the typical calls, and why."""
+    from gan_fast import backends
+
+    calls: list[tuple[str, str, dict[str, Any]]] = []
+    for op, words, inner, outer, kernel, stride, size, batch in TYPICAL_CONVOLUTIONS:
+        facts = {
+            "rank": 2,
+            "mflop": 2e-6 * batch * size**2 * kernel**2 * inner * outer,
+            "groups": 1,
+            "in_channels": inner,
+            "out_channels": outer,
+            "kernel": kernel**2,
+            "stride": stride,
+            "dilation": 1,
+            "batch": batch,
+            "channels_last": False,
+        }
+        calls.append((op, words, facts))
+    calls += [(op, words, {"elements": elements}) for op, words, elements in TYPICAL_ELEMENTWISE]
+    chosen = []
+    for op, words, facts in calls:
+        try:
+            backend, reason = backends.choose(op, **facts)
+        except (RuntimeError, ValueError) as error:  # GAN_FAST_BACKEND names one that cannot run
+            backend, reason = "none", str(error)
+        chosen.append({"operator": op, "call": words, "backend": backend, "reason": reason})
+    return chosen
+
+
+def _self_test() -> dict[str, Any]:
+    from gan_fast.cli import _selftest
+
+    results = list(_selftest.run())
+    return {
+        "bound": _selftest.LARGEST_RATIO,
+        "passed": sum(result.ok for result in results),
+        "failed": sum(not result.ok for result in results),
+        "results": [
+            {"backend": r.backend, "level": r.level, "case": r.case, "ratio": _number(r.ratio), "problem": r.problem}
+            for r in results
+        ],
+    }
+
+
+def _number(value: float) -> float | None:
+    """The value as JSON can hold it: no NaN, no infinity."""
+    return round(value, 4) if math.isfinite(value) else None
+
+
+def _warnings(report: dict[str, Any]) -> list[str]:
+    found = []
+    runtimes = {os.path.realpath(path) for path in report["openmp"]}
+    if len(runtimes) > 1:
+        found.append(
+            f"{len(runtimes)} OpenMP runtimes are loaded ({', '.join(sorted(runtimes))}): their threads compete for the "
+            "cores; build gan_fast with the compiler family that torch was built with, or set OMP_NUM_THREADS=1"
+        )
+    if report["build"]["build_error"]:
+        found.append(
+            f"built without CPU kernels: {report['build']['build_error']} "
+            "(install a C++ compiler and the Python headers, then install gan_fast again)"
+        )
+    return found
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report as text."""
+    versions, cpu, build = report["versions"], report["cpu"], report["build"]
+    lines = ["gan_fast doctor", "", "versions"]
+    lines += [f"  {name:<13} {value or 'not installed'}" for name, value in versions.items()]
+    lines += ["", "machine", f"  cpu           {cpu['model']} ({cpu['machine']}, {cpu['cores']} cores)"]
+    threads = report["threads"]
+    lines += [f"  threads       {threads['torch']} (OMP_NUM_THREADS={threads['OMP_NUM_THREADS'] or 'not set'})"]
+    lines += [f"  cuda          {report['cuda'] or 'no device'}"]
+    lines += [f"  OpenMP        {', '.join(report['openmp']) or 'none found'}"]
+    lines += [f"  environment   {name}={value}" for name, value in report["environment"].items()]
+    lines += ["", "compiled module"]
+    if build["compiled_module"]:
+        lines += [f"  file          {build['compiled_module']}", f"  level in use  {cpu['level']}"]
+        lines += [f"  levels here   {', '.join(cpu['levels'])}"]
+        lines += [f"  {name:<13} {value}" for name, value in build["info"].items()]
+    else:
+        lines += ["  not there: every operator runs on PyTorch", f"  import        {build['import_error']}"]
+        lines += [f"  build         {build['build_error'] or 'left no error'}"]
+    lines += ["", "backends"]
+    for name, entry in report["backends"].items():
+        lines.append(f"  {name:<13} {'yes' if entry['available'] else 'no '}  {entry['reason']}")
+    lines += ["", "who serves what (float32 on the CPU)"]
+    for choice in report["choices"]:
+        lines.append(f"  {choice['operator']:<17} {choice['call']:<54} {choice['backend']:<10} {choice['reason']}")
+    test = report["self_test"]
+    lines += ["", f"self-test: error against float64, as a multiple of PyTorch's own (bound {test['bound']:g})"]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for result in test["results"]:
+        groups.setdefault((result["backend"], result["level"]), []).append(result)
+    for (backend, level), results in groups.items():
+        failed = [result for result in results if result["problem"]]
+        worst = max((result["ratio"] for result in results if result["ratio"] is not None), default=0.0)
+        state = f"FAILED {len(failed)} of {len(results)}" if failed else f"ok, {len(results)} cases, worst {worst:.2f}"
+        lines.append(f"  {f'{backend} {level}'.strip():<24} {state}")
+        lines += [f"    {result['case']}: {result['problem']}" for result in failed]
+    lines += ["", *(f"warning: {text}" for text in report["warnings"])]
+    lines.append(f"self-test: {test['passed']} passed, {test['failed']} failed")
+    return "\n".join(lines)
+
