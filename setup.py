@@ -61,7 +61,10 @@ def run(command: list[str]) -> None:
 def compiler() -> list[str]:
     named = os.environ.get("CXX")
     if named:
-        return shlex.split(named)
+        words = shlex.split(named)
+        if shutil.which(words[0]) is None:
+            raise CompileError(f"the compiler that CXX={named!r} names is not there")
+        return words
     found = next((c for c in ("g++", "c++", "clang++") if shutil.which(c)), None)
     if found is None:
         raise CompileError("no C++ compiler found (looked for g++, c++, clang++; set CXX to name one)")
