@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -42,7 +43,7 @@ class CompileError(RuntimeError):
 
 def first_error(output: str) -> str:
     lines = [line for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if "error" in line.lower()]
+    errors = [line for line in lines if re.search(r"\berror: ", line)]  # not just the word: folders and sources may have it
     return (errors or lines or ["no output"])[0]
 
 
