@@ -8,6 +8,8 @@ TORCH_INDEX ?=
 ARGS ?=
 export TORCH_INDEX
 
+BENCH_FLAGS := --benchmark-only --benchmark-warmup=on --benchmark-warmup-iterations=2 --benchmark-max-time=0.3 \
+	--benchmark-disable-gc --benchmark-sort=fullname --benchmark-columns=median,iqr,rounds
 ENV := $(PYTHON) tools/setup_env.py
 
 .PHONY: setup test test-slow demo lint bench build-ext package-check clean
@@ -28,7 +30,7 @@ lint:  ## ruff and mypy
 	@$(ENV) --label lint -- bash -c 'ruff check . && mypy'
 
 bench:  ## every operator against PyTorch, briefly; JSON under benchmarks/results/
-	@$(ENV) --label bench -- bash -c 'python -m pytest benchmarks/bench_*.py --benchmark-json="$$(python benchmarks/machine.py)" $(ARGS)'
+	@$(ENV) --label bench -- bash -c 'python -m pytest benchmarks/bench_*.py $(BENCH_FLAGS) --benchmark-json="$$(python benchmarks/machine.py)" $(ARGS)'
 
 build-ext: setup  ## the compiled module alone, in place (only what changed)
 

@@ -1,23 +1,13 @@
-"""The benchmarks' frame: brief by default, and every result file says which machine, versions and commit it is from."""
+"""The benchmarks' frame: every result file says which machine, versions and commit it is from.
+
+pytest puts this folder on the import path, so that benchmarks import `shapes`, `peers` and `machine` by name.
+"""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # shapes, peers, machine: by name from every benchmark
-
 import machine
-
-
-def pytest_configure(config: Any) -> None:
-    """Brief rounds, unless the command line says otherwise; a garbage collection inside a round is not the kernel's time."""
-    given = " ".join(config.invocation_params.args)
-    defaults = {"benchmark_max_time": 0.5, "benchmark_min_rounds": 5, "benchmark_warmup": True, "benchmark_disable_gc": True}
-    for name, value in defaults.items():
-        if f"--{name.replace('_', '-')}" not in given:
-            setattr(config.option, name, value)
 
 
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:

@@ -24,14 +24,15 @@ RANK = {
     "ops": 1,
     "functional": 2,
     "nn": 3,
-    "accelerate": 4,
-    "losses": 5,
-    "models": 5,
-    "data": 5,
-    "metrics": 6,
-    "training": 7,
-    "cli": 8,
-    "__main__": 9,
+    "sequential": 4,
+    "accelerate": 5,
+    "losses": 6,
+    "models": 6,
+    "data": 6,
+    "metrics": 7,
+    "training": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 KNOWS_OPERATORS = {"ops", "functional"}  # everything above goes through functional and nn
 CODE = (".py", ".cpp", ".h", ".cu", ".sh")
