@@ -1,0 +1,192 @@
+"""The programs that gan_fast is measured against, in plain PyTorch; nothing here imports gan_fast.
+
+Networks (functions that return (G, D) of plain `torch.nn` layers; D gives logits (N, 1)):
+
+* `article`: the article's MNIST networks: no activation between hidden layers, tanh at G's end.
+* `article_act`: the same with LeakyReLU(0.2) after every hidden layer.
+
+Steps (classes with `step(real, z) -> (d_loss, g_loss)`, detached scalars), one update of D and one of G on the same
+fakes:
+
+* `Textbook`: what users write. The fakes are detached for D, D's weight gradients are computed in G's step too (and
+  thrown away), plain Adam, D runs on real and fake separately.
+* `Frozen`: the same mathematics without the waste. D runs once on both batches, has no weight gradients in G's
+  step, fused Adam. Only for a D without batch statistics, since it sees real and fake as one batch.
+
+A ratio always names the network, the step, the memory format and the allocator (default, or tuned by GLIBC_TUNABLES).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["NETWORKS", "STEPS", "Frozen", "Textbook", "article", "article_act"]
+
+#: How a program for PyTorch says "double the size" and "halve it". "torch" is what its users write (padding 2 and
+#: output padding 1, padding 1); "keras" is the article's own geometry, which plain PyTorch can only say with a crop
+#: and a pad.
+GEOMETRIES = ("torch", "keras")
+
+
+class Crop(nn.Module):
+    """Drop the last row and column: what Keras' "same" does to a stride-2 transposed convolution with kernel 5 and
+    padding 1."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H - 1, W - 1)."""
+        return images[:, :, :-1, :-1]
+
+
+def article(
+    latent_dim: int = 100, width: int = 128, channels: int = 1, *, geometry: str = "torch", activation: bool = False
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """The article's generator and discriminator.
+
+    Args:
+        latent_dim: length of a latent; G takes (N, latent_dim).
+        width: channels of every hidden layer.
+        channels: of the images, which are 28x28.
+        geometry: one of `GEOMETRIES`; sizes and work are the same, the results are one pixel apart.
+        activation: put LeakyReLU(0.2) after every hidden layer.
+    """
+    if geometry not in GEOMETRIES:
+        raise ValueError(f"geometry: got {geometry!r}, expected one of {', '.join(GEOMETRIES)}")
+    keras = geometry == "keras"
+
+    def hidden(*layers: nn.Module) -> list[nn.Module]:
+        return [*layers, nn.LeakyReLU(0.2)] if activation else list(layers)
+
+    def up() -> list[nn.Module]:
+        if keras:
+            return hidden(nn.ConvTranspose2d(width, width, 5, stride=2, padding=1), Crop())
+        return hidden(nn.ConvTranspose2d(width, width, 5, stride=2, padding=2, output_padding=1))
+
+    def down(inputs: int) -> list[nn.Module]:
+        if keras:
+            return hidden(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(inputs, width, 3, stride=2))
+        return hidden(nn.Conv2d(inputs, width, 3, stride=2, padding=1))
+
+    generator = nn.Sequential(
+        *hidden(nn.Linear(latent_dim, width * 7 * 7)),
+        nn.Unflatten(1, (width, 7, 7)),
+        *up(),
+        *up(),
+        nn.Conv2d(width, channels, 7, padding=3),
+        nn.Tanh(),
+    )
+    discriminator = nn.Sequential(*down(channels), *down(width), nn.Flatten(), nn.Linear(width * 7 * 7, 1))
+    return generator, discriminator
+
+
+def article_act(
+    latent_dim: int = 100, width: int = 128, channels: int = 1, *, geometry: str = "torch"
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """`article` with LeakyReLU(0.2) after every hidden layer."""
+    return article(latent_dim, width, channels, geometry=geometry, activation=True)
+
+
+class _Step:
+    """What both steps share: the networks, their memory format, the optimisers, autocast.
+
+    Args:
+        generator, discriminator: moved to `memory_format` in place.
+        lr, betas, eps: of both Adams.
+        memory_format: `torch.contiguous_format` (NCHW) or `torch.channels_last`; applied to the weights and the
+            real images.
+        autocast: a dtype to run both networks under autocast with, or None.
+    """
+
+    fused_adam = False
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        *,
+        lr: float = 2e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+        eps: float = 1e-8,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.generator = generator.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch types 4-D only
+        self.discriminator = discriminator.to(memory_format=memory_format)  # type: ignore[call-overload]  # the same
+        self.memory_format = memory_format
+        self.autocast = autocast
+        fused = True if self.fused_adam else None
+        self.g_optimiser = torch.optim.Adam(generator.parameters(), lr=lr, betas=betas, eps=eps, fused=fused)
+        self.d_optimiser = torch.optim.Adam(discriminator.parameters(), lr=lr, betas=betas, eps=eps, fused=fused)
+
+    def _precision(self, images: Tensor) -> contextlib.AbstractContextManager[object]:
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(images.device.type, dtype=self.autocast)
+
+
+class Textbook(_Step):
+    """The loop of tutorials and examples, without their calls of `.item()`."""
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, **settings: object) -> None:
+        super().__init__(generator, discriminator, **settings)  # type: ignore[arg-type]  # the keywords of _Step
+        self.criterion = nn.BCEWithLogitsLoss()
+
+    def step(self, real: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """One step on `real` (N, C, H, W) and latents `z` (N, latent_dim); returns (d_loss, g_loss)."""
+        real = real.to(memory_format=self.memory_format)
+        self.d_optimiser.zero_grad()
+        with self._precision(real):
+            fake = self.generator(z)
+            judged_real, judged_fake = self.discriminator(real), self.discriminator(fake.detach())
+        d_loss = self.criterion(judged_real.float(), torch.ones_like(judged_real, dtype=torch.float32))
+        d_loss = d_loss + self.criterion(judged_fake.float(), torch.zeros_like(judged_fake, dtype=torch.float32))
+        d_loss.backward()
+        self.d_optimiser.step()
+
+        self.g_optimiser.zero_grad()
+        with self._precision(real):
+            judged = self.discriminator(fake)
+        g_loss = self.criterion(judged.float(), torch.ones_like(judged, dtype=torch.float32))
+        g_loss.backward()
+        self.g_optimiser.step()
+        return d_loss.detach(), g_loss.detach()
+
+
+class Frozen(_Step):
+    """The careful loop: one D pass over both batches, D without weight gradients in G's step, fused Adam."""
+
+    fused_adam = True
+
+    def step(self, real: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """One step on `real` (N, C, H, W) and latents `z` (N, latent_dim); returns (d_loss, g_loss)."""
+        real = real.to(memory_format=self.memory_format)
+        count = real.shape[0]
+        self.d_optimiser.zero_grad(set_to_none=True)
+        with self._precision(real):
+            fake = self.generator(z)
+            judged = self.discriminator(torch.cat([real, fake.detach()]))
+        # softplus(-x) is -log s(x), softplus(x) is -log(1 - s(x)): no target tensors.
+        d_loss = F.softplus(-judged[:count].float()).mean() + F.softplus(judged[count:].float()).mean()
+        d_loss.backward()
+        self.d_optimiser.step()
+
+        self.g_optimiser.zero_grad(set_to_none=True)
+        self.discriminator.requires_grad_(False)
+        with self._precision(real):
+            judged = self.discriminator(fake)
+        g_loss = F.softplus(-judged.float()).mean()
+        g_loss.backward()
+        self.discriminator.requires_grad_(True)
+        self.g_optimiser.step()
+        return d_loss.detach(), g_loss.detach()
+
+
+NETWORKS: dict[str, Callable[..., tuple[nn.Sequential, nn.Sequential]]] = {
+    "article": article,
+    "article_act": article_act,
+}
+STEPS: dict[str, type[Textbook] | type[Frozen]] = {"textbook": Textbook, "frozen": Frozen}

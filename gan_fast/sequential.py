@@ -1,0 +1,170 @@
+"""`torch.nn.Sequential` that fuses activations into convolutions and keeps channels_last between layers whose needs
+it knows.
+
+A `Sequential` is the one place where a layer's consumer is known. Its children stay what they are: called one by
+one, sliced or hooked they do what they always did. Only the run through the container differs:
+
+1. An activation right after one of `gan_fast.nn`'s convolutions is computed by that convolution's kernel, and its
+   own module is passed over; not if either has a hook that would see the difference.
+2. Images stay in channels_last, the kernels' own format, from the first convolution up to a layer that might care.
+    Such a layer, and
+   the caller, get the format that plain PyTorch would have given them: an NCHW network's output can be viewed as
+   (N, -1).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan_fast import backends, nn
+
+__all__ = ["Sequential", "fused_activation"]
+
+_CONVOLUTIONS: tuple[type[torch.nn.Module], ...] = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.KerasConv2d,
+    nn.KerasConvTranspose2d,
+)
+_FORWARDS = {layer.forward for layer in _CONVOLUTIONS}
+
+#: Layers whose result, element for element, and output format follow from the input in either memory format.
+#: Dropout is not
+#: among them: its mask is drawn in memory order.
+_FORMAT_FREE: frozenset[type[torch.nn.Module]] = frozenset(
+    {
+        torch.nn.BatchNorm2d,
+        torch.nn.ELU,
+        torch.nn.GELU,
+        torch.nn.Identity,
+        torch.nn.LeakyReLU,
+        torch.nn.ReLU,
+        torch.nn.Sigmoid,
+        torch.nn.SiLU,
+        torch.nn.Tanh,
+    }
+)
+
+_ACTIVATIONS: dict[type[torch.nn.Module], str] = {
+    torch.nn.ReLU: "relu",
+    torch.nn.LeakyReLU: "leaky_relu",
+    torch.nn.Tanh: "tanh",
+    torch.nn.Sigmoid: "sigmoid",
+}
+
+_HOOKS_BEFORE = ("_forward_pre_hooks",)
+_HOOKS_AROUND = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def fused_activation(layer: torch.nn.Module, follower: torch.nn.Module | None) -> tuple[str, float] | None:
+    """Name and negative slope of the activation that `layer` may compute in place of the module `follower` after
+    it, or None.
+
+    None too if `layer` is no convolution of `gan_fast.nn`, has an activation already, or a hook would see the
+    difference.
+    """
+    if follower is None or type(follower) not in _ACTIVATIONS or type(layer).forward not in _FORWARDS:
+        return None
+    if layer.activation is not None:
+        return None
+    # The layer's pre-forward hooks (old-style weight_norm and spectral_norm are such) see inputs only.
+    if any(getattr(layer, hooks) for hooks in _HOOKS_AROUND):
+        return None
+    if any(getattr(follower, hooks) for hooks in _HOOKS_BEFORE + _HOOKS_AROUND):
+        return None
+    slope = float(getattr(follower, "negative_slope", 0.01))
+    if isinstance(follower, torch.nn.LeakyReLU) and slope <= 0:
+        return None  # the derivative could not be told from the output's sign
+    return _ACTIVATIONS[type(follower)], slope
+
+
+class Sequential(torch.nn.Sequential):
+    """A drop-in `torch.nn.Sequential`; same arguments, children and state_dict keys. See the module's text."""
+
+    def forward(self, input: Any) -> Any:
+        """Run the children in order; any input that `torch.nn.Sequential` takes."""
+        output, channels_last = self._run(input, _is_channels_last(input))
+        return _in_format(output, channels_last)
+
+    def _run(self, value: Any, channels_last: bool) -> tuple[Any, bool]:
+        """Run the children; `channels_last` tells what format plain PyTorch would have here, for the input and for
+        the result."""
+        keep = _keeps_channels_last()
+        children = list(self._modules.values())
+        fused = False
+        for index, child in enumerate(children):
+            if fused:
+                fused = False
+                continue
+            kind = type(child)
+            if kind is Sequential and keep and not _hooked(child):
+                value, channels_last = child._run(value, channels_last)
+            elif kind.forward in _FORWARDS:
+                if keep and _is_image(value):
+                    # PyTorch's rule: the result is channels_last if the input or the weight is.
+                    channels_last = channels_last or _is_channels_last(child._parameters.get("weight"))
+                    # `to`, not `contiguous`: where both formats are contiguous the strides still have to say
+                    # channels_last.
+                    value = value.to(memory_format=torch.channels_last)
+                follower = children[index + 1] if index + 1 < len(children) else None
+                activation = fused_activation(child, follower)
+                if activation is None:
+                    value = child(value)
+                else:
+                    value = child(value, activation=activation[0], negative_slope=activation[1])
+                    fused = True
+            elif kind in _FORMAT_FREE and not _hooked(child):
+                value = child(value)
+            else:
+                value = child(_in_format(value, channels_last) if keep else value)
+                channels_last = _is_channels_last(value)
+        return value, channels_last if keep else _is_channels_last(value)
+
+    def _get_name(self) -> str:
+        return "Sequential"
+
+
+def _hooked(module: torch.nn.Module) -> bool:
+    return any(getattr(module, hooks) for hooks in _HOOKS_BEFORE + _HOOKS_AROUND)
+
+
+def _keeps_channels_last() -> bool:
+    """Whether this call's images should be kept in channels_last: where the compiled kernels may run, in eager mode.
+
+    A compiler plans formats by itself, and functorch's transforms and the tracer do not know them.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+        return False
+    return backends.requested() in ("auto", "cpu") and backends.extension() is not None
+
+
+def _is_image(value: Any) -> bool:
+    return (
+        isinstance(value, Tensor) and value.dim() == 4 and value.device.type == "cpu" and value.dtype == torch.float32
+    )
+
+
+def _is_channels_last(value: Any) -> bool:
+    """Whether the strides say channels_last, as PyTorch judges it: of one channel or one pixel, too."""
+    if not isinstance(value, Tensor) or value.dim() != 4:
+        return False
+    _, channels, height, width = value.shape
+    return channels * height * width > 1 and value.stride()[1:] == (1, width * channels, channels)
+
+
+def _in_format(value: Any, channels_last: bool) -> Any:
+    """`value` with the strides that plain PyTorch would have given it; a copy only where the order of the elements
+    differs."""
+    if channels_last or not _is_channels_last(value):
+        return value
+    plain = value.contiguous()
+    # One channel, or one pixel: `contiguous` did nothing, but a layer that goes by the strides would go on in
+    # channels_last.
+    return plain.flatten().view(plain.shape) if _is_channels_last(plain) else plain
