@@ -1,6 +1,6 @@
 """Where a benchmark's results go, and what machine, versions and commit they belong to.
 
-    python benchmarks/machine.py        # prints benchmarks/results/<machine>/<date>-<commit>.json and makes its folder
+python benchmarks/machine.py        # prints benchmarks/results/<machine>/<date>-<commit>.json and makes its folder
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """gan_fast: fused kernels that make PyTorch GANs train faster.
 
-The public names are loaded on first use (PEP 562), so that ``import gan_fast`` costs next to nothing: it compiles nothing,
-needs no GPU and does not load the compiled module, which may be absent (every operator then runs its PyTorch reference).
+The public names are loaded on first use (PEP 562), so that ``import gan_fast`` costs next to nothing: it compiles
+nothing, needs no GPU and does not load the compiled module, which may be absent (PyTorch then computes everything).
 """
 
 from __future__ import annotations

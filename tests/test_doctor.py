@@ -31,7 +31,11 @@ def report() -> dict:
 
 
 def test_every_self_test_passes(report: dict) -> None:
-    failed = [f"{r['backend']} {r['level']} {r['case']}: {r['problem']}" for r in report["self_test"]["results"] if r["problem"]]
+    failed = [
+        f"{r['backend']} {r['level']} {r['case']}: {r['problem']}"
+        for r in report["self_test"]["results"]
+        if r["problem"]
+    ]
     assert not failed, "\n".join(failed)
     assert report["self_test"]["failed"] == 0
 
@@ -89,7 +93,14 @@ def test_exit_status_tells_of_a_failure(monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_text_names_what_users_ask_for(report: dict) -> None:
     text = doctor.render(report)
-    for wanted in (torch.__version__, report["cpu"]["model"], "conv_transpose", "bce_with_logits", "backends", "OpenMP"):
+    for wanted in (
+        torch.__version__,
+        report["cpu"]["model"],
+        "conv_transpose",
+        "bce_with_logits",
+        "backends",
+        "OpenMP",
+    ):
         assert wanted in text
 
 
@@ -125,9 +136,7 @@ def test_works_without_the_compiled_module() -> None:
         "raise SystemExit(doctor.run(argparse.Namespace(json=False)))"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GAN_FAST_")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
     assert "every operator runs on PyTorch" in done.stdout
     assert done.stdout.rstrip().endswith(f"self-test: {len(_selftest.cases())} passed, 0 failed")

@@ -76,7 +76,9 @@ class Environment:
         if self.python.exists() and subprocess.call([self.python, "-c", "import pip"]) == 0:
             return
         if sys.version_info < (3, 10):
-            raise SetupError(f"Python {sys.version.split()[0]} is too old: 3.10 or newer is needed (make PYTHON=python3.11)")
+            raise SetupError(
+                f"Python {sys.version.split()[0]} is too old: 3.10 or newer is needed (make PYTHON=python3.11)"
+            )
         print(f"creating {self.folder} with Python {sys.version.split()[0]}", flush=True)
         self.run(
             "install", sys.executable, "-m", "venv", "--clear", self.folder,
@@ -99,7 +101,7 @@ class Environment:
         print(f"installing {len(missing)} packages: {', '.join(missing)}", flush=True)
         wheels = self.folder / "downloaded-wheels"
         pip = (self.python, "-m", "pip", "--disable-pip-version-check")
-        # `pip wheel`, not `pip download`: what exists only as source is built here, where its build tools may be fetched.
+        # `pip wheel`, not `pip download`: what exists only as source is built now, while its build tools may be fetched.
         fetch = (*pip, "wheel", "--quiet", "--wheel-dir", wheels, "--find-links", wheels)
         try:
             wheels.mkdir(exist_ok=True)
@@ -146,7 +148,9 @@ def main() -> int:
     """Set up, run the command if there is one, print the times; see the module's text."""
     parser = argparse.ArgumentParser(description="Set up the development environment and run a command in it.")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="folder of the virtual environment")
-    parser.add_argument("--torch-index", default=os.environ.get("TORCH_INDEX", ""), help="package index for torch alone")
+    parser.add_argument(
+        "--torch-index", default=os.environ.get("TORCH_INDEX", ""), help="package index for torch alone"
+    )
     parser.add_argument("--label", default="job", help="what the command is called in the line of times")
     parser.add_argument("command", nargs="*", help="runs with the environment's programs first in PATH")
     options = parser.parse_args()
@@ -165,7 +169,9 @@ def main() -> int:
     status = subprocess.call(options.command, cwd=ROOT, env=environment.variables)
     spent = time.monotonic() - start
     counted = environment.seconds["install"] + environment.seconds["build"] + spent
-    print(f"times: {environment.summary()} | {options.label} {spent:.1f} s | without download {counted:.1f} s", flush=True)
+    print(
+        f"times: {environment.summary()} | {options.label} {spent:.1f} s | without download {counted:.1f} s", flush=True
+    )
     return status
 
 

@@ -1,8 +1,8 @@
 """The numeric self-test of ``gan-fast doctor``: every operator, forward and backward, on every backend and CPU level.
 
-Each case is computed three times: by gan_fast on the backend under test (float32), by PyTorch in float32, and by PyTorch
-in float64, which counts as the truth. The error of a result is the largest absolute difference from the truth, over the
-largest absolute value of the truth. A case is in order if gan_fast's error is at most twice PyTorch's, where errors
+Each case is computed three times: by gan_fast on the backend under test (float32), by PyTorch in float32, and by
+PyTorch in float64, which counts as the truth. The error of a result is the largest absolute difference from the truth,
+over the largest absolute value of the truth. A case is in order if gan_fast's error is at most twice PyTorch's, where errors
 below 8 units of float32's precision (9.5e-7) count as that: so small an error is luck, not merit.
 """
 
@@ -25,7 +25,7 @@ Call = Callable[..., Tensor]
 
 
 class Result(NamedTuple):
-    """One case on one backend: its name, the worst ratio of errors over its results, and what failed ("" if nothing)."""
+    """One case on one backend: its name, the worst ratio of errors over its results, what failed ("" if nothing)."""
 
     backend: str
     level: str
@@ -99,7 +99,9 @@ def cases() -> list[Case]:
         _convolution("conv2d", (3, 1, 14, 14), (24, 1, 5, 5), "relu", stride=2, padding=2),
         _convolution("conv2d", (2, 8, 13, 10), (12, 4, 3, 3), padding=2, dilation=2, groups=2),
         _convolution("conv1d", (2, 17, 45), (18, 17, 9), "relu", stride=4, padding=4),
-        _convolution("conv_transpose2d", (2, 32, 7, 7), (32, 17, 5, 5), "leaky_relu", stride=2, padding=2, output_padding=1),
+        _convolution(
+            "conv_transpose2d", (2, 32, 7, 7), (32, 17, 5, 5), "leaky_relu", stride=2, padding=2, output_padding=1
+        ),
         _convolution("conv_transpose2d", (2, 20, 5, 6), (20, 16, 4, 4), "sigmoid", stride=2, padding=1),
         _convolution("conv_transpose2d", (2, 35, 6, 5), (35, 1, 4, 4), "tanh", stride=2, padding=1),
         _convolution("conv_transpose2d", (2, 8, 5, 5), (8, 6, 3, 3), stride=3, dilation=2, groups=2),

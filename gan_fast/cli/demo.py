@@ -1,4 +1,4 @@
-"""``make demo``: train "dcgan28" on scikit-learn's handwritten digits, and measure what gan_fast gains over plain PyTorch.
+"""``make demo``: train "dcgan28" on scikit-learn's handwritten digits, and measure the gain over plain PyTorch.
 
 Needs no network and, on 2 cores, under four minutes with the set-up. Exit status 1 if the digits it makes are bad:
 if the mean confidence of a classifier trained on the real ones stays below `CONFIDENCE_BOUND`.
@@ -32,10 +32,14 @@ BETAS = (0.5, 0.999)
 
 def add_parser(subparsers: Any) -> None:
     """Add the ``demo`` subcommand; without a help text it stays out of the list of commands."""
-    parser = subparsers.add_parser("demo", description="Train a small GAN on handwritten digits and show what it makes.")
+    parser = subparsers.add_parser(
+        "demo", description="Train a small GAN on handwritten digits and show what it makes."
+    )
     parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps (default {STEPS})")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"images in a step (default {BATCH_SIZE})")
-    parser.add_argument("--seed", type=int, default=0, help="of networks, latents and the order of the data (default 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of networks, latents and the order of the data (default 0)"
+    )
     parser.add_argument("--outdir", default="runs", help="where the run folder is made (default runs)")
     parser.set_defaults(run=run)
 
@@ -53,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
     begun = time.perf_counter()
     trainer.fit("digits", steps=args.steps)
     spent = time.perf_counter() - begun
-    print(f"trained in {spent:.1f} s, {args.steps * args.batch_size / spent:.0f} img/s with data, grids and checkpoints")
+    print(
+        f"trained in {spent:.1f} s, {args.steps * args.batch_size / spent:.0f} img/s with data, grids and checkpoints"
+    )
     for line in last_losses(Path(trainer.run_dir)):
         print(f"  {line}")
 
@@ -79,12 +85,19 @@ def make_trainer(seed: int, batch_size: int, **settings: Any) -> Any:
     torch.manual_seed(seed)
     generator, discriminator = gan_fast.models.build("dcgan28")
     return gan_fast.Trainer(
-        generator, discriminator, loss="bce", batch_size=batch_size, lr=LEARNING_RATE, betas=BETAS, seed=seed, **settings
+        generator,
+        discriminator,
+        loss="bce",
+        batch_size=batch_size,
+        lr=LEARNING_RATE,
+        betas=BETAS,
+        seed=seed,
+        **settings,
     )
 
 
 def compare_speed(batch_size: int, seed: int) -> float:
-    """Time single steps of gan_fast's trainer and of plain PyTorch in turn, and print both; returns the ratio of medians.
+    """Time single steps of gan_fast's trainer and of plain PyTorch in turn, print both; returns the ratio of medians.
 
     Both train the same network from the same start on the same noise images. In turn, so that whatever else the machine
     does meets both alike; medians, because it then meets few rounds.

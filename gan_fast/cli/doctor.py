@@ -1,6 +1,6 @@
-"""``gan-fast doctor``: what is installed and built here, which backend serves what, and whether every kernel computes right.
+"""``gan-fast doctor``: what is installed and built here, which backend serves what, whether every kernel computes right.
 
-Works with and without the compiled module. Exit status 1 if a self-test fails, else 0. ``--json`` gives the same as data.
+Works with and without the compiled module. Exit status 1 if a self-test fails, else 0. ``--json``: the same as data.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "doctor",
         help="what is built here, which backend serves what, and a self-test of every kernel",
-        description="Prints versions, CPU and build, the backends and their choice for typical shapes, and checks every "
-        "kernel's numbers against float64. Exit status 1 if a check fails.",
+        description="Prints versions, CPU and build, the backends and their choice for typical shapes, and checks "
+        "every kernel's numbers against float64. Exit status 1 if a check fails.",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run)
@@ -194,8 +194,8 @@ def _warnings(report: dict[str, Any]) -> list[str]:
     runtimes = {os.path.realpath(path) for path in report["openmp"]}
     if len(runtimes) > 1:
         found.append(
-            f"{len(runtimes)} OpenMP runtimes are loaded ({', '.join(sorted(runtimes))}): their threads compete for the "
-            "cores; build gan_fast with the compiler family that torch was built with, or set OMP_NUM_THREADS=1"
+            f"{len(runtimes)} OpenMP runtimes are loaded ({', '.join(sorted(runtimes))}): their threads compete for "
+            "the cores; build gan_fast with the compiler family that torch was built with, or set OMP_NUM_THREADS=1"
         )
     if report["build"]["build_error"]:
         found.append(
@@ -244,4 +244,3 @@ def render(report: dict[str, Any]) -> str:
     lines += ["", *(f"warning: {text}" for text in report["warnings"])]
     lines.append(f"self-test: {test['passed']} passed, {test['failed']} failed")
     return "\n".join(lines)
-

@@ -1,0 +1,20 @@
+"""gan_fast::conv_transpose, the transposed convolution with its gradients, against PyTorch's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from frame import MODES, PROVIDERS, chosen_shapes, convolution, convolution_tensors, measure
+from shapes import LayerShape
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", chosen_shapes("conv_transpose"), ids=lambda shape: shape.name)
+def test_conv_transpose(benchmark: Any, shape: LayerShape, mode: str, provider: str) -> None:
+    """One layer in one mode."""
+    measure(
+        benchmark, f"conv_transpose {shape.name}", mode, provider, convolution(shape, provider),
+        convolution(shape, "torch"), convolution_tensors(shape), shape=shape.name, macs=shape.macs,
+    )  # fmt: skip

@@ -1,0 +1,121 @@
+"""What the operators' benchmarks share: which shapes, which providers, and that a wrong result gets no time.
+
+Each benchmark runs one call of `gan_fast.functional` (backend "cpu") and the same call of PyTorch, in three modes:
+
+* forward: the call, nothing recorded;
+* backward: the gradients of all its tensors, on a graph recorded beforehand;
+* full: both, as a training step has them.
+
+By default one shape of each family is measured, the one in the middle by its amount of work; GAN_FAST_BENCH=all takes
+all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from shapes import FAMILIES, LayerShape, select
+from torch import Tensor
+
+from gan_fast import backends, functional
+
+MODES = ("forward", "backward", "full")
+PROVIDERS = ("gan_fast", "torch")
+# As the tests have it: at most twice PyTorch's own error, errors below 8 units of float32's precision count as that.
+LARGEST_RATIO = 2.0
+SMALLEST_ERROR = 8 * torch.finfo(torch.float32).eps
+
+Call = Callable[..., Tensor]
+
+
+def chosen_shapes(op: str) -> list[LayerShape]:
+    """The shapes to measure `op` on (see the module's text)."""
+    if os.environ.get("GAN_FAST_BENCH") == "all":
+        return select(op=op)
+    by_family = (sorted(select(family=family, op=op), key=lambda shape: shape.macs) for family in FAMILIES)
+    return [shapes[len(shapes) // 2] for shapes in by_family if shapes]
+
+
+def convolution(shape: LayerShape, provider: str) -> Call:
+    """The layer's call (input, weight, bias) -> output, by this provider; a conv or a conv_transpose."""
+    name = f"{shape.op}{shape.rank}d"
+    form: dict[str, Any] = {"stride": shape.stride, "padding": shape.padding, "dilation": shape.dilation}
+    if shape.op == "conv_transpose":
+        form["output_padding"] = shape.output_padding
+    if provider == "torch":
+        plain = getattr(torch.nn.functional, name)
+        return lambda x, w, b: plain(x, w, b, **form)
+    ours = getattr(functional, name)
+    return lambda x, w, b: ours(x, w, b, backend="cpu", **form)
+
+
+def convolution_tensors(shape: LayerShape) -> list[Tensor]:
+    """Input, weight and bias of a layer, random, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = (shape.input_shape, shape.weight_shape, (shape.out_channels,))
+    return [torch.randn(size, generator=generator) * 0.1 for size in sizes]
+
+
+def measure(
+    benchmark: Any, group: str, mode: str, provider: str, call: Call, plain: Call, tensors: Sequence[Tensor],
+    wanted: Sequence[int] | None = None, **facts: Any,
+) -> None:  # fmt: skip
+    """Check the provider's result against float64, then time it.
+
+    Args:
+        benchmark: pytest-benchmark's fixture.
+        group: what is compared with what: results of one group stand together.
+        mode: one of MODES.
+        provider: one of PROVIDERS.
+        call: what is timed: `tensors` -> output.
+        plain: the same by PyTorch, the truth when run in float64.
+        tensors: float32.
+        wanted: indices of the tensors to differentiate; None takes all.
+        facts: stored with the figures.
+    """
+    if provider == "gan_fast":
+        usable, reason = backends.available()["cpu"]
+        if not usable:
+            pytest.skip(reason)
+        _require_right(call, plain, tensors, wanted)
+    benchmark.group = f"{group} {mode}"
+    benchmark.extra_info.update({"provider": provider, "mode": mode, **facts})
+    leaves, inputs = _leaves(tensors, wanted)
+    if mode == "forward":
+        with torch.no_grad():
+            benchmark(call, *tensors)
+        return
+    output = call(*inputs)
+    upstream = torch.ones_like(output)
+    if mode == "backward":
+        benchmark(lambda: torch.autograd.grad(output, leaves, upstream, retain_graph=True))
+    else:
+        benchmark(lambda: torch.autograd.grad(call(*inputs), leaves, upstream))
+
+
+def _leaves(tensors: Sequence[Tensor], wanted: Sequence[int] | None) -> tuple[list[Tensor], list[Tensor]]:
+    """(the tensors to differentiate, all tensors), fresh."""
+    inputs = [tensor.detach().clone() for tensor in tensors]
+    leaves = [inputs[i].requires_grad_() for i in (range(len(inputs)) if wanted is None else wanted)]
+    return leaves, inputs
+
+
+def _require_right(call: Call, plain: Call, tensors: Sequence[Tensor], wanted: Sequence[int] | None) -> None:
+    """Output and gradients err at most LARGEST_RATIO times as much as PyTorch's; no figure for a wrong result."""
+
+    def results(function: Call, dtype: torch.dtype) -> list[Tensor]:
+        leaves, inputs = _leaves([tensor.to(dtype) for tensor in tensors], wanted)
+        output = function(*inputs)
+        return [output.detach(), *torch.autograd.grad(output, leaves, torch.ones_like(output))]
+
+    truths = results(plain, torch.float64)
+    for mine, theirs, truth in zip(results(call, torch.float32), results(plain, torch.float32), truths, strict=True):
+        scale = truth.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+        error, torchs = (float((t.double() - truth).abs().max() / scale) for t in (mine, theirs))
+        assert error <= LARGEST_RATIO * max(torchs, SMALLEST_ERROR), (
+            f"wrong result: error {error:.2e}, PyTorch's {torchs:.2e}"
+        )
