@@ -101,7 +101,7 @@ class Environment:
         print(f"installing {len(missing)} packages: {', '.join(missing)}", flush=True)
         wheels = self.folder / "downloaded-wheels"
         pip = (self.python, "-m", "pip", "--disable-pip-version-check")
-        # `pip wheel`, not `pip download`: what exists only as source is built now, while its build tools may be fetched.
+        # `pip wheel`, not `pip download`: what is there only as source is built now, while its tools may be fetched.
         fetch = (*pip, "wheel", "--quiet", "--wheel-dir", wheels, "--find-links", wheels)
         try:
             wheels.mkdir(exist_ok=True)

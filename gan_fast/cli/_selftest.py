@@ -2,8 +2,8 @@
 
 Each case is computed three times: by gan_fast on the backend under test (float32), by PyTorch in float32, and by
 PyTorch in float64, which counts as the truth. The error of a result is the largest absolute difference from the truth,
-over the largest absolute value of the truth. A case is in order if gan_fast's error is at most twice PyTorch's, where errors
-below 8 units of float32's precision (9.5e-7) count as that: so small an error is luck, not merit.
+over the largest absolute value of the truth. A case is in order if gan_fast's error is at most twice PyTorch's, where
+errors below 8 units of float32's precision (9.5e-7) count as that: so small an error is luck, not merit.
 """
 
 from __future__ import annotations

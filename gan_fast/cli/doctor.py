@@ -1,4 +1,4 @@
-"""``gan-fast doctor``: what is installed and built here, which backend serves what, whether every kernel computes right.
+"""``gan-fast doctor``: what is installed and built here, who serves what, whether every kernel computes right.
 
 Works with and without the compiled module. Exit status 1 if a self-test fails, else 0. ``--json``: the same as data.
 """
