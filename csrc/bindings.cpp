@@ -35,7 +35,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", &gan_fast::set_isa, py::arg("name"), "Test hook: run at another of isa_levels().");
   m.def("build_info", &build_info, "How this module was built.");
   gan_fast::bind_convolution(m);
-#if __has_include("bindings_elementwise.cpp")
   gan_fast::bind_elementwise(m);
-#endif
+  gan_fast::bind_pool(m);
 }

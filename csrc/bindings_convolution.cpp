@@ -1,0 +1,122 @@
+// conv, conv_transpose and conv_weight_grad over plain pointers. The shapes were checked by the Python wrappers; what is checked
+// here is what would otherwise write outside memory or divide by zero.
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "bindings.h"
+#include "common/activation.h"
+#include "cpu/conv_weight_grad.h"
+#include "cpu/gather_conv.h"
+
+namespace py = pybind11;
+
+namespace gan_fast {
+namespace {
+
+constexpr int kFloat32 = 0, kFloat64 = 1;
+
+constexpr std::array<const char*, 16> kFields = {"batch",    "in_channels", "in_h",     "in_w",  "out_channels", "out_h",
+                                                 "out_w",    "kernel_h",    "kernel_w", "stride_h", "stride_w", "pad_h",
+                                                 "pad_w",    "dilation_h",  "dilation_w", "groups"};
+
+ConvGeometry parse_geometry(const py::tuple& values) {
+  if (values.size() != kFields.size()) {
+    throw std::invalid_argument("geometry has " + std::to_string(values.size()) + " numbers: expected 16 (batch ... groups)");
+  }
+  std::array<int64_t, 16> v{};
+  for (std::size_t i = 0; i < v.size(); ++i) {
+    v[i] = values[i].cast<int64_t>();
+    const bool padding = i == 11 || i == 12;
+    const bool positive = i >= 7 && !padding;
+    if (!padding && v[i] < (positive ? 1 : 0)) {
+      throw std::invalid_argument(std::string(kFields[i]) + "=" + std::to_string(v[i]) + ": expected at least " +
+                                  (positive ? "1" : "0"));
+    }
+  }
+  const ConvGeometry g{v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[11], v[12], v[13], v[14], v[15]};
+  if (g.in_channels % g.groups != 0 || g.out_channels % g.groups != 0) {
+    throw std::invalid_argument("groups=" + std::to_string(g.groups) + ": expected a divisor of in_channels=" +
+                                std::to_string(g.in_channels) + " and out_channels=" + std::to_string(g.out_channels));
+  }
+  return g;
+}
+
+int parse_activation(const char* name, int code) {
+  if (code < kNone || code > kSigmoid) {
+    throw std::invalid_argument(std::string(name) + "=" + std::to_string(code) +
+                                ": expected 0 none, 1 relu, 2 leaky_relu, 3 tanh or 4 sigmoid");
+  }
+  return code;
+}
+
+void parse_dtype(int dtype) {
+  if (dtype != kFloat32 && dtype != kFloat64) {
+    throw std::invalid_argument("dtype=" + std::to_string(dtype) + ": expected 0 (float32) or 1 (float64)");
+  }
+}
+
+template <class T>
+T* pointer(std::uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+template <bool kTransposed>
+void convolution(int dtype, const py::tuple& geometry, std::uintptr_t x, std::uintptr_t weight, std::uintptr_t bias,
+                 std::uintptr_t y, int activation, double slope, std::uintptr_t prologue_y, int prologue_activation,
+                 double prologue_slope, int threads) {
+  parse_dtype(dtype);
+  const ConvGeometry g = parse_geometry(geometry);
+  const Epilogue epilogue{pointer<void>(bias), parse_activation("activation", activation), slope};
+  const Prologue prologue{pointer<void>(prologue_y), parse_activation("prologue_activation", prologue_activation),
+                          prologue_slope};
+  py::gil_scoped_release release;
+  if (dtype == kFloat64) {
+    gather_conv(g, kTransposed, pointer<const double>(x), pointer<const double>(weight), pointer<double>(y), epilogue, prologue,
+                threads);
+  } else {
+    gather_conv(g, kTransposed, pointer<const float>(x), pointer<const float>(weight), pointer<float>(y), epilogue, prologue,
+                threads);
+  }
+}
+
+void weight_grad(int dtype, const py::tuple& geometry, bool transposed, std::uintptr_t x, std::uintptr_t grad_output,
+                 std::uintptr_t grad_weight, std::uintptr_t grad_bias, std::uintptr_t prologue_y, int prologue_activation,
+                 double prologue_slope, int threads) {
+  parse_dtype(dtype);
+  const ConvGeometry g = parse_geometry(geometry);
+  const Prologue prologue{pointer<void>(prologue_y), parse_activation("prologue_activation", prologue_activation),
+                          prologue_slope};
+  py::gil_scoped_release release;
+  if (dtype == kFloat64) {
+    conv_weight_grad(g, transposed, pointer<const double>(x), pointer<const double>(grad_output), pointer<double>(grad_weight),
+                     pointer<double>(grad_bias), prologue, threads);
+  } else {
+    conv_weight_grad(g, transposed, pointer<const float>(x), pointer<const float>(grad_output), pointer<float>(grad_weight),
+                     pointer<float>(grad_bias), prologue, threads);
+  }
+}
+
+}  // namespace
+
+void bind_convolution(py::module_& m) {
+  const auto define = [&m](const char* name, auto function, const char* doc) {
+    m.def(name, function, doc, py::arg("dtype"), py::arg("geometry"), py::arg("x"), py::arg("weight"), py::arg("bias"),
+          py::arg("y"), py::arg("activation"), py::arg("slope"), py::arg("prologue_y"), py::arg("prologue_activation"),
+          py::arg("prologue_slope"), py::arg("threads"));
+  };
+  define("conv", &convolution<false>, "y = act(conv(x * act'(prologue_y)) + bias); channels-last x, y; weight (O, I/g, kh, kw).");
+  define("conv_transpose", &convolution<true>,
+         "y = act(conv_transpose(x * act'(prologue_y)) + bias); channels-last x, y; weight (I, O/g, kh, kw).");
+  m.def("conv_weight_grad", &weight_grad,
+        "Weight gradient (torch's layout) of conv or conv_transpose and, if grad_bias is not 0, the bias gradient, from the forward "
+        "input x and grad_output * act'(prologue_y).",
+        py::arg("dtype"), py::arg("geometry"), py::arg("transposed"), py::arg("x"), py::arg("grad_output"), py::arg("grad_weight"),
+        py::arg("grad_bias"), py::arg("prologue_y"), py::arg("prologue_activation"), py::arg("prologue_slope"),
+        py::arg("threads"));
+}
+
+}  // namespace gan_fast

@@ -1,0 +1,412 @@
+#include "conv_weight_grad.h"
+
+#include <algorithm>
+#include <type_traits>
+
+#include "common/parallel.h"
+#include "common/scratch.h"
+#include "gather_plan.h"
+
+namespace gan_fast {
+namespace {
+
+constexpr int64_t kSumsBytes = 448 * 1024;   // running sums and packed operands of one task share a 1 MB L2
+constexpr int64_t kTileBytes = 320 * 1024;
+constexpr int64_t kChainPixels = 640;        // longest chain of fp32 sums, as in gather_conv.cpp
+constexpr int64_t kWantedTasks = 8;          // by shape alone, so that results do not depend on the thread count
+constexpr int64_t kFoldTasks = 32;
+constexpr int64_t kFewChannels = 4;
+constexpr int64_t kBiasPixels = 1024;        // per partial bias sum
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <class T>
+const WeightGradKernels& kernels() {
+  if constexpr (std::is_same_v<T, double>) {
+    return portable::weight_grad_kernels;
+  } else {
+    return weight_grad_kernels_for_level();
+  }
+}
+
+template <class T>
+const WeightGradFunctions<T>& functions(const WeightGradKernels& table) {
+  if constexpr (std::is_same_v<T, double>) {
+    return table.f64;
+  } else {
+    return table.f32;
+  }
+}
+
+template <class T>
+struct Operand {
+  const T* data;
+  const T* prologue_y;  // null unless the prologue multiplies this operand
+  int64_t channels;     // per group
+  int64_t all_channels;
+  int64_t h, w;
+};
+
+// What both ways of computing the sum share.
+template <class T>
+struct Problem {
+  const ConvGeometry& g;
+  Operand<T> gathered, dense;
+  Prologue prologue;
+  const WeightGradKernels& table;
+  const WeightGradFunctions<T>& run;
+  int64_t lanes, taps;
+  int threads;
+
+  // Fills a line of packed pixels of one operand; `row` may lie outside, columns too.
+  void pack_line(const Operand<T>& operand, int64_t image, int64_t row, int64_t first, int64_t step, int64_t columns,
+                 int64_t channel, int64_t channels, int64_t packed, T* out, int64_t out_pixel) const {
+    const bool inside = row >= 0 && row < operand.h;
+    const int64_t offset = (image * operand.h + row) * operand.w * operand.all_channels + channel;
+    PackChannels<T> job{};
+    job.input = inside ? operand.data + offset : nullptr;
+    job.prologue_y = inside && operand.prologue_y != nullptr ? operand.prologue_y + offset : nullptr;
+    job.pixel_stride = operand.all_channels;
+    job.first = first;
+    job.step = step;
+    job.width = operand.w;
+    job.columns = columns;
+    job.channels = channels;
+    job.packed = packed;
+    job.out = out;
+    job.out_pixel = out_pixel;
+    job.prologue_activation = prologue.activation;
+    job.prologue_slope = static_cast<T>(prologue.slope);
+    run.pack_channels(job);
+  }
+};
+
+// Tiles of `t` x `u` pixels of one operand, or of several whole images.
+struct Tiling {
+  int64_t images, t, u;
+};
+
+// Largest tile whose pixels, at `elements(images, t, u)` packed elements, fit the budget and one chain of sums.
+template <class Elements>
+Tiling choose_tile(int64_t batch, int64_t h, int64_t w, int64_t budget, const Elements& elements) {
+  Tiling tile{1, h, w};
+  const auto too_large = [&] { return elements(tile.images, tile.t, tile.u) > budget || tile.images * tile.t * tile.u > kChainPixels; };
+  while (too_large() && tile.t > 1) tile.t = ceil_div(tile.t, 2);
+  while (too_large() && tile.u > 16) tile.u = ceil_div(tile.u, 2);
+  if (tile.t == h && tile.u == w) {
+    while (tile.images < batch) {
+      ++tile.images;
+      if (too_large()) {
+        --tile.images;
+        break;
+      }
+    }
+  }
+  return tile;
+}
+
+// ---- both operands have many channels: one register block per (tap, channel block, channel block) ----------------------------------
+
+template <class T>
+void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
+  const ConvGeometry& g = p.g;
+  const AxisPlan axis_y = plan_conv_axis(p.gathered.h, p.dense.h, g.kernel_h, g.stride_h, g.pad_h, g.dilation_h);
+  const AxisPlan axis_x = plan_conv_axis(p.gathered.w, p.dense.w, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
+  const int64_t m_channels = p.gathered.channels, n_channels = p.dense.channels;
+  const int64_t m_blocks = ceil_div(m_channels, p.table.rows);
+  const int64_t rows = ceil_div(m_channels, m_blocks);
+  const int64_t n_blocks = ceil_div(n_channels, p.lanes);
+  const int64_t block_sums = rows * p.lanes;
+
+  int64_t n_step = n_blocks, m_step = m_blocks;
+  while (n_step * m_step > 1 && n_step * m_step * p.taps * block_sums * static_cast<int64_t>(sizeof(T)) > kSumsBytes) {
+    if (n_step * p.lanes >= m_step * rows) {
+      n_step = ceil_div(n_step, 2);
+    } else {
+      m_step = ceil_div(m_step, 2);
+    }
+  }
+  const int64_t n_ranges = ceil_div(n_blocks, n_step), m_ranges = ceil_div(m_blocks, m_step);
+  const int64_t ranges = g.groups * n_ranges * m_ranges;
+  const int64_t splits = std::min(g.batch, ceil_div(kWantedTasks, ranges));
+  const int64_t planes = axis_y.planes * axis_x.planes;
+
+  const auto gathered_pixels = [&](int64_t t, int64_t u) { return planes * (t + axis_y.span - 1) * (u + axis_x.span - 1); };
+  const Tiling tile = choose_tile(ceil_div(g.batch, splits), p.dense.h, p.dense.w, kTileBytes / static_cast<int64_t>(sizeof(T)),
+                                  [&](int64_t images, int64_t t, int64_t u) {
+                                    return images * (m_step * rows * gathered_pixels(t, u) + n_step * p.lanes * t * u);
+                                  });
+  const int64_t tile_rows = tile.t + axis_y.span - 1, tile_columns = tile.u + axis_x.span - 1;
+  const int64_t a_image = planes * tile_rows * tile_columns * rows;
+  const int64_t a_block = tile.images * a_image + 16;  // 16: keeps blocks off multiples of 4 KB
+  const int64_t b_image = tile.t * tile.u * p.lanes;
+  const int64_t b_block = tile.images * b_image + 16;
+
+  const int64_t range_sums = n_step * p.taps * m_step * block_sums;
+  T* const partial = static_cast<T*>(scratch(kPartialSums, ranges * splits * range_sums * sizeof(T)));
+
+  parallel_tasks(ranges * splits, p.threads, [&](int64_t task) {
+    const int64_t split = task / ranges, range = task % ranges;
+    const int64_t n_first = range % n_ranges * n_step, n_last = std::min(n_blocks, n_first + n_step);
+    const int64_t m_first = range / n_ranges % m_ranges * m_step, m_last = std::min(m_blocks, m_first + m_step);
+    const int64_t group = range / n_ranges / m_ranges;
+    T* sums = partial + task * range_sums;
+    std::fill(sums, sums + range_sums, T(0));
+    T* a = static_cast<T*>(scratch(kTileA, m_step * a_block * sizeof(T)));
+    T* b = static_cast<T*>(scratch(kTileB, n_step * b_block * sizeof(T)));
+    const int64_t image_end = g.batch * (split + 1) / splits;
+    for (int64_t image = g.batch * split / splits; image < image_end; image += tile.images) {
+      const int64_t images = std::min(tile.images, image_end - image);
+      for (int64_t t = 0; t < p.dense.h; t += tile.t) {
+        for (int64_t u = 0; u < p.dense.w; u += tile.u) {
+          const int64_t lines = std::min(tile.t, p.dense.h - t), length = std::min(tile.u, p.dense.w - u);
+          for (int64_t i = 0; i < images; ++i) {
+            for (int64_t m = m_first; m < m_last; ++m) {
+              const int64_t channel = m * rows, channels = std::min(rows, m_channels - channel);
+              for (int64_t plane = 0; plane < planes; ++plane) {
+                const int64_t py = plane / axis_x.planes, px = plane % axis_x.planes;
+                for (int64_t r = 0; r < lines + axis_y.span - 1; ++r) {
+                  p.pack_line(p.gathered, image + i, (t + r) * axis_y.planes + py - axis_y.lead,
+                              u * axis_x.planes + px - axis_x.lead, axis_x.planes, length + axis_x.span - 1,
+                              group * m_channels + channel, channels, rows,
+                              a + (m - m_first) * a_block + i * a_image + (plane * tile_rows + r) * tile_columns * rows, rows);
+                }
+              }
+            }
+            for (int64_t n = n_first; n < n_last; ++n) {
+              const int64_t channel = n * p.lanes, channels = std::min(p.lanes, n_channels - channel);
+              for (int64_t r = 0; r < lines; ++r) {
+                p.pack_line(p.dense, image + i, t + r, u, 1, length, group * n_channels + channel, channels, p.lanes,
+                            b + (n - n_first) * b_block + i * b_image + r * tile.u * p.lanes, p.lanes);
+              }
+            }
+          }
+          OuterJob<T> job{};
+          job.a_image = a_image;
+          job.a_line = tile_columns * rows;
+          job.a_pixel = rows;
+          job.b_image = b_image;
+          job.b_line = tile.u * p.lanes;
+          job.images = images;
+          job.lines = lines;
+          job.length = length;
+          job.rows = static_cast<int>(rows);
+          for (int64_t n = n_first; n < n_last; ++n) {
+            job.b = b + (n - n_first) * b_block;
+            job.narrow = n_channels - n * p.lanes <= p.lanes / 2;
+            for (const AxisTap& ty : axis_y.phases[0].taps) {
+              for (const AxisTap& tx : axis_x.phases[0].taps) {
+                const int64_t tap = ty.kernel * g.kernel_w + tx.kernel;
+                const int64_t plane = ty.plane * axis_x.planes + tx.plane;
+                const int64_t place = ((plane * tile_rows + ty.offset) * tile_columns + tx.offset) * rows;
+                for (int64_t m = m_first; m < m_last; ++m) {
+                  job.a = a + (m - m_first) * a_block + place;
+                  job.sums = sums + (((n - n_first) * p.taps + tap) * m_step + (m - m_first)) * block_sums;
+                  p.run.outer(job);
+                }
+              }
+            }
+          }
+        }
+      }
+    }
+  });
+
+  parallel_tasks(g.groups * n_blocks * m_blocks, p.threads, [&](int64_t task) {
+    const int64_t m = task % m_blocks, n = task / m_blocks % n_blocks, group = task / m_blocks / n_blocks;
+    const int64_t range = (group * m_ranges + m / m_step) * n_ranges + n / n_step;
+    const int64_t n_valid = std::min(p.lanes, n_channels - n * p.lanes), m_valid = std::min(rows, m_channels - m * rows);
+    for (int64_t tap = 0; tap < p.taps; ++tap) {
+      const T* sums = partial + range * range_sums + ((n % n_step * p.taps + tap) * m_step + m % m_step) * block_sums;
+      for (int64_t i = 0; i < m_valid; ++i) {
+        for (int64_t j = 0; j < n_valid; ++j) {
+          T sum = sums[i * p.lanes + j];
+          for (int64_t split = 1; split < splits; ++split) sum += sums[split * ranges * range_sums + i * p.lanes + j];
+          grad_weight[((group * n_channels + n * p.lanes + j) * m_channels + m * rows + i) * p.taps + tap] = sum;
+        }
+      }
+    }
+  });
+}
+
+// ---- one operand has few channels: its taps become rows ----------------------------------------------------------------------------
+
+// Which pixel of the few-channel operand meets pixel (t, u) of the wide one at (ky, kx): place (t * step + ky * dilation,
+// u * step + kx * dilation) of an image that holds it `spread` apart, shifted by `lead` and zero elsewhere.
+struct FoldAxis {
+  int64_t step, spread, lead;
+  bool reversed;  // kernel index runs backwards
+};
+
+template <class T>
+void folded_weight_grad(const Problem<T>& p, bool gathered_is_few, T* grad_weight) {
+  const ConvGeometry& g = p.g;
+  const Operand<T>& few = gathered_is_few ? p.gathered : p.dense;
+  const Operand<T>& wide = gathered_is_few ? p.dense : p.gathered;
+  const auto fold_axis = [&](int64_t kernel, int64_t stride, int64_t pad, int64_t dilation) {
+    if (gathered_is_few) return FoldAxis{stride, 1, pad, false};
+    return FoldAxis{1, stride, (kernel - 1) * dilation - pad, true};
+  };
+  const FoldAxis fold_y = fold_axis(g.kernel_h, g.stride_h, g.pad_h, g.dilation_h);
+  const FoldAxis fold_x = fold_axis(g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
+  const int64_t channels = few.channels;
+  const int64_t folded = p.taps * channels;
+  const int64_t m_blocks = ceil_div(folded, p.table.rows);
+  const int64_t rows = ceil_div(folded, m_blocks);
+  const int64_t a_pixel = m_blocks * rows;
+  const int64_t n_blocks = ceil_div(wide.channels, p.lanes);
+  const int64_t splits = std::min(g.batch, kFoldTasks);
+
+  const auto image_rows = [&](int64_t t) { return (t - 1) * fold_y.step + (g.kernel_h - 1) * g.dilation_h + 1; };
+  const auto image_columns = [&](int64_t u) { return (u - 1) * fold_x.step + (g.kernel_w - 1) * g.dilation_w + 1; };
+  const Tiling tile = choose_tile(1, wide.h, wide.w, kTileBytes / static_cast<int64_t>(sizeof(T)), [&](int64_t, int64_t t, int64_t u) {
+    return t * u * (a_pixel + n_blocks * p.lanes) + image_rows(t) * image_columns(u) * channels;
+  });
+  const int64_t few_columns = image_columns(tile.u);
+  const int64_t slack = p.lanes;
+  const int64_t few_elements = image_rows(tile.t) * few_columns * channels + slack;
+  const int64_t a_elements = tile.t * tile.u * a_pixel + slack;
+  const int64_t b_block = tile.t * tile.u * p.lanes + 16;
+  const int64_t split_sums = n_blocks * a_pixel * p.lanes;
+  T* const partial = static_cast<T*>(scratch(kPartialSums, splits * split_sums * sizeof(T)));
+
+  parallel_tasks(splits, p.threads, [&](int64_t split) {
+    T* sums = partial + split * split_sums;
+    std::fill(sums, sums + split_sums, T(0));
+    T* a = static_cast<T*>(scratch(kTileA, a_elements * sizeof(T)));
+    T* b = static_cast<T*>(scratch(kTileB, n_blocks * b_block * sizeof(T)));
+    T* image = static_cast<T*>(scratch(kTileC, few_elements * sizeof(T)));
+    for (int64_t n = g.batch * split / splits; n < g.batch * (split + 1) / splits; ++n) {
+      for (int64_t t = 0; t < wide.h; t += tile.t) {
+        for (int64_t u = 0; u < wide.w; u += tile.u) {
+          const int64_t lines = std::min(tile.t, wide.h - t), length = std::min(tile.u, wide.w - u);
+          const int64_t few_rows = image_rows(lines), used_columns = image_columns(length);
+          std::fill(image, image + few_elements, T(0));
+          for (int64_t r = 0; r < few_rows; ++r) {
+            const int64_t at = t * fold_y.step + r - fold_y.lead;
+            if (at < 0 || at % fold_y.spread != 0) continue;
+            const int64_t column = u * fold_x.step - fold_x.lead;
+            // First column of the window that holds a pixel.
+            const int64_t skip = ((-column) % fold_x.spread + fold_x.spread) % fold_x.spread;
+            if (skip >= used_columns) continue;
+            p.pack_line(few, n, at / fold_y.spread, (column + skip) / fold_x.spread, 1,
+                        ceil_div(used_columns - skip, fold_x.spread), 0, channels, channels,
+                        image + (r * few_columns + skip) * channels, fold_x.spread * channels);
+          }
+          for (int64_t r = 0; r < lines; ++r) {
+            FoldLine<T> fold{};
+            fold.from = image + r * fold_y.step * few_columns * channels;
+            fold.from_pixel = fold_x.step * channels;
+            fold.from_tap_y = g.dilation_h * few_columns * channels;
+            fold.from_tap_x = g.dilation_w * channels;
+            fold.pixels = length;
+            fold.taps_y = g.kernel_h;
+            fold.taps_x = g.kernel_w;
+            fold.channels = channels;
+            fold.to = a + r * tile.u * a_pixel;
+            fold.to_pixel = a_pixel;
+            p.run.fold_line(fold);
+            for (int64_t block = 0; block < n_blocks; ++block) {
+              p.pack_line(wide, n, t + r, u, 1, length, block * p.lanes, std::min(p.lanes, wide.channels - block * p.lanes),
+                          p.lanes, b + block * b_block + r * tile.u * p.lanes, p.lanes);
+            }
+          }
+          OuterJob<T> job{};
+          job.a_line = tile.u * a_pixel;
+          job.a_pixel = a_pixel;
+          job.b_line = tile.u * p.lanes;
+          job.images = 1;
+          job.lines = lines;
+          job.length = length;
+          job.rows = static_cast<int>(rows);
+          for (int64_t block = 0; block < n_blocks; ++block) {
+            job.b = b + block * b_block;
+            job.narrow = wide.channels - block * p.lanes <= p.lanes / 2;
+            for (int64_t m = 0; m < m_blocks; ++m) {
+              job.a = a + m * rows;
+              job.sums = sums + (block * a_pixel + m * rows) * p.lanes;
+              p.run.outer(job);
+            }
+          }
+        }
+      }
+    }
+  });
+
+  for (int64_t row = 0; row < folded; ++row) {
+    const int64_t c = row % channels, place = row / channels;
+    const int64_t ky = fold_y.reversed ? g.kernel_h - 1 - place / g.kernel_w : place / g.kernel_w;
+    const int64_t kx = fold_x.reversed ? g.kernel_w - 1 - place % g.kernel_w : place % g.kernel_w;
+    for (int64_t w = 0; w < wide.channels; ++w) {
+      const T* sums = partial + (w / p.lanes * a_pixel + row) * p.lanes + w % p.lanes;
+      T sum = sums[0];
+      for (int64_t split = 1; split < splits; ++split) sum += sums[split * split_sums];
+      const int64_t n = gathered_is_few ? w : c, m = gathered_is_few ? c : w;
+      grad_weight[(n * p.gathered.channels + m) * p.taps + ky * g.kernel_w + kx] = sum;
+    }
+  }
+}
+
+template <class T>
+void bias_grad(const Problem<T>& p, const T* grad_output, T* grad_bias) {
+  const int64_t channels = p.g.out_channels, pixels = p.g.batch * p.g.out_h * p.g.out_w;
+  const int64_t parts = ceil_div(pixels, kBiasPixels);
+  T* const partial = static_cast<T*>(scratch(kPartialSums, parts * channels * sizeof(T)));
+  parallel_tasks(parts, p.threads, [&](int64_t part) {
+    T* sums = partial + part * channels;
+    std::fill(sums, sums + channels, T(0));
+    const int64_t first = part * kBiasPixels;
+    ColumnSumJob<T> job{};
+    job.grad = grad_output + first * channels;
+    job.prologue_y = p.prologue.y == nullptr ? nullptr : static_cast<const T*>(p.prologue.y) + first * channels;
+    job.pixels = std::min(kBiasPixels, pixels - first);
+    job.channels = channels;
+    job.sums = sums;
+    job.prologue_activation = p.prologue.activation;
+    job.prologue_slope = static_cast<T>(p.prologue.slope);
+    p.run.column_sums(job);
+  });
+  for (int64_t c = 0; c < channels; ++c) {
+    double sum = 0;
+    for (int64_t part = 0; part < parts; ++part) sum += static_cast<double>(partial[part * channels + c]);
+    grad_bias[c] = static_cast<T>(sum);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void conv_weight_grad(const ConvGeometry& g, bool transposed, const T* x, const T* grad_output, T* grad_weight, T* grad_bias,
+                      const Prologue& prologue, int threads) {
+  const T* y = static_cast<const T*>(prologue.y);
+  const Operand<T> input{x, nullptr, g.in_channels / g.groups, g.in_channels, g.in_h, g.in_w};
+  const Operand<T> grad{grad_output, y, g.out_channels / g.groups, g.out_channels, g.out_h, g.out_w};
+  const WeightGradKernels& table = kernels<T>();
+  const Problem<T> p{g,
+                     transposed ? grad : input,
+                     transposed ? input : grad,
+                     prologue,
+                     table,
+                     functions<T>(table),
+                     2 * table.vector_bytes / static_cast<int64_t>(sizeof(T)),
+                     g.kernel_h * g.kernel_w,
+                     threads};
+  if (grad_bias != nullptr) bias_grad(p, grad_output, grad_bias);
+  const int64_t m = p.gathered.channels, n = p.dense.channels;
+  if (m == 0 || n == 0) return;
+  if (g.batch == 0 || p.dense.h * p.dense.w == 0 || p.gathered.h * p.gathered.w == 0) {
+    std::fill(grad_weight, grad_weight + g.groups * m * n * p.taps, T(0));
+    return;
+  }
+  if (g.groups == 1 && std::min(m, n) <= kFewChannels && m != n) {
+    folded_weight_grad(p, m < n, grad_weight);
+  } else {
+    blocked_weight_grad(p, grad_weight);
+  }
+}
+
+template void conv_weight_grad<float>(const ConvGeometry&, bool, const float*, const float*, float*, float*, const Prologue&, int);
+template void conv_weight_grad<double>(const ConvGeometry&, bool, const double*, const double*, double*, double*, const Prologue&,
+                                       int);
+
+}  // namespace gan_fast

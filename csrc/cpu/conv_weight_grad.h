@@ -1,0 +1,89 @@
+// The weight gradient of conv and conv_transpose: one sum over pixels,
+//   grad_weight[n][m][k] = sum over images, t of dense[t][n] * gathered[t * stride + k * dilation - pad][m],
+// where (gathered, dense) is (input, grad_output) for conv and (grad_output, input) for conv_transpose.
+//
+// A register block is `rows` channels of the gathered operand x 2 vectors of the dense one, for one tap; K runs over pixels, so both
+// operands are packed with their channels innermost. If one operand has few channels, its taps are folded into them: the
+// rows are then all (tap, channel) pairs and nothing is wasted on an almost empty vector.
+#pragma once
+
+#include <cstdint>
+
+#include "common/geometry.h"
+#include "isa.h"
+
+namespace gan_fast {
+
+// sums[rows][2 vectors] += over `images` x `lines` x `length` pixels: a[pixel][rows] * b[pixel][2 vectors].
+template <class T>
+struct OuterJob {
+  const T* a;
+  int64_t a_image, a_line, a_pixel;  // strides in elements
+  const T* b;
+  int64_t b_image, b_line;  // pixels are 2 vectors apart
+  int64_t images, lines, length;
+  T* sums;
+  int rows;
+  bool narrow;  // the second vector of b is padding
+};
+
+// One line of pixels into [pixel][packed channels]: `channels` of them copied, the rest up to `packed` zero.
+template <class T>
+struct PackChannels {
+  const T* input;       // first channel of the input line, or null: outside, write zeros
+  const T* prologue_y;  // or null
+  int64_t pixel_stride;
+  int64_t first, step, width;  // as in PackRow
+  int64_t columns, channels, packed;
+  T* out;
+  int64_t out_pixel;
+  int prologue_activation;
+  T prologue_slope;
+};
+
+// One line of folded pixels: for each of `pixels`, `taps_y` pieces of `piece` neighbouring elements (the taps along x and their channels),
+// one after another. Whole vectors are copied: `from` and `to` need a vector of slack at their ends.
+template <class T>
+struct FoldLine {
+  const T* from;
+  int64_t from_pixel, from_tap_y, from_tap_x;
+  int64_t pixels, taps_y, taps_x, channels;
+  T* to;
+  int64_t to_pixel;
+};
+
+// sums[channels] += column sums of `pixels` x channels values times act'(prologue_y).
+template <class T>
+struct ColumnSumJob {
+  const T* grad;
+  const T* prologue_y;  // or null
+  int64_t pixels, channels;
+  T* sums;
+  int prologue_activation;
+  T prologue_slope;
+};
+
+template <class T>
+struct WeightGradFunctions {
+  void (*outer)(const OuterJob<T>&);
+  void (*pack_channels)(const PackChannels<T>&);
+  void (*fold_line)(const FoldLine<T>&);
+  void (*column_sums)(const ColumnSumJob<T>&);
+};
+
+struct WeightGradKernels {
+  int rows;  // of a register block, at most
+  int vector_bytes;
+  WeightGradFunctions<float> f32;
+  WeightGradFunctions<double> f64;  // portable level only
+};
+
+GAN_FAST_DECLARE_TABLE(WeightGradKernels, weight_grad_kernels)
+
+// x: forward input, grad_output: gradient of the forward output; dense channels-last. grad_weight in torch's layout of the forward
+// operator; grad_bias (out_channels) or null. The prologue multiplies grad_output. Results do not depend on `threads`.
+template <class T>
+void conv_weight_grad(const ConvGeometry& geometry, bool transposed, const T* x, const T* grad_output, T* grad_weight, T* grad_bias,
+                      const Prologue& prologue, int threads);
+
+}  // namespace gan_fast

@@ -1,0 +1,449 @@
+#include "gather_conv.h"
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "common/activation.h"
+#include "common/parallel.h"
+#include "common/scratch.h"
+#include "gather_plan.h"
+
+namespace gan_fast {
+namespace {
+
+// Tiles of packed input stay in a core's L2 beside one panel of weights (1 MB on server parts, 512 KB on small ones).
+constexpr int64_t kTileBytes = 320 * 1024;
+constexpr int64_t kFewTileBytes = 640 * 1024;  // the few-channel kernel has no panel to speak of
+// One chain of fp32 sums this long keeps the error at about 1.3x of torch's (one of 3200 gave 2.8x), and its panel below 82 KB.
+constexpr int64_t kChunkDepth = 640;
+// Outputs above this leave the cache anyway; below kStreamDepth products per output the store is what the time goes into.
+constexpr int64_t kStreamBytes = 16 << 20;
+constexpr int64_t kStreamDepth = 64;
+constexpr int64_t kPlanePad = 16;  // elements; keeps plane strides off multiples of 4 KB, which would share L1 sets
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <class T>
+const GatherKernels& kernels() {
+  if constexpr (std::is_same_v<T, double>) {
+    return portable::gather_kernels;
+  } else {
+    return gather_kernels_for_level();
+  }
+}
+
+template <class T>
+const GatherFunctions<T>& functions(const GatherKernels& table) {
+  if constexpr (std::is_same_v<T, double>) {
+    return table.f64;
+  } else {
+    return table.f32;
+  }
+}
+
+struct Tap {
+  int64_t kernel;  // ky * kernel_w + kx
+  int64_t plane;   // plane_y * planes_x + plane_x
+  int64_t dy, dx;
+};
+
+struct Phase {
+  const AxisPhase *y, *x;
+  std::vector<Tap> taps;
+  int64_t depth_before;  // taps * channels of all earlier phases: where its weights start
+  std::vector<GemmStep> steps;
+  std::vector<int64_t> chunk_steps;  // number of steps in each chunk of K
+  std::vector<FewTapGroup> groups;
+};
+
+// What one call shares between its tasks.
+template <class T>
+struct Call {
+  const ConvGeometry& g;
+  const GatherKernels& table;
+  const GatherFunctions<T>& run;
+  AxisPlan axis_y, axis_x;
+  int64_t in_channels, out_channels;  // per group
+  bool few;
+  int64_t lanes;        // output channels per block
+  int64_t out_blocks;   // per group
+  int64_t in_blocks;    // channel blocks per group
+  int64_t planes;
+  std::vector<Phase> phases;
+  int64_t weights_per_group;
+  // tile
+  int64_t tile_images, tile_t, tile_u;  // images, phase rows, phase columns
+  int64_t rows, columns;                // packed positions
+  int64_t plane_stride, image_stride, tile_elements;
+  int64_t tiles_n, tiles_t, tiles_u;
+
+  Call(const ConvGeometry& geometry, bool transposed, int threads);
+  void choose_tile(int threads);
+  void lay_out();
+};
+
+template <class T>
+Call<T>::Call(const ConvGeometry& geometry, bool transposed, int threads)
+    : g(geometry), table(kernels<T>()), run(functions<T>(table)) {
+  const auto plan = transposed ? plan_conv_transpose_axis : plan_conv_axis;
+  axis_y = plan(g.in_h, g.out_h, g.kernel_h, g.stride_h, g.pad_h, g.dilation_h);
+  axis_x = plan(g.in_w, g.out_w, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
+  in_channels = g.in_channels / g.groups;
+  out_channels = g.out_channels / g.groups;
+  const int64_t vector = table.vector_bytes / static_cast<int64_t>(sizeof(T));
+  lanes = 2 * vector;
+  out_blocks = ceil_div(out_channels, lanes);
+  in_blocks = ceil_div(in_channels, kChannelBlock);
+  planes = axis_y.planes * axis_x.planes;
+  // A vector of output channels would be mostly empty: run the vector over input channels instead.
+  few = out_channels <= vector / 2 && in_channels >= vector;
+  int64_t depth = 0;
+  for (const AxisPhase& y : axis_y.phases) {
+    for (const AxisPhase& x : axis_x.phases) {
+      Phase phase{&y, &x, {}, depth, {}, {}, {}};
+      for (const AxisTap& ty : y.taps) {
+        for (const AxisTap& tx : x.taps) {
+          phase.taps.push_back({ty.kernel * g.kernel_w + tx.kernel, ty.plane * axis_x.planes + tx.plane, ty.offset, tx.offset});
+        }
+      }
+      depth += static_cast<int64_t>(phase.taps.size()) * in_channels;
+      phases.push_back(std::move(phase));
+    }
+  }
+  choose_tile(threads);
+  lay_out();
+}
+
+template <class T>
+void Call<T>::choose_tile(int threads) {
+  const int64_t budget = (few ? kFewTileBytes : kTileBytes) / static_cast<int64_t>(sizeof(T));
+  const int64_t per_position = in_blocks * kChannelBlock * planes;
+  tile_t = axis_y.max_count;
+  tile_u = axis_x.max_count;
+  const auto size = [&] { return per_position * (tile_t + axis_y.span - 1) * (tile_u + axis_x.span - 1); };
+  if (size() > budget && tile_t > 1) {
+    const int64_t row = per_position * (tile_u + axis_x.span - 1);
+    tile_t = std::max<int64_t>(1, budget / std::max<int64_t>(row, 1) - axis_y.span + 1);
+  }
+  if (size() > budget) {
+    const int64_t column = per_position * (tile_t + axis_y.span - 1);
+    const int64_t fitting = budget / std::max<int64_t>(column, 1) - axis_x.span + 1;
+    const int64_t unit = table.pixels;
+    tile_u = std::min(tile_u, std::max(unit, fitting / unit * unit));
+  }
+  tile_images = 1;
+  if (tile_t == axis_y.max_count && tile_u == axis_x.max_count) {
+    const int64_t fitting = std::max<int64_t>(1, budget / std::max<int64_t>(size(), 1));
+    tile_images = std::min(fitting, std::max<int64_t>(1, g.batch / (4 * std::max(threads, 1))));
+  }
+  tiles_n = ceil_div(g.batch, tile_images);
+  tiles_t = ceil_div(axis_y.max_count, tile_t);
+  tiles_u = ceil_div(axis_x.max_count, tile_u);
+}
+
+template <class T>
+void Call<T>::lay_out() {
+  rows = tile_t + axis_y.span - 1;
+  columns = tile_u + axis_x.span - 1;
+  plane_stride = rows * columns * kChannelBlock + kPlanePad;
+  image_stride = in_blocks * planes * plane_stride;
+  tile_elements = tile_images * image_stride + 2 * table.few_pixels_wide * kChannelBlock;  // segments may read past the last row
+  weights_per_group = 0;
+  for (Phase& phase : phases) {
+    const auto place = [&](const Tap& tap) { return tap.plane * plane_stride + (tap.dy * columns + tap.dx) * kChannelBlock; };
+    if (few) {
+      for (std::size_t i = 0; i < phase.taps.size(); ++i) {
+        const Tap& tap = phase.taps[i];
+        const bool joins = i > 0 && phase.groups.back().taps < kFewTaps && phase.taps[i - 1].plane == tap.plane &&
+                           phase.taps[i - 1].dy == tap.dy && phase.taps[i - 1].dx + 1 == tap.dx;
+        if (joins) {
+          ++phase.groups.back().taps;
+        } else {
+          phase.groups.push_back({place(tap), static_cast<int64_t>(i) * in_blocks * kChannelBlock, 1});
+        }
+      }
+      phase.depth_before = weights_per_group;
+      weights_per_group += out_channels * static_cast<int64_t>(phase.taps.size()) * in_blocks * kChannelBlock;
+      continue;
+    }
+    int64_t depth = kChunkDepth;
+    for (const Tap& tap : phase.taps) {
+      for (int64_t b = 0; b < in_blocks; ++b) {
+        const int64_t channels = std::min(kChannelBlock, in_channels - b * kChannelBlock);
+        if (depth + channels > kChunkDepth) {
+          phase.chunk_steps.push_back(0);
+          depth = 0;
+        }
+        phase.steps.push_back({b * planes * plane_stride + place(tap), channels});
+        ++phase.chunk_steps.back();
+        depth += channels;
+      }
+    }
+    if (phase.chunk_steps.empty()) phase.chunk_steps.push_back(0);  // no tap: the epilogue of zero
+    weights_per_group += static_cast<int64_t>(phase.taps.size()) * in_channels * out_blocks * lanes;
+  }
+}
+
+// Where weight (group, output channel, input channel, kernel index) lies in torch's layout of the operator.
+struct WeightStrides {
+  int64_t group, out, in;
+};
+
+WeightStrides weight_strides(const ConvGeometry& g, bool transposed) {
+  const int64_t taps = g.kernel_h * g.kernel_w;
+  const int64_t in = g.in_channels / g.groups, out = g.out_channels / g.groups;
+  if (transposed) return {in * out * taps, taps, out * taps};
+  return {out * in * taps, in * taps, taps};
+}
+
+template <class T>
+void pack_weights(const Call<T>& call, const WeightStrides& strides, const T* weight, T* packed, int threads) {
+  const int64_t units = call.few ? 1 : call.out_blocks;
+  parallel_tasks(call.g.groups * units * call.in_blocks, threads, [&](int64_t task) {
+    const int64_t block = task % call.in_blocks;
+    const int64_t unit = task / call.in_blocks % units;
+    const int64_t group = task / call.in_blocks / units;
+    const int64_t first = block * kChannelBlock;
+    const int64_t channels = std::min(kChannelBlock, call.in_channels - first);
+    const T* from = weight + group * strides.group;
+    T* to = packed + group * call.weights_per_group;
+    for (const Phase& phase : call.phases) {
+      const int64_t taps = static_cast<int64_t>(phase.taps.size());
+      if (call.few) {
+        for (int64_t o = 0; o < call.out_channels; ++o) {
+          T* base = to + phase.depth_before + o * taps * call.in_blocks * kChannelBlock;
+          int64_t first_tap = 0;
+          for (const FewTapGroup& tap_group : phase.groups) {
+            for (int64_t k = 0; k < tap_group.taps; ++k) {
+              T* out = base + tap_group.weights + (block * tap_group.taps + k) * kChannelBlock;
+              for (int64_t c = 0; c < kChannelBlock; ++c) {
+                out[c] = c < channels ? from[o * strides.out + (first + c) * strides.in + phase.taps[first_tap + k].kernel] : T(0);
+              }
+            }
+            first_tap += tap_group.taps;
+          }
+        }
+        continue;
+      }
+      const int64_t first_out = unit * call.lanes;
+      const int64_t valid = std::min(call.lanes, call.out_channels - first_out);
+      T* panel = to + (phase.depth_before * call.out_blocks + unit * taps * call.in_channels) * call.lanes;
+      for (int64_t t = 0; t < taps; ++t) {
+        const T* tap = from + first_out * strides.out + phase.taps[t].kernel;
+        for (int64_t c = first; c < first + channels; ++c) {
+          T* out = panel + (t * call.in_channels + c) * call.lanes;
+          for (int64_t o = 0; o < valid; ++o) out[o] = tap[o * strides.out + c * strides.in];
+          for (int64_t o = valid; o < call.lanes; ++o) out[o] = T(0);
+        }
+      }
+    }
+  });
+}
+
+// The output of one task: a tile's place in the phases and the output blocks it serves.
+struct Tile {
+  int64_t group, image, images, t, u;
+  int64_t block_begin, block_end;
+};
+
+template <class T>
+void pack_tile(const Call<T>& call, const Tile& tile, const T* x, const Prologue& prologue, T* packed) {
+  const ConvGeometry& g = call.g;
+  const int64_t row_elements = g.in_w * g.in_channels;
+  const T* y = static_cast<const T*>(prologue.y);
+  PackRow<T> row{};
+  row.pixel_stride = g.in_channels;
+  row.step = call.axis_x.planes;
+  row.width = g.in_w;
+  row.columns = call.columns;
+  row.channels = call.in_channels;
+  row.block_stride = call.planes * call.plane_stride;
+  row.prologue_activation = prologue.activation;
+  row.prologue_slope = static_cast<T>(prologue.slope);
+  for (int64_t n = 0; n < tile.images; ++n) {
+    for (int64_t py = 0; py < call.axis_y.planes; ++py) {
+      for (int64_t px = 0; px < call.axis_x.planes; ++px) {
+        row.first = tile.u * call.axis_x.planes + px - call.axis_x.lead;
+        for (int64_t r = 0; r < call.rows; ++r) {
+          const int64_t in_row = (tile.t + r) * call.axis_y.planes + py - call.axis_y.lead;
+          const bool inside = in_row >= 0 && in_row < g.in_h;
+          const int64_t offset = ((tile.image + n) * g.in_h + in_row) * row_elements + tile.group * call.in_channels;
+          row.input = inside ? x + offset : nullptr;
+          row.prologue_y = y == nullptr || !inside ? nullptr : y + offset;
+          row.tile = packed + n * call.image_stride + (py * call.axis_x.planes + px) * call.plane_stride +
+                     r * call.columns * kChannelBlock;
+          call.run.pack_row(row);
+        }
+      }
+    }
+  }
+}
+
+// Rows of a phase inside a tile, cut into equal runs of `length` pixels; the last run of a row is moved back to end with the row.
+struct Runs {
+  std::vector<int64_t> in, out;
+  int64_t length;
+};
+
+template <class T>
+Runs cut_runs(const Call<T>& call, const Tile& tile, const Phase& phase, int64_t length) {
+  const ConvGeometry& g = call.g;
+  const int64_t t_end = std::min(tile.t + call.tile_t, phase.y->count);
+  const int64_t u_end = std::min(tile.u + call.tile_u, phase.x->count);
+  const int64_t width = u_end - tile.u;
+  Runs runs{{}, {}, length};
+  for (int64_t n = 0; n < tile.images; ++n) {
+    for (int64_t t = tile.t; t < t_end; ++t) {
+      const int64_t out_row = ((tile.image + n) * g.out_h + phase.y->out_start + t * phase.y->out_step) * g.out_w;
+      for (int64_t done = 0; done < width; done += length) {
+        const int64_t u = call.few ? done : std::min(done, width - length);
+        runs.in.push_back(n * call.image_stride + ((t - tile.t) * call.columns + u) * kChannelBlock);
+        runs.out.push_back((out_row + phase.x->out_start + (tile.u + u) * phase.x->out_step) * g.out_channels +
+                           tile.group * call.out_channels);
+      }
+    }
+  }
+  return runs;
+}
+
+template <class T>
+void run_few(const Call<T>& call, const Tile& tile, const Phase& phase, const T* packed, const T* weights, T* y,
+             const Epilogue& epilogue) {
+  const int64_t width = std::min(tile.u + call.tile_u, phase.x->count) - tile.u;
+  const int64_t wide = call.table.few_pixels_wide, half = wide / 2;
+  const bool use_wide = ceil_div(width, wide) * wide <= ceil_div(width, half) * half;
+  const int64_t length = use_wide ? wide : half;
+  const Runs runs = cut_runs(call, tile, phase, length);
+  std::vector<int64_t> valid(runs.in.size());
+  const int64_t per_row = ceil_div(width, length);
+  for (std::size_t i = 0; i < valid.size(); ++i) {
+    valid[i] = std::min(length, width - static_cast<int64_t>(i) % per_row * length);
+  }
+  FewJob<T> job{};
+  job.tile = packed;
+  job.block_stride = call.planes * call.plane_stride;
+  job.blocks = call.in_blocks;
+  job.segment_in = runs.in.data();
+  job.segment_out = runs.out.data();
+  job.segment_valid = valid.data();
+  job.segments = static_cast<int64_t>(runs.in.size());
+  job.wide = use_wide;
+  job.groups = phase.groups.data();
+  job.group_count = static_cast<int64_t>(phase.groups.size());
+  job.out_pixel_stride = phase.x->out_step * call.g.out_channels;
+  job.activation = epilogue.activation;
+  job.slope = static_cast<T>(epilogue.slope);
+  const int64_t per_channel = static_cast<int64_t>(phase.taps.size()) * call.in_blocks * kChannelBlock;
+  for (int64_t o = 0; o < call.out_channels; ++o) {
+    job.weights = weights + phase.depth_before + o * per_channel;
+    job.output = y + o;
+    job.bias = epilogue.bias == nullptr ? T(0) : static_cast<const T*>(epilogue.bias)[tile.group * call.out_channels + o];
+    call.run.few(job);
+  }
+}
+
+template <class T>
+void run_gemm(const Call<T>& call, const Tile& tile, const Phase& phase, const T* packed, const T* weights, const T* bias, T* y,
+              const Epilogue& epilogue, bool stream) {
+  const int64_t width = std::min(tile.u + call.tile_u, phase.x->count) - tile.u;
+  const int64_t length = ceil_div(width, ceil_div(width, call.table.pixels));
+  const int64_t runs_per_block = std::min<int64_t>(kMaxRuns, call.table.pixels / length);
+  Runs runs = cut_runs(call, tile, phase, length);
+  while (runs.in.size() % runs_per_block != 0) {
+    runs.in.push_back(0);
+    runs.out.push_back(-1);
+  }
+  GemmJob<T> job{};
+  job.blocks = static_cast<int64_t>(runs.in.size()) / runs_per_block;
+  const int64_t block_sums = runs_per_block * length * call.lanes;
+  job.sums = static_cast<T*>(scratch(kTileC, job.blocks * block_sums * sizeof(T)));
+  job.tile = packed;
+  job.run_in = runs.in.data();
+  job.run_out = runs.out.data();
+  job.run_length = static_cast<int>(length);
+  job.stream = stream;
+  job.out_pixel_stride = phase.x->out_step * call.g.out_channels;
+  job.activation = epilogue.activation;
+  job.slope = static_cast<T>(epilogue.slope);
+  const int64_t depth = static_cast<int64_t>(phase.taps.size()) * call.in_channels;
+  for (int64_t block = tile.block_begin; block < tile.block_end; ++block) {
+    job.output = y + block * call.lanes;
+    job.out_lanes = std::min(call.lanes, call.out_channels - block * call.lanes);
+    job.bias = bias == nullptr ? nullptr : bias + (tile.group * call.out_blocks + block) * call.lanes;
+    job.panel = weights + (phase.depth_before * call.out_blocks + block * depth) * call.lanes;
+    job.steps = phase.steps.data();
+    for (std::size_t chunk = 0; chunk < phase.chunk_steps.size(); ++chunk) {
+      job.step_count = phase.chunk_steps[chunk];
+      job.accumulate = chunk > 0;
+      job.finish = chunk + 1 == phase.chunk_steps.size();
+      call.run.gemm(job);
+      for (int64_t s = 0; s < job.step_count; ++s) job.panel += job.steps[s].depth * call.lanes;
+      job.steps += job.step_count;
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+void gather_conv(const ConvGeometry& g, bool transposed, const T* x, const T* weight, T* y, const Epilogue& epilogue,
+                 const Prologue& prologue, int threads) {
+  if (g.batch == 0 || g.out_channels == 0 || g.out_h == 0 || g.out_w == 0) return;
+  const Call<T> call(g, transposed, threads);
+
+  const int64_t weight_elements = g.groups * call.weights_per_group;
+  const int64_t bias_elements = epilogue.bias == nullptr || call.few ? 0 : g.groups * call.out_blocks * call.lanes;
+  T* packed_weights = static_cast<T*>(scratch(kSharedWeights, (weight_elements + bias_elements + 1) * sizeof(T)));
+  pack_weights(call, weight_strides(g, transposed), weight, packed_weights, threads);
+  T* bias = nullptr;
+  if (bias_elements != 0) {
+    bias = packed_weights + weight_elements;
+    for (int64_t i = 0; i < bias_elements; ++i) {
+      const int64_t group = i / (call.out_blocks * call.lanes), channel = i % (call.out_blocks * call.lanes);
+      const bool valid = channel < call.out_channels;
+      bias[i] = valid ? static_cast<const T*>(epilogue.bias)[group * call.out_channels + channel] : T(0);
+    }
+  }
+
+  const int64_t taps = g.kernel_h * g.kernel_w;
+  const int64_t y_bytes = g.batch * g.out_h * g.out_w * g.out_channels * static_cast<int64_t>(sizeof(T));
+  const bool stream = std::is_same_v<T, float> && call.in_channels * taps <= kStreamDepth && y_bytes >= kStreamBytes &&
+                      g.groups == 1 && g.out_channels * sizeof(T) % 64 == 0 && reinterpret_cast<uintptr_t>(y) % 64 == 0;
+
+  const int64_t tiles = g.groups * call.tiles_n * call.tiles_t * call.tiles_u;
+  // Few tiles: let several tasks share one tile's output channels (each packs the tile again; results do not depend on it).
+  const int64_t wanted = 2 * static_cast<int64_t>(std::max(threads, 1));
+  const int64_t splits = call.few || threads == 1 || tiles >= wanted ? 1 : std::min(call.out_blocks, ceil_div(wanted, tiles));
+  parallel_tasks(tiles * splits, threads, [&](int64_t task) {
+    Tile tile{};
+    const int64_t split = task % splits;
+    int64_t index = task / splits;
+    tile.u = index % call.tiles_u * call.tile_u;
+    index /= call.tiles_u;
+    tile.t = index % call.tiles_t * call.tile_t;
+    index /= call.tiles_t;
+    tile.image = index % call.tiles_n * call.tile_images;
+    tile.group = index / call.tiles_n;
+    tile.images = std::min(call.tile_images, g.batch - tile.image);
+    tile.block_begin = call.out_blocks * split / splits;
+    tile.block_end = call.out_blocks * (split + 1) / splits;
+    T* packed = static_cast<T*>(scratch(kTileA, call.tile_elements * sizeof(T)));
+    pack_tile(call, tile, x, prologue, packed);
+    const T* weights = packed_weights + tile.group * call.weights_per_group;
+    for (const Phase& phase : call.phases) {
+      if (tile.t >= phase.y->count || tile.u >= phase.x->count) continue;
+      if (call.few) {
+        run_few(call, tile, phase, packed, weights, y, epilogue);
+      } else {
+        run_gemm(call, tile, phase, packed, weights, bias, y, epilogue, stream);
+      }
+    }
+  });
+}
+
+template void gather_conv<float>(const ConvGeometry&, bool, const float*, const float*, float*, const Epilogue&, const Prologue&, int);
+template void gather_conv<double>(const ConvGeometry&, bool, const double*, const double*, double*, const Epilogue&, const Prologue&,
+                                  int);
+
+}  // namespace gan_fast

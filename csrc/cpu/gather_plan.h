@@ -1,0 +1,41 @@
+// How each output pixel gathers input pixels: the one description behind conv, conv_transpose and conv_weight_grad.
+//
+// Along one axis, the input is cut into `planes` (its residues modulo the stride of a strided convolution) and the output into
+// phases (its residues modulo the stride of a transposed one), so that inside a phase everything is a unit-stride gather:
+//   output[out_start + t * out_step] += weight[tap.kernel] * plane[tap.plane][t + tap.offset],
+//   plane[p][j] = input[j * planes + p - lead], zero outside the input.
+// No product with an inserted zero is ever made.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "common/geometry.h"
+
+namespace gan_fast {
+
+struct AxisTap {
+  int64_t kernel;  // index into the kernel along this axis
+  int64_t plane;
+  int64_t offset;  // >= 0
+};
+
+struct AxisPhase {
+  int64_t out_start, out_step, count;
+  std::vector<AxisTap> taps;  // ordered by plane, then offset; may be empty
+};
+
+struct AxisPlan {
+  int64_t in_size;
+  int64_t planes;
+  int64_t lead;
+  int64_t span;  // 1 + largest offset: t reads positions t .. t + span - 1
+  int64_t max_count;
+  std::vector<AxisPhase> phases;
+};
+
+AxisPlan plan_conv_axis(int64_t in_size, int64_t out_size, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation);
+AxisPlan plan_conv_transpose_axis(int64_t in_size, int64_t out_size, int64_t kernel, int64_t stride, int64_t pad,
+                                  int64_t dilation);
+
+}  // namespace gan_fast
