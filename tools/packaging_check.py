@@ -171,7 +171,8 @@ def main() -> int:
 
             output = call(
                 sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation",
-                "--wheel-dir", folder / "none", source, cwd=folder, fails=True, CXX=FAILING_COMPILER, GAN_FAST_REQUIRE_EXT="1",
+                "--wheel-dir", folder / "none", source,
+                cwd=folder, fails=True, CXX=FAILING_COMPILER, GAN_FAST_REQUIRE_EXT="1",
             )  # fmt: skip
             require("GAN_FAST_REQUIRE_EXT=1" in output, f"the error does not name GAN_FAST_REQUIRE_EXT:\n{output}")
             print("with GAN_FAST_REQUIRE_EXT=1 the same is an error: yes")
