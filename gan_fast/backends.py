@@ -1,0 +1,240 @@
+"""Which backends exist on this machine, and which one serves a call, with the reason.
+
+Backends of the operators: ``"reference"`` (plain PyTorch, any device and dtype), ``"cpu"`` (the compiled kernels in
+``gan_fast._C``), ``"triton"`` and ``"cuda"`` (named here, not built in this version). ``"auto"`` is the default: it follows
+the rules in ``backends_table.json`` and may answer ``"torch"``, which means "call torch.nn.functional, do not enter our
+operator". An explicit name is strict: what it cannot run raises and says why.
+
+Precedence: the ``backend=`` argument of a call, then :func:`use_backend`, then the environment variable
+``GAN_FAST_BACKEND``, then ``"auto"``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.resources
+import json
+import logging
+import operator
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+#: Names a user may ask for.
+BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
+
+_TABLE_FILE = "backends_table.json"
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "eq": operator.eq,
+    "in": lambda value, options: value in options,
+}
+
+_context: ContextVar[str | None] = ContextVar("gan_fast_backend", default=None)
+
+
+class _Traced:
+    """The name that ``use_backend`` set last, as a plain attribute: torch.compile cannot trace a ContextVar, but guards
+    on an attribute and compiles anew when it changes."""
+
+    name: str | None = None
+
+
+_traced = _Traced()
+
+
+class Choice(NamedTuple):
+    """A backend's name (one of :data:`BACKENDS` without "auto", or "torch") and the sentence that says why."""
+
+    backend: str
+    reason: str
+
+
+# ---------------------------------------------------------------------------------------------- the compiled module
+
+
+class _Extension:
+    """The one attempt to import ``gan_fast._C``: made on first use, never at import of the package."""
+
+    def __init__(self) -> None:
+        self.tried = False
+        self.module: ModuleType | None = None
+        self.error: str | None = None
+
+    def load(self) -> ModuleType | None:
+        if not self.tried:
+            self.tried = True
+            try:
+                # After torch (imported above), so that both share one OpenMP runtime and its pool of threads.
+                self.module = importlib.import_module("gan_fast._C")
+            except ImportError as error:  # also covers a binary that the loader refuses (wrong Python, missing symbol)
+                self.error = f"{type(error).__name__}: {error}"
+                logger.info("gan_fast._C is not available, operators run on PyTorch (%s)", self.error)
+        return self.module
+
+
+_extension = _Extension()
+
+
+def extension() -> ModuleType | None:
+    """The compiled module ``gan_fast._C``, or None where it is absent (:func:`extension_error` says why)."""
+    return _extension.module if _extension.tried else _extension.load()
+
+
+def extension_error() -> str | None:
+    """Why :func:`extension` is None: the import error's text; None if the module loaded."""
+    extension()
+    return _extension.error
+
+
+def available() -> dict[str, tuple[bool, str]]:
+    """Every backend's name -> (can it run here, the reason or a description)."""
+    module = extension()
+    if module is None:
+        cpu = (False, f"the compiled module gan_fast._C is not available ({extension_error()})")
+    else:
+        cpu = (True, f"compiled kernels, instruction level {module.isa()}")
+    return {
+        "reference": (True, "plain PyTorch, any device and dtype"),
+        "cpu": cpu,
+        "triton": (False, "not built in this version"),
+        "cuda": (False, "not built in this version"),
+    }
+
+
+# ------------------------------------------------------------------------------------------- what the user asks for
+
+
+def check_name(name: str, argument: str = "backend") -> str:
+    """``name`` if it is one of :data:`BACKENDS`, else ValueError with the valid names."""
+    if name in BACKENDS:
+        return name
+    near = difflib.get_close_matches(str(name), BACKENDS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{argument}: unknown backend {name!r}, expected one of {', '.join(BACKENDS)}{hint}")
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within the ``with`` block (this thread, this asyncio task) operators run on backend ``name``.
+
+    The name holds for the backward pass of what was computed inside, wherever that pass runs. An explicit name is
+    strict: what it cannot run raises RuntimeError. ``"auto"`` undoes an outer ``use_backend`` or GAN_FAST_BACKEND.
+    Put it around a compiled function, not inside one (inside, use the ``backend=`` argument).
+    """
+    token = _context.set(check_name(name, "use_backend"))
+    previous, _traced.name = _traced.name, name
+    try:
+        yield
+    finally:
+        _context.reset(token)
+        _traced.name = previous
+
+
+def requested(backend: str | None = None) -> str:
+    """The backend asked for, by the order argument, ``use_backend``, GAN_FAST_BACKEND, "auto"."""
+    if backend is not None:
+        return check_name(backend)
+    name = _traced.name if torch.compiler.is_compiling() else _context.get()
+    if name is not None:
+        return name
+    name = os.environ.get("GAN_FAST_BACKEND")
+    return check_name(name, "GAN_FAST_BACKEND") if name else "auto"
+
+
+# ------------------------------------------------------------------------------------------------------- the choice
+
+
+@functools.cache
+def _table() -> tuple[str, dict[str, Any]]:
+    text = importlib.resources.files("gan_fast").joinpath(_TABLE_FILE).read_text(encoding="utf-8")
+    return hashlib.sha256(text.encode()).hexdigest()[:16], json.loads(text)
+
+
+def table_hash() -> str:
+    """First 16 hex digits of the sha256 of the rules in force; part of a checkpoint, since they decide which kernel
+    (hence which rounding) a run uses."""
+    return _table()[0]
+
+
+def table_rules() -> list[dict[str, Any]]:
+    """The rules in force, first match wins (format: see the "about" entry of backends_table.json)."""
+    return list(_table()[1]["rules"])
+
+
+def _matches(rule: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    for fact, condition in rule["when"].items():
+        if fact not in facts:
+            return False
+        for name, bound in condition.items():
+            if not _COMPARE[name](facts[fact], bound):
+                return False
+    return True
+
+
+def decide(op: str, facts: Mapping[str, Any]) -> Choice:
+    """The table's answer for operator ``op`` with these facts, supposing that the CPU kernels can run it."""
+    for rule in _table()[1]["rules"]:
+        if op in rule["ops"] and _matches(rule, facts):
+            return Choice(rule["use"], rule["why"])
+    return Choice("torch", f"no rule of {_TABLE_FILE} covers {op}")
+
+
+def refusal(backend: str, *, device: str, dtype: torch.dtype, rank: int | None = None) -> str | None:
+    """Why ``backend`` cannot run a call at all, or None if it can. ``rank``: spatial dimensions of a convolution."""
+    if backend in ("reference", "torch"):
+        return None
+    ok, reason = (True, "") if backend == "cpu" and extension() is not None else available()[backend]
+    if not ok:
+        return reason
+    if device != "cpu":
+        return f"the CPU kernels need tensors on the CPU, got device {device!r}"
+    if dtype not in (torch.float32, torch.float64):
+        return f"the CPU kernels take float32 (and float64, for proof), got {dtype}"
+    if rank is not None and rank not in (1, 2):
+        return f"the CPU kernels do 1-D and 2-D convolutions, got {rank}-D"
+    return None
+
+
+def choose(
+    op: str,
+    *,
+    backend: str | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    rank: int | None = None,
+    **facts: Any,
+) -> Choice:
+    """Which backend serves a call of operator ``op``, and why.
+
+    ``backend``: what was asked for (None: see :func:`requested`). An explicit one that cannot run raises RuntimeError;
+    "auto" answers "torch" where the kernels cannot run or the table says that PyTorch is faster.
+    """
+    name = requested(backend)
+    if name != "auto":
+        why_not = refusal(name, device=device, dtype=dtype, rank=rank)
+        if why_not is not None:
+            raise RuntimeError(
+                f"backend {name!r} was asked for by name and cannot run {op}: {why_not}. "
+                "Use backend 'auto' to let PyTorch serve what it cannot."
+            )
+        return Choice(name, "asked for by name")
+    if dtype != torch.float32:
+        return Choice("torch", f"{dtype} is served by PyTorch, the CPU kernels are for float32")
+    why_not = refusal("cpu", device=device, dtype=dtype, rank=rank)
+    if why_not is not None:
+        return Choice("torch", why_not)
+    return decide(op, {"rank": rank, **facts})

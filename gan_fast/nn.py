@@ -1,0 +1,221 @@
+"""torch.nn's convolutions and BCEWithLogitsLoss on gan_fast's operators, and Keras' convolutions.
+
+Every class is a subclass of the PyTorch class of the same name: same arguments, attributes, initialisation, state_dict keys
+and results, plus the keyword-only arguments ``activation`` (None, "relu", "leaky_relu", "tanh", "sigmoid"; fused into the
+convolution where a kernel of ours runs) and ``negative_slope``. ``gan_fast.accelerate`` turns an existing PyTorch module into
+one of these by its ``__class__`` and sets the two attributes; the class-level defaults serve modules made that way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan_fast import functional
+from gan_fast.ops import activation as activations
+from gan_fast.ops import geometry
+
+__all__ = [
+    "BCEWithLogitsLoss",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "KerasConv2d",
+    "KerasConvTranspose2d",
+]
+
+
+class _Activated:
+    """The two attributes that our layers add to PyTorch's, and their part of the repr."""
+
+    activation: str | None = None
+    negative_slope: float = 0.01
+
+    def __init__(
+        self, *args: Any, activation: str | None = None, negative_slope: float = 0.01, **kwargs: Any
+    ) -> None:
+        activations.check(activation)
+        super().__init__(*args, **kwargs)
+        self.activation = activation
+        self.negative_slope = negative_slope
+
+    def extra_repr(self) -> str:
+        text: str = super().extra_repr()  # type: ignore[misc]  # torch.nn.Module's, the next class in line
+        if self.activation is not None:
+            text += f", activation={self.activation!r}"
+            if self.activation == "leaky_relu":
+                text += f", negative_slope={self.negative_slope}"
+        return text
+
+    def _fused(self) -> dict[str, Any]:
+        return {"activation": self.activation, "negative_slope": self.negative_slope}
+
+
+class _Conv(_Activated):
+    """``_conv_forward`` of the three convolutions: PyTorch's ``forward`` calls it with input, weight and bias."""
+
+    _function: Any
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        module: Any = self
+        if module.padding_mode != "zeros":  # padded by copying; PyTorch serves it
+            out = super()._conv_forward(input, weight, bias)  # type: ignore[misc]  # torch.nn's, the next class in line
+            return activations.apply(out, activations.check(self.activation), self.negative_slope)
+        return type(self)._function(
+            input, weight, bias, module.stride, module.padding, module.dilation, module.groups, **self._fused()
+        )
+
+
+class Conv1d(_Conv, torch.nn.Conv1d):
+    """torch.nn.Conv1d with a fused activation. (N, C, L) -> (N, OC, L')."""
+
+    _function = staticmethod(functional.conv1d)
+
+
+class Conv2d(_Conv, torch.nn.Conv2d):
+    """torch.nn.Conv2d with a fused activation. (N, C, H, W) -> (N, OC, H', W')."""
+
+    _function = staticmethod(functional.conv2d)
+
+
+class Conv3d(_Conv, torch.nn.Conv3d):
+    """torch.nn.Conv3d followed by the activation; PyTorch serves it."""
+
+    _function = staticmethod(functional.conv3d)
+
+
+class _ConvTranspose(_Activated):
+    """``forward`` of the three transposed convolutions."""
+
+    _function: Any
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """The layer's result; ``output_size`` chooses among the sizes that stride > 1 leaves open, as in PyTorch."""
+        module: Any = self
+        output_padding = module._output_padding(
+            input,
+            None if output_size is None else list(output_size),
+            module.stride,
+            module.padding,
+            module.kernel_size,
+            len(module.kernel_size),
+            module.dilation,
+        )
+        return type(self)._function(
+            input, module.weight, module.bias, module.stride, module.padding, output_padding, module.groups,
+            module.dilation, **self._fused(),
+        )  # fmt: skip
+
+
+class ConvTranspose1d(_ConvTranspose, torch.nn.ConvTranspose1d):
+    """torch.nn.ConvTranspose1d with a fused activation. (N, C, L) -> (N, OC, L')."""
+
+    _function = staticmethod(functional.conv_transpose1d)
+
+
+class ConvTranspose2d(_ConvTranspose, torch.nn.ConvTranspose2d):
+    """torch.nn.ConvTranspose2d with a fused activation. (N, C, H, W) -> (N, OC, H', W')."""
+
+    _function = staticmethod(functional.conv_transpose2d)
+
+
+class ConvTranspose3d(_ConvTranspose, torch.nn.ConvTranspose3d):
+    """torch.nn.ConvTranspose3d followed by the activation; PyTorch serves it."""
+
+    _function = staticmethod(functional.conv_transpose3d)
+
+
+class KerasConv2d(Conv2d):
+    """Keras' Conv2D(padding="same") on (N, C, H, W) and PyTorch's weight layout (OC, C / groups, KH, KW).
+
+    The output is ceil(size / stride); of an odd total padding the end gets more: for kernel 3 and stride 2 an even size is
+    padded by (0, 1), which no symmetric ``padding`` of PyTorch gives.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        activation: str | None = None,
+        negative_slope: float = 0.01,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, 0, dilation, groups, bias,
+            activation=activation, negative_slope=negative_slope, device=device, dtype=dtype,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ", padding='same' as Keras"
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, OC, ceil(H / stride), ceil(W / stride))."""
+        begin, out = geometry.same_keras(input.shape[2:], self.kernel_size, self.stride, self.dilation)
+        return functional.conv_geometry(
+            input, self.weight, self.bias, stride=self.stride, pad_begin=begin, out_size=out, dilation=self.dilation,
+            groups=self.groups, **self._fused(),
+        )  # fmt: skip
+
+
+class KerasConvTranspose2d(ConvTranspose2d):
+    """Keras' Conv2DTranspose(padding="same") on (N, C, H, W) and PyTorch's weight layout (C, OC / groups, KH, KW).
+
+    The output is size * stride. For kernel 5 and stride 2 that is PyTorch's padding=1 with the last row and column cut, not
+    padding=2, output_padding=1 (which is shifted by one pixel).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        activation: str | None = None,
+        negative_slope: float = 0.01,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, 0, 0, groups, bias, dilation,
+            activation=activation, negative_slope=negative_slope, device=device, dtype=dtype,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ", padding='same' as Keras"
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, OC, H * stride, W * stride); ``output_size`` is not part of Keras' layer."""
+        if output_size is not None:
+            raise ValueError(f"output_size: KerasConvTranspose2d always gives size * stride, got {output_size!r}")
+        begin, out = geometry.same_keras_transpose(input.shape[2:], self.kernel_size, self.stride, self.dilation)
+        return functional.conv_transpose_geometry(
+            input, self.weight, self.bias, stride=self.stride, pad_begin=begin, out_size=out, dilation=self.dilation,
+            groups=self.groups, **self._fused(),
+        )  # fmt: skip
+
+
+class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
+    """torch.nn.BCEWithLogitsLoss; the target may also be a number, the same for all elements."""
+
+    def forward(self, input: Tensor, target: Tensor | float) -> Tensor:
+        """The loss of logits of any shape, reduced as the module was told."""
+        return functional.binary_cross_entropy_with_logits(
+            input, target, self.weight, pos_weight=self.pos_weight, reduction=self.reduction
+        )

@@ -1,0 +1,17 @@
+"""Registration of gan_fast::conv: schema, backends, fake kernel, derivative."""
+
+from gan_fast.ops import convolution as shared
+from gan_fast.ops.conv import cpu, reference
+from gan_fast.ops.registry import Operator
+
+conv = Operator(
+    "conv",
+    shared.SCHEMA,
+    implementations={"reference": reference.conv, "cpu": cpu.conv},
+    check=shared.make_check("conv", transposed=False),
+    outputs=shared.make_outputs(transposed=False),
+    facts=shared.make_facts(transposed=False),
+    setup_context=shared.setup_context,
+    backward=shared.make_backward(transposed=False),
+    vmap=shared.make_vmap("conv"),
+)

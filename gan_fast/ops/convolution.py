@@ -1,0 +1,265 @@
+"""What the three convolution operators share.
+
+conv, conv_transpose and conv_weight_grad are one bilinear form B(input, weight) seen from three sides; the derivative of each
+is the other two. ``transposed`` tells the first two apart everywhere below. Written out, with g' = g * act'(y), the gradient
+that has passed the activation (fused into the kernels as their *prologue*):
+
+    conv:            y = act(B(x, w) + b)     dx = conv_transpose(g', w)    dw, db = conv_weight_grad(x, g')
+    conv_transpose:  y = act(B'(x, w) + b)    dx = conv(g', w)              dw, db = conv_weight_grad(x, g', transposed)
+    conv_weight_grad: gw = W(x, g)            dx = conv_transpose(g, ggw)   dg = conv(x, ggw) + ggb
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan_fast.ops import _kernels, activation, geometry, layout
+from gan_fast.ops.geometry import Geometry
+from gan_fast.ops.registry import OPERATORS
+
+#: Arguments of conv and conv_transpose, in order; the indices are used by the vmap rule.
+SCHEMA = (
+    "(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] pad_begin, int[] dilation, int groups, "
+    'int[] out_size, str activation="none", float negative_slope=0.01, Tensor? prologue_y=None, '
+    'str prologue_activation="none", float prologue_slope=0.01, str backend="auto") -> Tensor'
+)
+
+
+def as_geometry(
+    stride: Sequence[int], pad_begin: Sequence[int], dilation: Sequence[int], groups: int, out_size: Sequence[int]
+) -> Geometry:
+    """The geometry arguments of an operator as one value."""
+    return Geometry(tuple(stride), tuple(pad_begin), tuple(dilation), groups, tuple(out_size))
+
+
+# ------------------------------------------------------------------------------------------ checks, shapes, facts
+
+
+def check_prologue(op: str, x: Tensor, y: Tensor | None, name: str, slope: float) -> None:
+    """ValueError unless (y, name, slope) can be the prologue of tensor x."""
+    activation.check_fusable(name, slope, "prologue_activation")
+    if (y is None) != (name == "none"):
+        raise ValueError(f"{op}: prologue_y and prologue_activation belong together, got {name!r} and y={y is not None}")
+    if y is not None and y.shape != x.shape:
+        raise ValueError(f"{op}: prologue_y must have shape {tuple(x.shape)}, got {tuple(y.shape)}")
+
+
+def check_same(op: str, **tensors: Tensor | None) -> None:
+    """ValueError unless all tensors share dtype and device."""
+    (first_name, first), *others = ((k, t) for k, t in tensors.items() if t is not None)
+    for name, t in others:
+        if t.dtype != first.dtype or t.device != first.device:
+            raise ValueError(
+                f"{op}: {name} must have the dtype and device of {first_name} ({first.dtype}, {first.device}), "
+                f"got {t.dtype}, {t.device}"
+            )
+
+
+def make_check(op: str, transposed: bool) -> Any:
+    """The check of conv or conv_transpose."""
+
+    def check(
+        input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], pad_begin: Sequence[int],
+        dilation: Sequence[int], groups: int, out_size: Sequence[int], act: str, slope: float,
+        prologue_y: Tensor | None, prologue_activation: str, prologue_slope: float,
+    ) -> None:  # fmt: skip
+        g = as_geometry(stride, pad_begin, dilation, groups, out_size)
+        geometry.check(op, transposed, input.shape, weight.shape, None if bias is None else bias.shape, g)
+        activation.check_fusable(act, slope)
+        check_prologue(op, input, prologue_y, prologue_activation, prologue_slope)
+        check_same(op, input=input, weight=weight, bias=bias, prologue_y=prologue_y)
+
+    return check
+
+
+def make_outputs(transposed: bool) -> Any:
+    """The fake kernel of conv or conv_transpose."""
+
+    def outputs(
+        input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], pad_begin: Sequence[int],
+        dilation: Sequence[int], groups: int, out_size: Sequence[int], *_: object,
+    ) -> Tensor:  # fmt: skip
+        shape = (input.shape[0], geometry.out_channels(weight.shape, groups, transposed), *out_size)
+        return torch.empty(
+            shape, dtype=input.dtype, device=input.device, memory_format=layout.output_format(input, weight)
+        )
+
+    return outputs
+
+
+def make_facts(transposed: bool) -> Any:
+    """What the choice of a backend may ask about a call of conv or conv_transpose."""
+
+    def facts(
+        input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], pad_begin: Sequence[int],
+        dilation: Sequence[int], groups: int, out_size: Sequence[int], *_: object,
+    ) -> dict[str, Any]:  # fmt: skip
+        g = as_geometry(stride, pad_begin, dilation, groups, out_size)
+        return tensor_facts(input, weight.shape, g, transposed)
+
+    return facts
+
+
+def tensor_facts(input: Tensor, weight: Sequence[int], g: Geometry, transposed: bool) -> dict[str, Any]:
+    """:func:`geometry.facts` of a call, with device, dtype and rank."""
+    return {
+        "device": input.device.type,
+        "dtype": input.dtype,
+        "rank": input.dim() - 2,
+        **geometry.facts(transposed, input.shape, weight, g, layout.is_channels_last(input)),
+    }
+
+
+# --------------------------------------------------------------------------------------------------------- kernels
+
+
+def make_cpu(op: str) -> Any:
+    """conv or conv_transpose on the compiled kernel of the same name."""
+
+    def cpu(
+        input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], pad_begin: Sequence[int],
+        dilation: Sequence[int], groups: int, out_size: Sequence[int], act: str, slope: float,
+        prologue_y: Tensor | None, prologue_activation: str, prologue_slope: float,
+    ) -> Tensor:  # fmt: skip
+        g = as_geometry(stride, pad_begin, dilation, groups, out_size)
+        rank = input.dim() - 2
+        memory_format = layout.output_format(input, weight)
+        shape = (input.shape[0], geometry.out_channels(weight.shape, groups, op == "conv_transpose"), *out_size)
+        x, w = layout.to_kernel(input), weight.contiguous()
+        b = None if bias is None else bias.contiguous()
+        py = None if prologue_y is None else layout.to_kernel(prologue_y)
+        out = layout.empty_for_kernel(shape, input)
+        if out.numel():
+            getattr(_kernels.module(), op)(
+                _kernels.DTYPE_CODES[input.dtype],
+                geometry.kernel_code(input.shape, shape, weight.shape[2:], g),
+                _kernels.pointer(x),
+                _kernels.pointer(w),
+                _kernels.pointer(b),
+                _kernels.pointer(out),
+                activation.CODES[act],
+                slope,
+                _kernels.pointer(py),
+                activation.CODES[prologue_activation],
+                prologue_slope,
+                torch.get_num_threads(),
+            )
+        return layout.from_kernel(out, rank, memory_format)
+
+    return cpu
+
+
+# ---------------------------------------------------------------------------------------------------- derivatives
+
+
+def through_activation(g: Tensor, y: Tensor | None, act: str, slope: float, backend: str) -> Tensor:
+    """g * act'(y), or g where there is no activation."""
+    return g if y is None or act == "none" else OPERATORS["act_grad"](g, y, act, slope, backend)
+
+
+def prologue_grads(
+    grad: Tensor | None, g: Tensor, y: Tensor | None, act: str, slope: float, backend: str, want_y: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients with respect to (g, y) of g * act'(y), given the gradient with respect to that product."""
+    if grad is None or y is None or act == "none":
+        return grad, None
+    factor = activation.slope_wrt_output(y, act) if want_y else None
+    return through_activation(grad, y, act, slope, backend), None if factor is None else grad * g * factor
+
+
+def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Saves conv's or conv_transpose's tensors: the output only if an activation needs it."""
+    (input, weight, bias, stride, pad_begin, dilation, groups, out_size, act, slope,
+     prologue_y, prologue_activation, prologue_slope, backend) = inputs  # fmt: skip
+    ctx.save_for_backward(input, weight, output if act != "none" else None, prologue_y)
+    ctx.geometry = as_geometry(stride, pad_begin, dilation, groups, out_size)
+    ctx.epilogue = (act, slope)
+    ctx.prologue = (prologue_activation, prologue_slope)
+    ctx.has_bias = bias is not None
+    ctx.backend = backend
+
+
+def make_backward(transposed: bool) -> Any:
+    """The derivative of conv or conv_transpose, by operators that are differentiable again."""
+    sibling = "conv" if transposed else "conv_transpose"
+
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        grads: list[Tensor | None] = [None] * 14
+        if grad is None:
+            return tuple(grads)
+        input, weight, y, prologue_y = ctx.saved_tensors
+        g: Geometry = ctx.geometry
+        backend: str = ctx.backend
+        need_input, need_weight, need_bias = ctx.needs_input_grad[:3]
+        need_prologue_y = prologue_y is not None and ctx.needs_input_grad[10]
+        size, kernel = list(input.shape[2:]), list(weight.shape[2:])
+        form = (list(g.stride), list(g.pad_begin), list(g.dilation), g.groups)
+        if need_input or need_prologue_y:
+            inner = OPERATORS[sibling](
+                grad, weight, None, *form, size, "none", 0.01, y, *ctx.epilogue, backend
+            )
+            grads[0], grads[10] = prologue_grads(
+                inner, input, prologue_y, *ctx.prologue, backend, want_y=need_prologue_y
+            )
+        if not need_weight:
+            if need_bias and ctx.has_bias:
+                grads[2] = through_activation(grad, y, *ctx.epilogue, backend).sum([0, *range(2, grad.dim())])
+            return tuple(grads)
+        want_bias = need_bias and ctx.has_bias
+        weight_grad = OPERATORS["conv_weight_grad"]
+        if prologue_y is not None and y is None and not want_bias:
+            # W(x', g) = W'(g, x') with the roles swapped: the prologue on x fuses, nothing is materialised.
+            grads[1], _ = weight_grad(
+                grad, input, kernel, *form, not transposed, False, prologue_y, *ctx.prologue, backend
+            )
+        else:
+            x = through_activation(input, prologue_y, *ctx.prologue, backend)
+            grads[1], grad_bias = weight_grad(x, grad, kernel, *form, transposed, want_bias, y, *ctx.epilogue, backend)
+            grads[2] = grad_bias if want_bias else None
+        return tuple(grads)
+
+    return backward
+
+
+def make_vmap(op: str) -> Any:
+    """The batching rule of conv and conv_transpose: into the batch if only activations vary, else into the groups."""
+
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+        x, w, b = args[:3]
+        groups, py = args[6], args[10]
+        x_dim, w_dim, b_dim, y_dim = in_dims[0], in_dims[1], in_dims[2], in_dims[10]
+        size = info.batch_size
+        x = batch_first(x, x_dim, size)
+        py = None if py is None else batch_first(py, y_dim, size)
+        if w_dim is None and b_dim is None:
+            out = OPERATORS[op](
+                x.flatten(0, 1), w, b, *args[3:10], None if py is None else py.flatten(0, 1), *args[11:]
+            )
+            return out.unflatten(0, (size, -1)), 0
+        out = OPERATORS[op](
+            into_channels(x),
+            batch_first(w, w_dim, size).flatten(0, 1),
+            None if b is None else batch_first(b, b_dim, size).flatten(),
+            *args[3:6],
+            groups * size,
+            *args[7:10],
+            None if py is None else into_channels(py),
+            *args[11:],
+        )
+        return out.unflatten(1, (size, -1)), 1
+
+    return vmap
+
+
+def batch_first(x: Tensor, dim: int | None, size: int) -> Tensor:
+    """x with its vmapped axis in front; repeated (without a copy) where it has none."""
+    return x.unsqueeze(0).expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+def into_channels(x: Tensor) -> Tensor:
+    """(B, N, C, ...) -> (N, B * C, ...), the form in which groups keep the B problems apart."""
+    return x.transpose(0, 1).flatten(1, 2)

@@ -1,0 +1,70 @@
+"""Memory order of tensors: the rule for outputs, and the conversion to what the kernels read.
+
+The kernels read dense channels-last memory (N, spatial..., C). The *strides* of every output follow PyTorch's own rule and
+depend on the inputs' sizes and strides only, never on the backend: a module downstream sees what it would see with PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a 4-D tensor's strides say channels-last to PyTorch (``suggest_memory_format`` in its C++ core).
+
+    Of the ambiguous cases (one channel, or one pixel) those that can be read as contiguous are.
+    """
+    if x.dim() != 4:
+        return False
+    size, stride = x.shape, x.stride()
+    if stride[1] == 0:
+        return False
+    least = 0
+    for axis in (1, 3, 2, 0):
+        if size[axis] == 0 or stride[axis] < least:
+            return False
+        if axis == 0 and least == stride[1]:  # N111 with channel stride 1: contiguous by convention
+            return False
+        least = stride[axis]
+        if size[axis] > 1:
+            least = least * size[axis]
+    return True
+
+
+def output_format(*tensors: Tensor) -> torch.memory_format:
+    """Channels-last if one of the tensors (a convolution's input and weight) is, as PyTorch's CPU convolutions do."""
+    if any(is_channels_last(t) for t in tensors):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def to_kernel(x: Tensor) -> Tensor:
+    """x (N, C, H, W) or (N, C, W) as a 4-D tensor, dense in channels-last memory order; a copy only where needed."""
+    if x.dim() == 3:
+        x = x.unsqueeze(2)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def empty_for_kernel(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Uninitialised 4-D tensor in channels-last memory for a kernel to write; ``shape`` as :func:`to_kernel` takes it."""
+    four = (shape[0], shape[1], 1, shape[2]) if len(shape) == 3 else tuple(shape)
+    return torch.empty(four, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def from_kernel(out: Tensor, rank: int, memory_format: torch.memory_format) -> Tensor:
+    """A kernel's output as the operator returns it: ``rank`` spatial axes, the strides of ``memory_format``."""
+    return with_format(out.squeeze(2) if rank == 1 else out, memory_format)
+
+
+def with_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """x with exactly the strides of ``torch.empty(x.shape, memory_format=...)``, copied only if the memory differs.
+
+    The detour over one flat axis normalises the strides of axes of size 1, which PyTorch leaves free otherwise.
+    """
+    if memory_format == torch.channels_last:
+        nhwc = x.permute(0, 2, 3, 1)
+        return nhwc.contiguous().view(-1).view(nhwc.shape).permute(0, 3, 1, 2)
+    return x.contiguous().view(-1).view(x.shape)

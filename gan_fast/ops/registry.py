@@ -1,0 +1,129 @@
+"""How an operator is put together and registered with PyTorch.
+
+An :class:`Operator` has a schema, implementations by backend, one function that gives the outputs' shapes and strides (the
+fake kernel), and one pair of functions for its derivative. That pair serves two callers: ``torch.library`` (eager mode,
+torch.compile, direct ``torch.ops.gan_fast.*`` calls) and, under the transforms of ``torch.func``, a
+``torch.autograd.Function`` with a vmap rule, because operators registered from Python do not pass through those transforms.
+Backward functions call operators through :meth:`Operator.__call__`, so derivatives of any order take the right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan_fast import backends
+
+LIBRARY = torch.library.Library("gan_fast", "DEF")
+
+#: Operators by name, filled as their modules are imported.
+OPERATORS: dict[str, Operator] = {}
+
+
+class Operator:
+    """One operator of the namespace ``gan_fast``; the last argument of every schema is ``str backend="auto"``.
+
+    Args:
+        name: the operator's name.
+        schema: arguments and returns as torch.library takes them, e.g. ``"(Tensor x, str backend='auto') -> Tensor"``.
+        implementations: backend name -> function of all arguments but the last. "reference" is required.
+        check: function of the tensors and parameters, as ``implementations``: raises ValueError for what does not fit.
+        outputs: same arguments: empty outputs of the right shapes, dtypes and strides (the fake kernel).
+        facts: function of all arguments but the last: keyword arguments for :func:`gan_fast.backends.choose`.
+        setup_context: (ctx, inputs, output), saves what backward needs.
+        backward: (ctx, *output gradients, each may be None) -> one gradient or None for each input.
+        vmap: (info, in_dims, *args) -> (outputs, out_dims), the batching rule; without one torch.func.vmap raises.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        schema: str,
+        *,
+        implementations: Mapping[str, Callable[..., Any]],
+        check: Callable[..., None],
+        outputs: Callable[..., Any],
+        facts: Callable[..., dict[str, Any]],
+        setup_context: Callable[..., None],
+        backward: Callable[..., Sequence[Tensor | None]],
+        vmap: Callable[..., tuple[Any, Any]] | None,
+    ) -> None:
+        self.name = name
+        self.implementations = implementations
+        self.facts = facts
+        self._check = check
+        self._outputs = outputs
+        LIBRARY.define(name + schema)
+        qualified = f"gan_fast::{name}"
+        # One kernel for every device: which backend runs is this package's choice, not the dispatcher's.
+        LIBRARY.impl(name, self._run, "CompositeExplicitAutograd")
+        torch.library.register_fake(qualified, self._run_fake, lib=LIBRARY)
+
+        def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            # An output nobody differentiates arrives as None instead of a tensor of zeros: no kernel runs for it.
+            ctx.set_materialize_grads(False)
+            setup_context(ctx, inputs, output)
+
+        torch.library.register_autograd(qualified, backward, setup_context=setup, lib=LIBRARY)
+        self._overload = getattr(torch.ops.gan_fast, name).default
+        self._defaults = tuple(
+            argument.default_value if argument.has_default_value() else None
+            for argument in self._overload._schema.arguments
+        )
+        self._function = _functorch_function(self, setup, backward, vmap)
+        OPERATORS[name] = self
+
+    def __call__(self, *args: Any) -> Any:
+        """The differentiable operator, on ordinary tensors and on those inside torch.func's transforms."""
+        if torch._C._are_functorch_transforms_active():
+            return self._function.apply(*args)
+        return self._overload(*args)
+
+    def _run(self, *args: Any) -> Any:
+        """The kernel that the dispatcher calls, below autograd: checks, chooses a backend, runs it."""
+        *arguments, backend = args + self._defaults[len(args) :]  # the dispatcher drops trailing defaults
+        self._check(*arguments)
+        choice = backends.choose(self.name, backend=backend, **self.facts(*arguments))
+        implementation = self.implementations["reference" if choice.backend == "torch" else choice.backend]
+        device = arguments[0].device.type
+        if torch.is_autocast_enabled(device):
+            # Casting is functional's business; in here autocast would give PyTorch's operations another dtype than ours.
+            with torch.autocast(device, enabled=False):
+                return implementation(*arguments)
+        return implementation(*arguments)
+
+    def _run_fake(self, *args: Any) -> Any:
+        *arguments, _ = args + self._defaults[len(args) :]
+        self._check(*arguments)
+        return self._outputs(*arguments)
+
+
+def _functorch_function(
+    operator: Operator,
+    setup: Callable[..., None],
+    backward_function: Callable[..., Any],
+    vmap_function: Callable[..., tuple[Any, Any]] | None,
+) -> type[torch.autograd.Function]:
+    """The autograd.Function that carries ``operator`` through torch.func.grad, vjp and vmap.
+
+    It has no jvp: forward-mode differentiation raises rather than answering 0.
+    """
+
+    class TransformedOperator(torch.autograd.Function):
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return operator(*args)  # one transform further in; in the end the plain operator
+
+        setup_context = staticmethod(setup)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> Any:
+            return backward_function(ctx, *grads)
+
+    if vmap_function is not None:
+        TransformedOperator.vmap = staticmethod(vmap_function)
+    TransformedOperator.__name__ = f"Transformed_{operator.name}"
+    return TransformedOperator
