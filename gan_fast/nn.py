@@ -3,7 +3,7 @@
 Every class is a subclass of the PyTorch class of the same name: same arguments, attributes, initialisation, state_dict keys
 and results, plus the keyword-only arguments ``activation`` (None, "relu", "leaky_relu", "tanh", "sigmoid"; fused into the
 convolution where a kernel of ours runs) and ``negative_slope``. ``gan_fast.accelerate`` turns an existing PyTorch module into
-one of these by its ``__class__`` and sets the two attributes; the class-level defaults serve modules made that way.
+one of these by its ``__class__``; the class-level defaults of the two attributes serve modules made that way.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ __all__ = [
 ]
 
 
+#: ``forward(..., then=(name, negative_slope))``: the activation of the layer after this one, computed here for this call
+#: instead of the layer's own (which should be None). ``gan_fast.sequential`` calls layers so.
+Then = tuple[str, float] | None
+
+
 class _Activated:
     """The two attributes that our layers add to PyTorch's, and their part of the repr."""
 
@@ -53,22 +58,29 @@ class _Activated:
                 text += f", negative_slope={self.negative_slope}"
         return text
 
-    def _fused(self) -> dict[str, Any]:
-        return {"activation": self.activation, "negative_slope": self.negative_slope}
+    def _fused(self, then: Then) -> dict[str, Any]:
+        name, slope = (self.activation, self.negative_slope) if then is None else then
+        return {"activation": name, "negative_slope": slope}
 
 
 class _Conv(_Activated):
-    """``_conv_forward`` of the three convolutions: PyTorch's ``forward`` calls it with input, weight and bias."""
+    """``forward`` of the three convolutions."""
 
     _function: Any
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, input: Tensor, *, then: Then = None) -> Tensor:
+        """The layer's result; ``then`` stands for the activation layer that follows."""
         module: Any = self
+        return self._conv_forward(input, module.weight, module.bias, then)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None, then: Then = None) -> Tensor:
+        module: Any = self
+        fused = self._fused(then)
         if module.padding_mode != "zeros":  # padded by copying; PyTorch serves it
             out = super()._conv_forward(input, weight, bias)  # type: ignore[misc]  # torch.nn's, the next class in line
-            return activations.apply(out, activations.check(self.activation), self.negative_slope)
+            return activations.apply(out, activations.check(fused["activation"]), fused["negative_slope"])
         return type(self)._function(
-            input, weight, bias, module.stride, module.padding, module.dilation, module.groups, **self._fused()
+            input, weight, bias, module.stride, module.padding, module.dilation, module.groups, **fused
         )
 
 
@@ -95,8 +107,11 @@ class _ConvTranspose(_Activated):
 
     _function: Any
 
-    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """The layer's result; ``output_size`` chooses among the sizes that stride > 1 leaves open, as in PyTorch."""
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None, *, then: Then = None) -> Tensor:
+        """The layer's result; ``output_size`` chooses among the sizes that stride > 1 leaves open, as in PyTorch.
+
+        ``then`` stands for the activation layer that follows.
+        """
         module: Any = self
         output_padding = module._output_padding(
             input,
@@ -109,7 +124,7 @@ class _ConvTranspose(_Activated):
         )
         return type(self)._function(
             input, module.weight, module.bias, module.stride, module.padding, output_padding, module.groups,
-            module.dilation, **self._fused(),
+            module.dilation, **self._fused(then),
         )  # fmt: skip
 
 
@@ -161,12 +176,12 @@ class KerasConv2d(Conv2d):
     def extra_repr(self) -> str:
         return super().extra_repr() + ", padding='same' as Keras"
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, *, then: Then = None) -> Tensor:
         """(N, C, H, W) -> (N, OC, ceil(H / stride), ceil(W / stride))."""
         begin, out = geometry.same_keras(input.shape[2:], self.kernel_size, self.stride, self.dilation)
         return functional.conv_geometry(
             input, self.weight, self.bias, stride=self.stride, pad_begin=begin, out_size=out, dilation=self.dilation,
-            groups=self.groups, **self._fused(),
+            groups=self.groups, **self._fused(then),
         )  # fmt: skip
 
 
@@ -200,14 +215,14 @@ class KerasConvTranspose2d(ConvTranspose2d):
     def extra_repr(self) -> str:
         return super().extra_repr() + ", padding='same' as Keras"
 
-    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None, *, then: Then = None) -> Tensor:
         """(N, C, H, W) -> (N, OC, H * stride, W * stride); ``output_size`` is not part of Keras' layer."""
         if output_size is not None:
             raise ValueError(f"output_size: KerasConvTranspose2d always gives size * stride, got {output_size!r}")
         begin, out = geometry.same_keras_transpose(input.shape[2:], self.kernel_size, self.stride, self.dilation)
         return functional.conv_transpose_geometry(
             input, self.weight, self.bias, stride=self.stride, pad_begin=begin, out_size=out, dilation=self.dilation,
-            groups=self.groups, **self._fused(),
+            groups=self.groups, **self._fused(then),
         )  # fmt: skip
 
 

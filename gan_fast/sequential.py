@@ -104,7 +104,7 @@ class Sequential(torch.nn.Sequential):
                 fused = False
                 continue
             kind = type(child)
-            if kind is Sequential and keep and not _hooked(child):
+            if isinstance(child, Sequential) and kind is Sequential and keep and not _hooked(child):
                 value, channels_last = child._run(value, channels_last)
             elif kind.forward in _FORWARDS:
                 if keep and _is_image(value):
@@ -118,7 +118,7 @@ class Sequential(torch.nn.Sequential):
                 if activation is None:
                     value = child(value)
                 else:
-                    value = child(value, activation=activation[0], negative_slope=activation[1])
+                    value = child(value, then=activation)
                     fused = True
             elif kind in _FORMAT_FREE and not _hooked(child):
                 value = child(value)
