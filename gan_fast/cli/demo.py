@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gan_fast.cli.eval import render
 
 # Mean over the samples of the classifier's largest class probability. Noise and collapsed generators stay well below;
 # a training that works ends well above. Written down from runs with seeds 0 to 2, minus a margin.
@@ -64,10 +67,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {line}")
 
     print(f"\nclassifying {SAMPLES} samples", flush=True)
-    scores = gan_fast.metrics.evaluate(trainer.generator, "digits", samples=SAMPLES, seed=args.seed)
-    for name, value in scores.items():
-        print(f"  {name:<18} {value:.4f}" if isinstance(value, float) else f"  {name:<18} {value}")
-    confidence = float(scores["confidence"])
+    figures = gan_fast.metrics.evaluate(trainer, "digits", n=SAMPLES, seed=args.seed)
+    print(textwrap.indent(render(figures), "  "))
+    confidence = figures["confidence"]
     good = confidence >= CONFIDENCE_BOUND
     print(f"  confidence {confidence:.3f} {'reaches' if good else 'IS BELOW'} the bound {CONFIDENCE_BOUND:.2f}")
 
@@ -127,7 +129,7 @@ def textbook_step(generator: nn.Module, discriminator: nn.Module) -> Callable[[T
     """The training step as GAN tutorials have it, in PyTorch alone: D on real and detached fakes, then G."""
     for_g = torch.optim.Adam(generator.parameters(), lr=LEARNING_RATE, betas=BETAS)
     for_d = torch.optim.Adam(discriminator.parameters(), lr=LEARNING_RATE, betas=BETAS)
-    latent_dim = generator.latent_shape[0]  # type: ignore[index]  # nn.Module says nothing about a model's own attributes
+    (latent_dim,) = generator.latent_shape  # type: ignore[misc]  # nn.Module says nothing about a model's own attributes
 
     def step(real: Tensor) -> tuple[Tensor, Tensor]:
         ones, zeros = torch.ones(len(real), 1), torch.zeros(len(real), 1)

@@ -145,7 +145,7 @@ def _choices() -> list[dict[str, str]]:
 
     calls: list[tuple[str, str, dict[str, Any]]] = []
     for op, words, inner, outer, kernel, stride, size, batch in TYPICAL_CONVOLUTIONS:
-        facts = {
+        facts: dict[str, Any] = {
             "rank": 2,
             "mflop": 2e-6 * batch * size**2 * kernel**2 * inner * outer,
             "groups": 1,
