@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,9 +53,8 @@ def locked(path: Path) -> Iterator[None]:
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     """Call ``write`` with a temporary name beside ``path``, then rename: readers see the old or the whole new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=path.name + ".", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # Not mkstemp, which would keep the file from every other user of a shared cache.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         write(temporary)
         os.replace(temporary, path)

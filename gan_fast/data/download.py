@@ -109,8 +109,9 @@ def _from_mirror(file: RemoteFile, url: str, part: Path, timeout: float) -> None
         _MirrorFailed: it did not come to that. What was received stays for the next mirror if it can be of use.
     """
     trouble = "the answer ended early"
+    inherited = part.exists()  # bytes of an earlier process or mirror: if the sum is wrong, they may be the reason
     for _ in range(_ATTEMPTS):
-        before = part.stat().st_size if part.exists() else 0
+        before = _size(part)
         if before < file.size:
             try:
                 _receive(file, url, part, before, timeout)
@@ -118,13 +119,18 @@ def _from_mirror(file: RemoteFile, url: str, part: Path, timeout: float) -> None
                 raise _MirrorFailed(f"HTTP {error.code} {error.reason}") from error
             except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
                 trouble = str(getattr(error, "reason", "") or error or type(error).__name__)
-        have = part.stat().st_size if part.exists() else 0
+        have = _size(part)
         if have >= file.size:
-            _verify(file, part)
-            return
-        if have <= before:  # nothing came: a second try of the same kind will hardly do better
+            wrong = _difference(file, part)
+            if not wrong:
+                return
+            part.unlink()  # nothing can be resumed from it
+            if not inherited:
+                raise _MirrorFailed(wrong)
+            inherited, trouble = False, wrong
+        elif have <= before:  # nothing came: a second try of the same kind will hardly do better
             break
-    raise _MirrorFailed(f"{trouble} ({part.stat().st_size if part.exists() else 0} of {file.size} bytes)")
+    raise _MirrorFailed(f"{trouble} ({_size(part)} of {file.size} bytes)")
 
 
 def _receive(file: RemoteFile, url: str, part: Path, start: int, timeout: float) -> None:
@@ -133,34 +139,46 @@ def _receive(file: RemoteFile, url: str, part: Path, start: int, timeout: float)
     if start:
         request.add_header("Range", f"bytes={start}-")
     with urllib.request.urlopen(request, timeout=timeout) as answer:
-        resumed = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-        if not resumed:
-            if answer.status == 206:
-                raise ConnectionError(
-                    f"answered with the range {answer.headers.get('Content-Range')!r}, asked from {start}"
-                )
-            start = 0
+        resumed = answer.status == 206
+        if resumed and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            raise ConnectionError(f"sent the range {answer.headers.get('Content-Range')!r}, asked from {start}")
+        start = start if resumed else 0
+        announced = answer.headers.get("Content-Length", "")
+        if announced.isdigit() and start + int(announced) != file.size:
+            # Before a byte of it is kept: a login or error page must not become the beginning of a partial file.
+            raise ConnectionError(
+                f"offers {start + int(announced)} bytes, the file has {file.size}: another file or a page"
+            )
         with (
             open(part, "ab" if resumed else "wb") as out,
             tqdm(total=file.size, initial=start, desc=file.name, unit="B", unit_scale=True, disable=None) as bar,
         ):
             # One byte past the promised size is enough to know that this is another file.
-            while start <= file.size and (block := answer.read(min(_BLOCK, file.size + 1 - start))):
+            while start <= file.size and (block := _read(answer, min(_BLOCK, file.size + 1 - start))):
                 out.write(block)
                 start += len(block)
                 bar.update(len(block))
 
 
-def _verify(file: RemoteFile, part: Path) -> None:
-    """Check size and sha256; a wrong file is removed, because nothing can be resumed from it."""
-    size = part.stat().st_size
+def _read(answer: http.client.HTTPResponse, count: int) -> bytes:
+    try:
+        return answer.read(count)
+    except OSError as error:  # TLS errors too; kept apart from those of writing, which no other mirror would cure
+        raise ConnectionError(str(error)) from error
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _difference(file: RemoteFile, part: Path) -> str:
+    """In what `part` differs from the published file; "" if in nothing."""
+    if _size(part) != file.size:
+        return f"sent more than the {file.size} bytes that the file has: another file or an error page"
     digest = hashlib.sha256()
     with open(part, "rb") as content:
         while block := content.read(1 << 20):
             digest.update(block)
-    if size == file.size and digest.hexdigest() == file.sha256:
-        return
-    part.unlink()
-    if size != file.size:
-        raise _MirrorFailed(f"sent more than the {file.size} bytes that the file has: another file or an error page")
-    raise _MirrorFailed(f"sha256 is {digest.hexdigest()}, expected {file.sha256}: damaged, or another file")
+    if digest.hexdigest() != file.sha256:
+        return f"sha256 is {digest.hexdigest()}, expected {file.sha256}: damaged, or another file"
+    return ""

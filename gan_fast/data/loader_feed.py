@@ -97,7 +97,7 @@ class LoaderFeed(Feed):
         return self._iterator
 
     def next(self) -> Tensor:
-        iterator = self._iterator or self._start_pass()
+        iterator = self._start_pass() if self._iterator is None else self._iterator
         for _ in range(2):
             try:
                 batch = batch_of(next(iterator), self.name)
