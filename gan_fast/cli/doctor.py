@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-OPENMP_LIBRARY = re.compile(r"\blib(gomp|iomp5|omp5?)[-.\w]*\.(so|dylib|dll)[.\d]*$")
+OPENMP_LIBRARY = re.compile(r"\blib(gomp|iomp5|omp5?)(-\w+)?\.(so|dylib|dll)[.\d]*$")
 
 # Typical calls: (operator, in words, in channels, out channels, kernel, stride, size of the smaller side, batch).
 TYPICAL_CONVOLUTIONS = (
