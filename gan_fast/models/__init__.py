@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from gan_fast.models import dcgan28, dcgan64, keras_mnist
+from gan_fast.models._common import record_origin
 
 __all__ = ["build", "dcgan28", "dcgan64", "keras_mnist", "names", "options"]
 
@@ -51,7 +52,8 @@ def build(name: str, **settings: Any) -> tuple[nn.Module, nn.Module]:
         settings: what `options(name)` lists; `nz` and `z_dim` mean `latent_dim`, `nc` means `channels`.
 
     Returns:
-        (G, D). G carries `latent_shape` and `sample_shape`, both without the batch dimension.
+        (G, D). G carries `latent_shape` and `sample_shape`, both without the batch dimension. Both carry
+        `built_from`, the name and options that make such a pair again; a run folder stores it.
 
     Raises:
         ValueError: an unknown name (the message lists the near ones), or a value that the model cannot take.
@@ -69,7 +71,7 @@ def build(name: str, **settings: Any) -> tuple[nn.Module, nn.Module]:
         if target in chosen:
             raise TypeError(f"{key}: {target} was given twice, under two names")
         chosen[target] = value
-    return builder(**chosen)
+    return record_origin(builder(**chosen), name, {**known, **chosen})
 
 
 def _builder(name: str) -> Callable[..., tuple[nn.Module, nn.Module]]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 from torch import Tensor, nn
 
-__all__ = ["check_images", "check_latents", "check_sizes", "dcgan_init"]
+__all__ = ["check_images", "check_latents", "check_sizes", "dcgan_init", "record_origin"]
+
+Networks = TypeVar("Networks", bound=tuple[nn.Module, nn.Module])
 
 
 def check_sizes(**sizes: int) -> None:
@@ -30,6 +34,13 @@ def check_latents(z: Tensor, latent_dim: int) -> Tensor:
     if z.dim() < 2 or z.shape[1] != latent_dim or any(size != 1 for size in z.shape[2:]):
         raise ValueError(f"z: got shape {tuple(z.shape)}, expected (N, {latent_dim}) or (N, {latent_dim}, 1, 1)")
     return z.reshape(z.shape[0], latent_dim)
+
+
+def record_origin(networks: Networks, name: str, options: dict[str, Any]) -> Networks:
+    """Note on each network what `gan_fast.models.build` has to be called with to make the pair again; returns them."""
+    for network in networks:
+        network.__dict__["built_from"] = {"model": name, "options": dict(options)}
+    return networks
 
 
 def dcgan_init(network: nn.Module) -> None:

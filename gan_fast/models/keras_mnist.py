@@ -19,13 +19,14 @@ output, read in that order, is a channels_last tensor without any copy.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gan_fast import functional
-from gan_fast.models._common import check_images, check_latents, check_sizes
+from gan_fast.models._common import check_images, check_latents, check_sizes, record_origin
 from gan_fast.nn import KerasConv2d, KerasConvTranspose2d
 
 __all__ = ["Discriminator", "Generator", "build", "from_keras", "to_keras"]
@@ -145,7 +146,15 @@ def from_keras(
         g_arrays[7].shape[0],
         d_arrays[1].shape[0],
     )
-    generator, discriminator = build(latent_dim, channels, ngf, ndf, activation, negative_slope)
+    options: dict[str, Any] = {
+        "latent_dim": latent_dim,
+        "channels": channels,
+        "ngf": ngf,
+        "ndf": ndf,
+        "activation": activation,
+        "negative_slope": negative_slope,
+    }
+    generator, discriminator = record_origin(build(**options), "keras_mnist", options)
     _load(generator, g_arrays, "g_weights")
     _load(discriminator, d_arrays, "d_weights")
     return generator, discriminator
