@@ -84,23 +84,26 @@ void pack_channels_impl(const PackChannels<T>& job) {
   constexpr int lanes = VecOf<T>::lanes;
   for (int64_t j = 0; j < job.columns; ++j) {
     const int64_t column = job.first + j * job.step;
-    T* out = job.out + j * job.out_pixel;
-    int64_t c = 0;
-    if (job.input != nullptr && column >= 0 && column < job.width) {
-      const T* in = job.input + column * job.pixel_stride;
-      const T* y = ACT == kNone ? nullptr : job.prologue_y + column * job.pixel_stride;
-      for (; c + lanes <= job.channels; c += lanes) {
-        Vec<T> value = load<T>(in + c);
-        if constexpr (ACT != kNone) value = act_backward<ACT>(value, load<T>(y + c), job.prologue_slope);
-        store<T>(out + c, value);
-      }
-      for (; c < job.channels; ++c) {
-        Vec<T> value = splat<T>(in[c]);
-        if constexpr (ACT != kNone) value = act_backward<ACT>(value, splat<T>(y[c]), job.prologue_slope);
-        out[c] = value[0];
+    const bool inside = job.input != nullptr && column >= 0 && column < job.width;
+    const T* in = inside ? job.input + column * job.pixel_stride : nullptr;
+    const T* y = ACT == kNone || !inside ? nullptr : job.prologue_y + column * job.pixel_stride;
+    T* block = job.out + j * job.out_pixel;
+    for (int64_t c = 0; c < job.channels; c += job.packed, block += job.out_block) {
+      const int64_t valid = inside ? (job.channels - c < job.packed ? job.channels - c : job.packed) : 0;
+      // Pixels are written in order, so what a whole vector writes too far is overwritten by the next pixel.
+      for (int64_t v = 0; v < job.packed; v += lanes) {
+        const int64_t left = valid - v;
+        Vec<T> value{};
+        if (left > 0) {
+          value = left >= lanes ? load<T>(in + c + v) : load_first<T>(in + c + v, left);
+          if constexpr (ACT != kNone) {
+            value = act_backward<ACT>(value, left >= lanes ? load<T>(y + c + v) : load_first<T>(y + c + v, left),
+                                      job.prologue_slope);
+          }
+        }
+        store<T>(block + v, value);
       }
     }
-    for (; c < job.packed; ++c) out[c] = T(0);
   }
 }
 

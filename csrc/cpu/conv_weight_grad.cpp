@@ -60,7 +60,7 @@ struct Problem {
 
   // Fills a line of packed pixels of one operand; `row` may lie outside, columns too.
   void pack_line(const Operand<T>& operand, int64_t image, int64_t row, int64_t first, int64_t step, int64_t columns,
-                 int64_t channel, int64_t channels, int64_t packed, T* out, int64_t out_pixel) const {
+                 int64_t channel, int64_t channels, int64_t packed, T* out, int64_t out_pixel, int64_t out_block) const {
     const bool inside = row >= 0 && row < operand.h;
     const int64_t offset = (image * operand.h + row) * operand.w * operand.all_channels + channel;
     PackChannels<T> job{};
@@ -75,6 +75,7 @@ struct Problem {
     job.packed = packed;
     job.out = out;
     job.out_pixel = out_pixel;
+    job.out_block = out_block;
     job.prologue_activation = prologue.activation;
     job.prologue_slope = static_cast<T>(prologue.slope);
     run.pack_channels(job);
@@ -138,9 +139,9 @@ void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
                                   });
   const int64_t tile_rows = tile.t + axis_y.span - 1, tile_columns = tile.u + axis_x.span - 1;
   const int64_t a_image = planes * tile_rows * tile_columns * rows;
-  const int64_t a_block = tile.images * a_image + 16;  // 16: keeps blocks off multiples of 4 KB
+  const int64_t a_block = tile.images * a_image + p.lanes;  // slack; and keeps blocks off multiples of 4 KB
   const int64_t b_image = tile.t * tile.u * p.lanes;
-  const int64_t b_block = tile.images * b_image + 16;
+  const int64_t b_block = tile.images * b_image + p.lanes;
 
   const int64_t range_sums = n_step * p.taps * m_step * block_sums;
   T* const partial = static_cast<T*>(scratch(kPartialSums, ranges * splits * range_sums * sizeof(T)));
@@ -161,24 +162,20 @@ void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
         for (int64_t u = 0; u < p.dense.w; u += tile.u) {
           const int64_t lines = std::min(tile.t, p.dense.h - t), length = std::min(tile.u, p.dense.w - u);
           for (int64_t i = 0; i < images; ++i) {
-            for (int64_t m = m_first; m < m_last; ++m) {
-              const int64_t channel = m * rows, channels = std::min(rows, m_channels - channel);
-              for (int64_t plane = 0; plane < planes; ++plane) {
-                const int64_t py = plane / axis_x.planes, px = plane % axis_x.planes;
-                for (int64_t r = 0; r < lines + axis_y.span - 1; ++r) {
-                  p.pack_line(p.gathered, image + i, (t + r) * axis_y.planes + py - axis_y.lead,
-                              u * axis_x.planes + px - axis_x.lead, axis_x.planes, length + axis_x.span - 1,
-                              group * m_channels + channel, channels, rows,
-                              a + (m - m_first) * a_block + i * a_image + (plane * tile_rows + r) * tile_columns * rows, rows);
-                }
+            const int64_t m_channel = m_first * rows, n_channel = n_first * p.lanes;
+            for (int64_t plane = 0; plane < planes; ++plane) {
+              const int64_t py = plane / axis_x.planes, px = plane % axis_x.planes;
+              for (int64_t r = 0; r < lines + axis_y.span - 1; ++r) {
+                p.pack_line(p.gathered, image + i, (t + r) * axis_y.planes + py - axis_y.lead,
+                            u * axis_x.planes + px - axis_x.lead, axis_x.planes, length + axis_x.span - 1,
+                            group * m_channels + m_channel, std::min(m_last * rows, m_channels) - m_channel, rows,
+                            a + i * a_image + (plane * tile_rows + r) * tile_columns * rows, rows, a_block);
               }
             }
-            for (int64_t n = n_first; n < n_last; ++n) {
-              const int64_t channel = n * p.lanes, channels = std::min(p.lanes, n_channels - channel);
-              for (int64_t r = 0; r < lines; ++r) {
-                p.pack_line(p.dense, image + i, t + r, u, 1, length, group * n_channels + channel, channels, p.lanes,
-                            b + (n - n_first) * b_block + i * b_image + r * tile.u * p.lanes, p.lanes);
-              }
+            for (int64_t r = 0; r < lines; ++r) {
+              p.pack_line(p.dense, image + i, t + r, u, 1, length, group * n_channels + n_channel,
+                          std::min(n_last * p.lanes, n_channels) - n_channel, p.lanes,
+                          b + i * b_image + r * tile.u * p.lanes, p.lanes, b_block);
             }
           }
           OuterJob<T> job{};
@@ -216,13 +213,16 @@ void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
     const int64_t m = task % m_blocks, n = task / m_blocks % n_blocks, group = task / m_blocks / n_blocks;
     const int64_t range = (group * m_ranges + m / m_step) * n_ranges + n / n_step;
     const int64_t n_valid = std::min(p.lanes, n_channels - n * p.lanes), m_valid = std::min(rows, m_channels - m * rows);
-    for (int64_t tap = 0; tap < p.taps; ++tap) {
-      const T* sums = partial + range * range_sums + ((n % n_step * p.taps + tap) * m_step + m % m_step) * block_sums;
+    const T* block = partial + range * range_sums + (n % n_step * p.taps * m_step + m % m_step) * block_sums;
+    // The output is written line by line; the sums of one block, read across, stay in L1 and L2 meanwhile.
+    for (int64_t j = 0; j < n_valid; ++j) {
+      T* out = grad_weight + ((group * n_channels + n * p.lanes + j) * m_channels + m * rows) * p.taps;
       for (int64_t i = 0; i < m_valid; ++i) {
-        for (int64_t j = 0; j < n_valid; ++j) {
-          T sum = sums[i * p.lanes + j];
-          for (int64_t split = 1; split < splits; ++split) sum += sums[split * ranges * range_sums + i * p.lanes + j];
-          grad_weight[((group * n_channels + n * p.lanes + j) * m_channels + m * rows + i) * p.taps + tap] = sum;
+        for (int64_t tap = 0; tap < p.taps; ++tap) {
+          const T* sums = block + tap * m_step * block_sums + i * p.lanes + j;
+          T sum = sums[0];
+          for (int64_t split = 1; split < splits; ++split) sum += sums[split * ranges * range_sums];
+          out[i * p.taps + tap] = sum;
         }
       }
     }
@@ -266,7 +266,7 @@ void folded_weight_grad(const Problem<T>& p, bool gathered_is_few, T* grad_weigh
   const int64_t slack = p.lanes;
   const int64_t few_elements = image_rows(tile.t) * few_columns * channels + slack;
   const int64_t a_elements = tile.t * tile.u * a_pixel + slack;
-  const int64_t b_block = tile.t * tile.u * p.lanes + 16;
+  const int64_t b_block = tile.t * tile.u * p.lanes + p.lanes;
   const int64_t split_sums = n_blocks * a_pixel * p.lanes;
   T* const partial = static_cast<T*>(scratch(kPartialSums, splits * split_sums * sizeof(T)));
 
@@ -291,7 +291,7 @@ void folded_weight_grad(const Problem<T>& p, bool gathered_is_few, T* grad_weigh
             if (skip >= used_columns) continue;
             p.pack_line(few, n, at / fold_y.spread, (column + skip) / fold_x.spread, 1,
                         ceil_div(used_columns - skip, fold_x.spread), 0, channels, channels,
-                        image + (r * few_columns + skip) * channels, fold_x.spread * channels);
+                        image + (r * few_columns + skip) * channels, fold_x.spread * channels, 0);
           }
           for (int64_t r = 0; r < lines; ++r) {
             FoldLine<T> fold{};
@@ -306,10 +306,7 @@ void folded_weight_grad(const Problem<T>& p, bool gathered_is_few, T* grad_weigh
             fold.to = a + r * tile.u * a_pixel;
             fold.to_pixel = a_pixel;
             p.run.fold_line(fold);
-            for (int64_t block = 0; block < n_blocks; ++block) {
-              p.pack_line(wide, n, t + r, u, 1, length, block * p.lanes, std::min(p.lanes, wide.channels - block * p.lanes),
-                          p.lanes, b + block * b_block + r * tile.u * p.lanes, p.lanes);
-            }
+            p.pack_line(wide, n, t + r, u, 1, length, 0, wide.channels, p.lanes, b + r * tile.u * p.lanes, p.lanes, b_block);
           }
           OuterJob<T> job{};
           job.a_line = tile.u * a_pixel;

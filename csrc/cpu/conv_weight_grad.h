@@ -27,7 +27,8 @@ struct OuterJob {
   bool narrow;  // the second vector of b is padding
 };
 
-// One line of pixels into [pixel][packed channels]: `channels` of them copied, the rest up to `packed` zero.
+// One line of pixels into [block][pixel][packed channels]: `channels` in all, the rest of the last block zero. Whole vectors are
+// written: a block needs a vector of slack at its end.
 template <class T>
 struct PackChannels {
   const T* input;       // first channel of the input line, or null: outside, write zeros
@@ -36,7 +37,7 @@ struct PackChannels {
   int64_t first, step, width;  // as in PackRow
   int64_t columns, channels, packed;
   T* out;
-  int64_t out_pixel;
+  int64_t out_pixel, out_block;
   int prologue_activation;
   T prologue_slope;
 };

@@ -49,18 +49,17 @@ void pack_row_impl(const PackRow<T>& row) {
         store<T>(out + v, value);
       }
     }
-    if (rest != 0) {
-      T in_rest[kChannelBlock] = {};
-      T y_rest[kChannelBlock] = {};
-      for (int64_t c = 0; c < rest; ++c) in_rest[c] = in[whole * kChannelBlock + c];
-      if constexpr (ACT != kNone) {
-        for (int64_t c = 0; c < rest; ++c) y_rest[c] = y[whole * kChannelBlock + c];
+    for (int64_t v = 0; rest != 0 && v < kChannelBlock; v += lanes) {
+      const int64_t left = rest - v;
+      const int64_t c = whole * kChannelBlock + v;
+      Vec<T> value{};
+      if (left > 0) {
+        value = left >= lanes ? load<T>(in + c) : load_first<T>(in + c, left);
+        if constexpr (ACT != kNone) {
+          value = act_backward<ACT>(value, left >= lanes ? load<T>(y + c) : load_first<T>(y + c, left), row.prologue_slope);
+        }
       }
-      for (int v = 0; v < kChannelBlock; v += lanes) {
-        Vec<T> value = load<T>(in_rest + v);
-        if constexpr (ACT != kNone) value = act_backward<ACT>(value, load<T>(y_rest + v), row.prologue_slope);
-        store<T>(out + v, value);
-      }
+      store<T>(out + v, value);
     }
   }
 }
@@ -125,33 +124,46 @@ GF_INLINE void multiply_block(const GemmJob<T>& job, const int64_t* run_in, T* s
   }
 }
 
-template <int ACT, class T>
+// FULL: every lane of both vectors (of one, if NV is 1) is an output channel.
+template <int ACT, int NV, bool FULL, class T>
 void store_block(const GemmJob<T>& job, const int64_t* run_out, const T* sums, int runs) {
   constexpr int lanes = VecOf<T>::lanes;
+  Vec<T> bias[NV];
+  for (int v = 0; v < NV; ++v) bias[v] = job.bias == nullptr ? Vec<T>{} : load<T>(job.bias + v * lanes);
+  const int64_t left = job.out_lanes - (NV - 1) * lanes;
   for (int r = 0; r < runs; ++r) {
     if (run_out[r] < 0) continue;
-    for (int i = 0; i < job.run_length; ++i) {
-      T* out = job.output + run_out[r] + i * job.out_pixel_stride;
-      const T* sum = sums + (r * job.run_length + i) * 2 * lanes;
-      for (int v = 0; v < 2; ++v) {
-        const int64_t left = job.out_lanes - v * lanes;
-        if (left <= 0) break;
-        Vec<T> value = load<T>(sum + v * lanes);
-        if (job.bias != nullptr) value += load<T>(job.bias + v * lanes);
-        value = activate<ACT>(value, job.slope);
-        if (left >= lanes) {
-          if (job.stream) {
-            store_stream<T>(out + v * lanes, value);
-          } else {
-            store<T>(out + v * lanes, value);
-          }
+    T* out = job.output + run_out[r];
+    const T* sum = sums + r * job.run_length * 2 * lanes;
+    for (int i = 0; i < job.run_length; ++i, out += job.out_pixel_stride, sum += 2 * lanes) {
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) {
+        const Vec<T> value = activate<ACT>(load<T>(sum + v * lanes) + bias[v], job.slope);
+        if (!FULL && v == NV - 1) {
+          store_first<T>(out + v * lanes, value, left);
+        } else if (FULL && job.stream) {
+          store_stream<T>(out + v * lanes, value);
         } else {
-          T part[lanes];
-          store<T>(part, value);
-          for (int64_t c = 0; c < left; ++c) out[v * lanes + c] = part[c];
+          store<T>(out + v * lanes, value);
         }
       }
     }
+  }
+}
+
+template <int NV, bool FULL, class T>
+void finish_block(const GemmJob<T>& job, const int64_t* run_out, const T* sums, int runs) {
+  switch (job.activation) {
+    case kRelu:
+      return store_block<kRelu, NV, FULL>(job, run_out, sums, runs);
+    case kLeakyRelu:
+      return store_block<kLeakyRelu, NV, FULL>(job, run_out, sums, runs);
+    case kTanh:
+      return store_block<kTanh, NV, FULL>(job, run_out, sums, runs);
+    case kSigmoid:
+      return store_block<kSigmoid, NV, FULL>(job, run_out, sums, runs);
+    default:
+      return store_block<kNone, NV, FULL>(job, run_out, sums, runs);
   }
 }
 
@@ -163,22 +175,10 @@ void gemm_blocks(const GemmJob<T>& job) {
     T* sums = job.sums + b * block_sums;
     multiply_block<L, NV>(job, job.run_in + b * R, sums);
     if (!job.finish) continue;
-    const int64_t* run_out = job.run_out + b * R;
-    switch (job.activation) {
-      case kRelu:
-        store_block<kRelu>(job, run_out, sums, R);
-        break;
-      case kLeakyRelu:
-        store_block<kLeakyRelu>(job, run_out, sums, R);
-        break;
-      case kTanh:
-        store_block<kTanh>(job, run_out, sums, R);
-        break;
-      case kSigmoid:
-        store_block<kSigmoid>(job, run_out, sums, R);
-        break;
-      default:
-        store_block<kNone>(job, run_out, sums, R);
+    if (job.out_lanes == NV * VecOf<T>::lanes) {
+      finish_block<NV, true>(job, job.run_out + b * R, sums, R);
+    } else {
+      finish_block<NV, false>(job, job.run_out + b * R, sums, R);
     }
   }
 #if GF_VECTOR_BYTES > 16
@@ -263,14 +263,32 @@ GF_INLINE void few_groups(const FewJob<T>& job, const T* tile, Vec<T>* sums) {
   }
 }
 
-template <class T>
-GF_INLINE T sum_lanes(Vec<T> v) {
-  T part[VecOf<T>::lanes];
-  store<T>(part, v);
-  for (int width = VecOf<T>::lanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) part[i] += part[i + width];
+// One step of a transposing tree: halves the lanes that each sum still occupies, so that two vectors fit into one.
+template <int HALF, class T>
+GF_INLINE Vec<T> fold_pair(Vec<T> a, Vec<T> b) {
+  constexpr int lanes = VecOf<T>::lanes;
+  decltype(a < b) low{}, high{};
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes; ++i) {
+    // In each group of 2 * HALF lanes, the result's first half comes from a, its second from b.
+    const int group = i / (2 * HALF) * (2 * HALF);
+    const int within = i % HALF;
+    const int source = i % (2 * HALF) < HALF ? 0 : lanes;
+    low[i] = source + group + within;
+    high[i] = source + group + within + HALF;
   }
-  return part[0];
+  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+}
+
+// Lane i of the result is the sum of all lanes of v[i] (HALF = lanes / 2): two shuffles and an add per vector, where a horizontal
+// sum of each would take a dozen.
+template <int HALF, class T>
+GF_INLINE Vec<T> sum_each(const Vec<T>* v) {
+  if constexpr (HALF == 0) {
+    return v[0];
+  } else {
+    return fold_pair<HALF, T>(sum_each<HALF / 2, T>(v), sum_each<HALF / 2, T>(v + HALF));
+  }
 }
 
 template <int P, class T>
@@ -278,13 +296,12 @@ void few_segments(const FewJob<T>& job) {
   constexpr int lanes = VecOf<T>::lanes;
   constexpr int vectors = (P + lanes - 1) / lanes;
   for (int64_t s = 0; s < job.segments; ++s) {
-    Vec<T> sums[P];
-    for (int i = 0; i < P; ++i) sums[i] = Vec<T>{};
+    Vec<T> sums[vectors * lanes];
+    for (int i = 0; i < vectors * lanes; ++i) sums[i] = Vec<T>{};
     few_groups<P>(job, job.tile + job.segment_in[s], sums);
-    T values[vectors * lanes] = {};
-    for (int i = 0; i < P; ++i) values[i] = sum_lanes<T>(sums[i]);
+    T values[vectors * lanes];
     for (int v = 0; v < vectors; ++v) {
-      Vec<T> value = load<T>(values + v * lanes) + job.bias;
+      const Vec<T> value = sum_each<lanes / 2, T>(sums + v * lanes) + job.bias;
       store<T>(values + v * lanes, activate(value, job.slope, job.activation));
     }
     T* out = job.output + job.segment_out[s];

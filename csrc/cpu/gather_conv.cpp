@@ -200,6 +200,7 @@ WeightStrides weight_strides(const ConvGeometry& g, bool transposed) {
 template <class T>
 void pack_weights(const Call<T>& call, const WeightStrides& strides, const T* weight, T* packed, int threads) {
   const int64_t units = call.few ? 1 : call.out_blocks;
+  const int64_t all_taps = call.g.kernel_h * call.g.kernel_w;
   parallel_tasks(call.g.groups * units * call.in_blocks, threads, [&](int64_t task) {
     const int64_t block = task % call.in_blocks;
     const int64_t unit = task / call.in_blocks % units;
@@ -208,6 +209,24 @@ void pack_weights(const Call<T>& call, const WeightStrides& strides, const T* we
     const int64_t channels = std::min(kChannelBlock, call.in_channels - first);
     const T* from = weight + group * strides.group;
     T* to = packed + group * call.weights_per_group;
+    // The weights of this block, [channel][lane][tap]: read in the order in which they lie, since gathering lanes straight from
+    // torch's layout (strides that are powers of two) would evict each cache line before its next use.
+    const int64_t first_out = unit * call.lanes;
+    T* lines = nullptr;
+    if (!call.few) {
+      lines = static_cast<T*>(scratch(kTileA, channels * call.lanes * all_taps * sizeof(T)));
+      const int64_t valid = std::min(call.lanes, call.out_channels - first_out);
+      for (int64_t o = 0; o < call.lanes; ++o) {
+        for (int64_t c = 0; c < channels; ++c) {
+          T* line = lines + (c * call.lanes + o) * all_taps;
+          if (o < valid) {
+            std::copy_n(from + (first_out + o) * strides.out + (first + c) * strides.in, all_taps, line);
+          } else {
+            std::fill_n(line, all_taps, T(0));
+          }
+        }
+      }
+    }
     for (const Phase& phase : call.phases) {
       const int64_t taps = static_cast<int64_t>(phase.taps.size());
       if (call.few) {
@@ -226,15 +245,12 @@ void pack_weights(const Call<T>& call, const WeightStrides& strides, const T* we
         }
         continue;
       }
-      const int64_t first_out = unit * call.lanes;
-      const int64_t valid = std::min(call.lanes, call.out_channels - first_out);
       T* panel = to + (phase.depth_before * call.out_blocks + unit * taps * call.in_channels) * call.lanes;
       for (int64_t t = 0; t < taps; ++t) {
-        const T* tap = from + first_out * strides.out + phase.taps[t].kernel;
-        for (int64_t c = first; c < first + channels; ++c) {
-          T* out = panel + (t * call.in_channels + c) * call.lanes;
-          for (int64_t o = 0; o < valid; ++o) out[o] = tap[o * strides.out + c * strides.in];
-          for (int64_t o = valid; o < call.lanes; ++o) out[o] = T(0);
+        for (int64_t c = 0; c < channels; ++c) {
+          const T* line = lines + c * call.lanes * all_taps + phase.taps[t].kernel;
+          T* out = panel + (t * call.in_channels + first + c) * call.lanes;
+          for (int64_t o = 0; o < call.lanes; ++o) out[o] = line[o * all_taps];
         }
       }
     }

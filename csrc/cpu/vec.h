@@ -39,6 +39,29 @@ inline __attribute__((always_inline)) Vec<T> splat(T x) {
   return x - Vec<T>{};
 }
 
+// The first `count` lanes (0 < count < lanes), the others zero; memory behind them is not touched.
+template <class T>
+inline __attribute__((always_inline)) Vec<T> load_first(const T* p, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p));
+  }
+#endif
+  Vec<T> v{};
+  for (int64_t i = 0; i < count; ++i) v[i] = p[i];
+  return v;
+}
+
+template <class T>
+inline __attribute__((always_inline)) void store_first(T* p, Vec<T> v, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    return _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), reinterpret_cast<__m512>(v));
+  }
+#endif
+  for (int64_t i = 0; i < count; ++i) p[i] = v[i];
+}
+
 // Writes around the cache; p must be aligned to the vector. For outputs that are far larger than the cache.
 template <class T>
 inline __attribute__((always_inline)) void store_stream(T* p, Vec<T> v) {
