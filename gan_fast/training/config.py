@@ -1,0 +1,158 @@
+"""The settings of a training: checks, the dictionary that goes into ``config.json``, and the comparison for a
+resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from .errors import ConfigMismatchError
+
+__all__ = ["PRECISIONS", "RunSettings", "TrainingSettings", "compare", "near", "resolve_device"]
+
+PRECISIONS = ("fp32", "bf16", "tf32", "fp16")
+_CUDA_ONLY = ("tf32", "fp16")
+
+
+def near(word: object, choices: Iterable[str]) -> str:
+    """The end of an error about an unknown word: the near ones if there are any, else all of them."""
+    choices = list(choices)
+    close = difflib.get_close_matches(str(word).lower(), choices, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(choices)}"
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn "auto" into CUDA where there is one, else the CPU; refuse a device that this machine does not have."""
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:1', got {device!r}") from None
+    if resolved.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"device={str(device)!r}, but PyTorch sees no CUDA device here; use 'cpu' or 'auto'")
+        if resolved.index is None:
+            resolved = torch.device("cuda", torch.cuda.current_device())
+        if resolved.index >= torch.cuda.device_count():
+            raise ValueError(
+                f"device={str(device)!r}, but there are {torch.cuda.device_count()} CUDA devices, counted from 0"
+            )
+    return resolved
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """What decides the numbers of a training; a resume asks for the same settings.
+
+    Attributes:
+        batch_size: real images in each step, and generated ones.
+        precision: "fp32" | "bf16" (autocast; parameters and losses stay fp32) | "tf32" | "fp16" (both CUDA only).
+        g_lr, d_lr: learning rates of the two Adam optimisers.
+        betas, eps: Adam's, for both.
+        seed: of the latent vectors and the order of the data.
+        accelerate: whether layers were swapped for gan_fast's.
+    """
+
+    batch_size: int
+    precision: str
+    g_lr: float
+    d_lr: float
+    betas: tuple[float, float]
+    eps: float
+    seed: int
+    accelerate: bool
+
+    def __post_init__(self) -> None:
+        _whole("batch_size", self.batch_size, 1)
+        _whole("seed", self.seed, 0)
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r} is unknown; {near(self.precision, PRECISIONS)}")
+        for name in ("g_lr", "d_lr", "eps"):
+            value = getattr(self, name)
+            if not _is_number(value) or value <= 0:
+                raise ValueError(f"{name} must be a positive number, got {value!r}")
+        betas = self.betas
+        if not isinstance(betas, Sequence) or len(betas) != 2 or not all(_is_number(b) and 0 <= b < 1 for b in betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
+        object.__setattr__(self, "betas", (float(betas[0]), float(betas[1])))
+
+    def check_device(self, device: torch.device) -> None:
+        """Refuse a precision that ``device`` does not have."""
+        if self.precision in _CUDA_ONLY and device.type != "cuda":
+            raise ValueError(
+                f"precision={self.precision!r} needs a CUDA device, and this training runs on {device.type!r}; "
+                "use 'fp32' or 'bf16'"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """What decides where and how often things are written, never the numbers of the training.
+
+    Attributes:
+        outdir: folder of the run folders; None writes nothing.
+        name: the part of the run folder's name after the number; None makes one from the networks and the data.
+        log_every: steps from one line of stats.jsonl to the next, and from one look at the convergence rule to the
+            next.
+        sample_every, save_every: steps from one grid or checkpoint to the next; 0 for the last step only.
+        keep_last: how many checkpoints stay; None for all.
+        progress: True or False for a progress bar; None shows one on a terminal only.
+    """
+
+    outdir: str | None = "runs"
+    name: str | None = None
+    log_every: int = 50
+    sample_every: int = 500
+    save_every: int = 1000
+    keep_last: int | None = None
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        _whole("log_every", self.log_every, 1)
+        _whole("sample_every", self.sample_every, 0)
+        _whole("save_every", self.save_every, 0)
+        if self.keep_last is not None:
+            _whole("keep_last", self.keep_last, 1)
+        if self.name is not None and (not self.name or set(self.name) & set("/\\\0") or self.name.startswith(".")):
+            raise ValueError(f"name must be a plain folder name without separators, got {self.name!r}")
+
+
+def compare(stored: Mapping[str, Any], current: Mapping[str, Any], *, place: str, remedy: str) -> None:
+    """Raise `ConfigMismatchError` with every setting that differs. A setting that one side does not know is not
+    compared."""
+    differences = [
+        f"{key}: {_show(stored[key])} in the checkpoint, {_show(current[key])} now"
+        for key in stored
+        if key in current and _plain(stored[key]) != _plain(current[key])
+    ]
+    if differences:
+        listing = "; ".join(differences)
+        raise ConfigMismatchError(f"{place} was trained with another configuration: {listing}. {remedy}", differences)
+
+
+def _plain(value: object) -> object:
+    """The value as JSON would give it back, so that tuples equal lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _show(value: object) -> str:
+    return repr(_plain(value))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")

@@ -1,0 +1,291 @@
+"""The loop around the steps: data in, pictures, lines and checkpoints out, and the reasons to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from gan_fast.data import Feed, mix_seed
+
+from . import files, inputs, pictures
+from .convergence import ConvergenceWatch
+from .errors import NonFiniteLossError
+from .events import open_events
+from .progress import Progress
+from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+__all__ = ["FitLoop", "FitResult"]
+
+logger = logging.getLogger(__name__)
+
+_GRID = 64
+_PREVIEW_STREAM = -2  # names the latents of the sample grids among the streams that a run's seed gives
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `Trainer.fit` did.
+
+    Attributes:
+        steps: steps done by this call.
+        step: steps done in all.
+        reason: why it stopped, in words.
+        converged: whether the convergence rule was the reason.
+        folder: the run folder, or None without an outdir.
+        seconds: time spent in this call's steps, without pictures and checkpoints.
+        img_s: real images per second in this call's steps; 0 if there were none.
+    """
+
+    steps: int
+    step: int
+    reason: str
+    converged: bool
+    folder: Path | None
+    seconds: float
+    img_s: float
+
+
+class FitLoop:
+    """One call of `Trainer.fit`.
+
+    Args:
+        trainer: whose `train_step` is called (a subclass may have its own).
+        feed: the batches.
+        goal: the step at which to stop; None if only the rule ends the training.
+        watch: the convergence rule, or None.
+    """
+
+    def __init__(self, trainer: Trainer, feed: Feed, goal: int | None, watch: ConvergenceWatch | None) -> None:
+        self.trainer = trainer
+        self.feed = feed
+        self.goal = goal
+        self.watch = watch
+        self.settings = trainer.run_settings
+        self.run: RunFolder | None = None
+        self._first_step = trainer.step
+        self._images = 0
+        self._seconds = 0.0
+        self._logged = (0, 0.0)  # images and seconds at the last line
+
+    def __call__(self) -> FitResult:
+        trainer, watch = self.trainer, self.watch
+        if watch is not None and watch.reason is not None:
+            return self._result(f"already {watch.reason}", converged=True)
+        if self.goal is not None and trainer.step >= self.goal:
+            return self._result(f"already at step {trainer.step} of {self.goal}: nothing to do", converged=False)
+        # The first batch is looked at before anything is written: wrong data leaves no run folder behind.
+        batch = self._next_batch()
+        inputs.check_values(inputs.check_form(batch, trainer.sample_shape))
+        self.run = trainer.open_run_folder(self.feed, self.goal, watch)
+        self._first_pictures(batch)
+        reason, converged = "", False
+        interrupt = _Interrupt()
+        with (
+            interrupt,
+            open_events(self.run.path if self.run else None, trainer.step) as events,
+            Progress(trainer.step, self.goal, self.settings.progress) as progress,
+        ):
+            try:
+                while not reason:
+                    row = self._step(batch)
+                    progress.advance()
+                    if row is not None:
+                        progress.report(row)
+                        events(row)
+                        reason = self._converged() or ""
+                        converged = bool(reason)
+                    if not reason and trainer.step == self.goal:
+                        reason = f"reached step {self.goal}"
+                    if not reason and interrupt.asked:
+                        reason = f"interrupted at step {trainer.step}"
+                    self._write(last=bool(reason))
+                    if not reason:
+                        batch = self._next_batch()
+            except NonFiniteLossError as error:
+                raise self._explain(error) from None
+        logger.info("training stopped: %s", reason)
+        if interrupt.asked:
+            raise KeyboardInterrupt(reason)
+        return self._result(reason, converged)
+
+    def _next_batch(self) -> Tensor:
+        with self._clock():
+            return self.feed.next().to(self.trainer.device, non_blocking=True)
+
+    @contextlib.contextmanager
+    def _clock(self) -> Iterator[None]:
+        """Counts the time of data and steps; pictures, lines and checkpoints stay outside."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            self._seconds += seconds
+            self.trainer.seconds += seconds
+
+    def _step(self, batch: Tensor) -> dict[str, Any] | None:
+        """One training step; returns the line for stats.jsonl when one is due."""
+        trainer = self.trainer
+        with self._clock():
+            self._metrics = trainer.train_step(batch)
+            self._images += len(batch)
+            trainer.losses.add(self._metrics)
+            due = trainer.step % self.settings.log_every == 0
+            # On the CPU reading a loss costs nothing; on a GPU it would wait for the device, so losses are read in
+            # bulk.
+            if due or trainer.device.type == "cpu":
+                trainer.losses.read(trainer.step)
+        if not due:
+            return None
+        d_losses, g_losses = trainer.losses.take()
+        if self.watch is not None:
+            self.watch.update(trainer.step, d_losses, g_losses)
+        row = self._row(d_losses, g_losses)
+        self._append(row)
+        self._logged = (self._images, self._seconds)
+        return row
+
+    def _row(self, d_losses: Sequence[float], g_losses: Sequence[float]) -> dict[str, Any]:
+        """A line of stats.jsonl: means of the losses since the last one, the discriminator's probabilities at this
+        step."""
+        images, seconds = self._images - self._logged[0], self._seconds - self._logged[1]
+        return {
+            "step": self.trainer.step,
+            "epoch": round(self._epoch(), 4),
+            "d_loss": sum(d_losses) / len(d_losses),
+            "g_loss": sum(g_losses) / len(g_losses),
+            "d_real": float(self._metrics.d_real),
+            "d_fake": float(self._metrics.d_fake),
+            "img_s": round(images / max(seconds, 1e-9), 2),
+            "seconds": round(self.trainer.seconds, 3),
+        }
+
+    def _append(self, row: dict[str, Any]) -> None:
+        if self.run is not None:
+            with files.output_errors("stats.jsonl", self.run.path, self._remedy()):
+                self.run.stats.append(row)
+
+    def _epoch(self) -> float:
+        return self.feed.epoch + (self.feed.position / self.feed.steps_per_epoch if self.feed.steps_per_epoch else 0.0)
+
+    def _converged(self) -> str | None:
+        return self.watch.reason if self.watch is not None else None
+
+    def _save_due(self) -> bool:
+        every = self.settings.save_every
+        return every > 0 and self.trainer.step % every == 0
+
+    def _write(self, last: bool) -> None:
+        """Pictures and checkpoints that are due after this step."""
+        if last:
+            self._log_rest()
+        if self.run is None:
+            return
+        every = self.settings.sample_every
+        if last or (every and self.trainer.step % every == 0):
+            self._save_fakes()
+        if last or self._save_due():
+            self.trainer.save_to_run(self.run)
+        if last:
+            self._save_curves()
+
+    def _log_rest(self) -> None:
+        """A line for the steps since the last one. It is marked and goes when the run goes on: those losses stay
+        collected, so that the lines of a resumed run are those of an undisturbed one."""
+        self.trainer.losses.read(self.trainer.step)
+        collected = self.trainer.losses.state_dict()
+        if collected["d"]:
+            self._append({**self._row(collected["d"], collected["g"]), "partial": True})
+
+    def _first_pictures(self, batch: Tensor) -> None:
+        if self.run is None or self.trainer.step > 0 or not pictures.is_picture(self.trainer.sample_shape):
+            return
+        with files.output_errors("sample grids", self.run.samples, self._remedy()):
+            pictures.save_grid(batch[:_GRID], self.run.samples / "reals.png")
+        self._save_fakes()
+
+    def _save_fakes(self) -> None:
+        assert self.run is not None
+        if not pictures.is_picture(self.trainer.sample_shape):
+            return
+        # The same latents in every grid, so that a row of grids shows one image growing.
+        fakes = self.trainer.sample(_GRID, seed=mix_seed(self.trainer.settings.seed, _PREVIEW_STREAM))
+        with files.output_errors("sample grids", self.run.samples, self._remedy()):
+            pictures.save_grid(fakes, self.run.samples / f"fakes_{self.trainer.step:06d}.png")
+
+    def _save_curves(self) -> None:
+        assert self.run is not None
+        rows = self.run.stats.rows()
+        if rows:
+            with files.output_errors("the loss curves", self.run.path, self._remedy()):
+                pictures.save_loss_curves(rows, self.run.path / "loss_curves.png")
+
+    def _explain(self, error: NonFiniteLossError) -> NonFiniteLossError:
+        kept = "no checkpoint was saved before it"
+        if self.run is not None:
+            self._save_curves()
+            good = self.run.candidates()
+            if good:
+                kept = f"the last good checkpoint is {good[0]}"
+        return NonFiniteLossError(
+            f"{error}; {kept}. Usual cures: a lower learning rate (lr=), precision='fp32', data free of outliers",
+            step=error.step,
+            which=error.which,
+        )
+
+    def _remedy(self) -> str:
+        return f"The training itself is unharmed, at step {self.trainer.step}: trainer.save(folder) stores it elsewhere"
+
+    def _result(self, reason: str, converged: bool) -> FitResult:
+        rate = self._images / self._seconds if self._images else 0.0
+        folder = self.run.path if self.run is not None else self.trainer.run_folder
+        return FitResult(
+            steps=self.trainer.step - self._first_step,
+            step=self.trainer.step,
+            reason=reason,
+            converged=converged,
+            folder=folder,
+            seconds=self._seconds,
+            img_s=rate,
+        )
+
+
+class _Interrupt:
+    """Ctrl-C ends the training after the step at hand, with a checkpoint; a second one ends it at once.
+
+    Only where Python's own handler is in place, in the main thread: a program with a handler of its own keeps it.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._installed = False
+
+    def __enter__(self) -> _Interrupt:
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._handle)
+            self._installed = True
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        logger.warning("finishing this step and saving a checkpoint; press Ctrl-C again to stop at once")
+
+    def __exit__(self, *details: object) -> None:
+        if self._installed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

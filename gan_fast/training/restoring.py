@@ -1,0 +1,197 @@
+"""The Trainer's other half: what a checkpoint holds beside the networks, and how a trainer is made from it again.
+
+Read it together with `trainer.py`; the functions here use the Trainer's private attributes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gan_fast import losses, models
+
+from . import checkpoint, environment, randomness, run_folder
+from .checkpoint import Checkpoint
+from .config import compare
+from .errors import CheckpointError
+from .latent import LatentSource
+from .run_folder import RunFolder
+from .step import GanLoss
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+__all__ = ["config_of", "default_name", "load", "resume", "state_of"]
+
+logger = logging.getLogger(__name__)
+
+_CHANGES = "Give the same settings, or allow_changes=True (--allow-changes) to go on with the new ones"
+_OWN = "custom"  # stands in config.json for an object of the user's
+
+
+def config_of(trainer: Trainer) -> dict[str, Any]:
+    """The contents of config.json."""
+    settings, run = trainer.settings, trainer.run_settings
+    built = getattr(trainer.generator, "built_from", None)
+    return {
+        "format": checkpoint.FORMAT,
+        "training": {
+            "model": built["model"] if built else _OWN,
+            "model_options": dict(built["options"]) if built else {},
+            "generator": _size(trainer.generator),
+            "discriminator": _size(trainer.discriminator),
+            "loss": trainer._loss_name,
+            "latent": "normal" if trainer._latent.source is None else _OWN,
+            "latent_shape": list(trainer._latent.shape),
+            "sample_shape": list(trainer.sample_shape),
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in vars(settings).items()},
+        },
+        "run": {key: value for key, value in vars(run).items() if key not in ("outdir", "progress")},
+        "data": None if trainer._feed is None else {**trainer._feed.describe(), **trainer._data},
+    }
+
+
+def state_of(trainer: Trainer) -> dict[str, Any]:
+    """The trainer's own state: plain values and tensors."""
+    step = trainer._step
+    return {
+        "step": trainer.step,
+        "seconds": trainer.seconds,
+        **step.state_dict(),
+        "latent_generator": trainer._latent.generator.get_state(),
+        "latent_device": trainer.device.type,
+        "random": trainer._random_state or randomness.capture(trainer.device),
+        "losses": trainer.losses.state_dict(),
+        "feed": trainer._feed.state_dict() if trainer._feed is not None else trainer._restored.get("feed"),
+        "watch": trainer._watch.state_dict() if trainer._watch is not None else trainer._restored.get("watch"),
+        "environment": environment.fingerprint(trainer.device),
+    }
+
+
+def default_name(generator: nn.Module, data: str, batch_size: int) -> str:
+    """The run's name where none is given, such as "dcgan28-mnist-b128"."""
+    built = getattr(generator, "built_from", None)
+    model = built["model"] if built else type(generator).__name__.lower()
+    plain = "".join(char if char.isalnum() or char in "-_." else "-" for char in f"{model}-{Path(data).name}")
+    return f"{plain.lstrip('.')}-b{batch_size}"
+
+
+def resume(trainer: Trainer, place: str | Path | bool, *, name: str, allow_changes: bool) -> None:
+    """Put a run's last good checkpoint into a trainer that has not trained yet; "auto" or True: the newest run of
+    that name."""
+    if trainer.step:
+        raise ValueError(
+            f"resume={str(place)!r}: this trainer has already done {trainer.step} steps; resume with a new one"
+        )
+    if place is True or place == "auto":
+        outdir = trainer.run_settings.outdir
+        run = run_folder.find_run(Path(outdir), trainer.run_settings.name or name) if outdir is not None else None
+        if run is None:
+            logger.info("resume: no run of that name yet in %s, a new one begins", outdir)
+            return
+        if not run.candidates():
+            logger.info("resume: %s ended before its first checkpoint, it begins anew", run.path)
+            trainer.run_folder = run.path
+            return
+        place = run.path
+    found, run = run_folder.load_checkpoint(Path(str(place)))
+    _adopt(trainer, found, run, allow_changes)
+
+
+def load(
+    kind: type[Trainer],
+    folder: Path,
+    *,
+    networks: tuple[nn.Module | None, nn.Module | None],
+    loss: str | GanLoss | None,
+    latent: LatentSource | None,
+    device: str | torch.device,
+    allow_changes: bool,
+    changes: Mapping[str, Any],
+) -> Trainer:
+    """See `Trainer.load`."""
+    found, run = run_folder.load_checkpoint(folder)
+    training, run_part = _part(found, "training"), _part(found, "run")
+    generator, discriminator = _networks(found, training, *networks)
+    if loss is None:
+        if training["loss"] not in losses.names():
+            raise CheckpointError(
+                f"{folder} was trained with a loss of your own ({training['loss']}); hand it over with loss="
+            )
+        loss = training["loss"]
+    if training["latent"] == _OWN and latent is None:
+        raise CheckpointError(f"{folder} was trained with latents of your own; hand the function over with latent=")
+    kept = ("batch_size", "precision", "g_lr", "d_lr", "betas", "eps", "seed", "accelerate")
+    arguments = {**{key: training[key] for key in kept}, **run_part, **changes}
+    if "lr" in changes:  # one rate for both was asked for, so it replaces the two stored ones
+        for key in ("g_lr", "d_lr"):
+            arguments[key] = changes.get(key)
+    if latent is None:
+        arguments.setdefault("latent_dim", training["latent_shape"])
+    if run is not None:
+        arguments.setdefault("outdir", str(run.path.parent))
+    trainer = kind(generator, discriminator, loss=loss, latent=latent, device=device, **arguments)
+    _adopt(trainer, found, run, allow_changes)
+    return trainer
+
+
+def _adopt(trainer: Trainer, found: Checkpoint, run: RunFolder | None, allow_changes: bool) -> None:
+    """Compare the configurations, then take over everything that a checkpoint holds."""
+    if not allow_changes:
+        compare(_part(found, "training"), config_of(trainer)["training"], place=str(found.folder), remedy=_CHANGES)
+    state = found.state
+    try:
+        for name in ("generator", "discriminator"):
+            path = found.folder / f"{name}.safetensors"
+            checkpoint.load_network(getattr(trainer, name), getattr(found, name), path)
+        trainer._step.load_state_dict(state)
+        trainer.step = int(state["step"])
+        trainer.seconds = float(state["seconds"])
+        trainer.losses.load_state_dict(state["losses"])
+        trainer._random_state = state["random"]
+        trainer._restored = {"feed": state["feed"], "watch": state["watch"]}
+        if state["latent_device"] == trainer.device.type:
+            trainer._latent.generator.set_state(state["latent_generator"])
+        environment.warn_if_other(state["environment"], trainer.device)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{found.folder / 'trainer_state.pt'} has no entry {error}: it is of another program"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{found.folder / 'trainer_state.pt'} does not fit these networks: {error}") from error
+    trainer.run_folder = run.path if run is not None else None
+    logger.info("resumed from %s at step %d", found.folder, trainer.step)
+
+
+def _networks(
+    found: Checkpoint, training: Mapping[str, Any], generator: nn.Module | None, discriminator: nn.Module | None
+) -> tuple[nn.Module, nn.Module]:
+    if generator is not None and discriminator is not None:
+        return generator, discriminator
+    if generator is not None or discriminator is not None:
+        raise ValueError("give both generator= and discriminator=, or neither")
+    if training["model"] == _OWN:
+        raise CheckpointError(
+            f"{found.folder} holds networks of your own classes ({training['generator']['class']} and "
+            f"{training['discriminator']['class']}), and no code; hand newly made ones over: "
+            "Trainer.load(folder, generator=..., discriminator=...)"
+        )
+    return models.build(training["model"], **training["model_options"])
+
+
+def _part(found: Checkpoint, name: str) -> dict[str, Any]:
+    try:
+        return dict(found.config[name])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{found.folder / 'config.json'} has no {name!r} entry: it is of another program"
+        ) from None
+
+
+def _size(network: nn.Module) -> dict[str, Any]:
+    return {"class": type(network).__name__, "parameters": sum(p.numel() for p in network.parameters())}

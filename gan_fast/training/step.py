@@ -1,0 +1,232 @@
+"""One step of adversarial training: the discriminator's update, then the generator's against the updated
+discriminator."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .config import TrainingSettings
+from .probe import Probe, statistics_layers
+
+__all__ = ["GanLoss", "GanStep", "StepMetrics"]
+
+
+class GanLoss(Protocol):
+    """What the step needs of a loss; `gan_fast.losses` has them. Logits may have any shape, the results are scalars."""
+
+    def d_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """The discriminator's loss: its mean over real samples plus its mean over generated ones."""
+
+    def g_loss(self, fake_logits: Tensor) -> Tensor:
+        """The generator's loss."""
+
+
+class StepMetrics:
+    """The result of one step. All are tensors on the training's device; reading one as a number waits for the device.
+
+    Attributes:
+        d_loss: (), the discriminator's loss before its update, real term plus generated term.
+        g_loss: (), the generator's loss against the updated discriminator.
+    """
+
+    __slots__ = ("_fake_logits", "_real_logits", "d_loss", "g_loss")
+
+    def __init__(self, d_loss: Tensor, g_loss: Tensor, real_logits: Tensor, fake_logits: Tensor) -> None:
+        self.d_loss = d_loss
+        self.g_loss = g_loss
+        self._real_logits = real_logits
+        self._fake_logits = fake_logits
+
+    @property
+    def d_real(self) -> Tensor:
+        """(), mean of the discriminator's probability for the real samples, before its update. Computed when asked
+        for."""
+        return torch.sigmoid(self._real_logits.float()).mean()
+
+    @property
+    def d_fake(self) -> Tensor:
+        """(), mean of the discriminator's probability for the generated samples, before its update."""
+        return torch.sigmoid(self._fake_logits.float()).mean()
+
+    def __repr__(self) -> str:
+        values = (f"{name}={float(getattr(self, name)):.4f}" for name in ("d_loss", "g_loss", "d_real", "d_fake"))
+        return f"StepMetrics({', '.join(values)})"
+
+
+class GanStep:
+    """The two networks, their optimisers, and the step.
+
+    - The generator runs forward once: the discriminator's update sees its samples detached, the generator's update goes
+    on
+      from the same graph. Its running statistics therefore move once.
+    - The discriminator sees real and generated samples in one batch, unless it takes statistics over the batch; then it
+      sees them separately, so that the two kinds do not mix.
+    - In the generator's update the discriminator's parameters do not ask for gradients: their weight gradients would be
+      thrown away.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        loss: GanLoss,
+        settings: TrainingSettings,
+        found: Probe,
+        device: torch.device,
+    ) -> None:
+        self.generator = generator
+        self.discriminator = discriminator
+        self.loss = loss
+        self.device = device
+        self._sigmoid = found.sigmoid
+        self._mixes_samples = found.mixes_samples
+        self._statistics = statistics_layers(discriminator)
+        self._precision = settings.precision
+        self.g_parameters = _trainable(generator, "generator")
+        self.d_parameters = _trainable(discriminator, "discriminator")
+        shared = {id(p) for p in self.g_parameters} & {id(p) for p in self.d_parameters}
+        if shared:
+            raise ValueError(f"generator and discriminator share {len(shared)} parameters; each needs its own")
+        self.g_optimizer = _adam(self.g_parameters, settings.g_lr, settings)
+        self.d_optimizer = _adam(self.d_parameters, settings.d_lr, settings)
+        # fp16 alone has so few exponent bits that small gradients vanish unless the losses are scaled up.
+        scaled = settings.precision == "fp16"
+        self.g_scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        self.d_scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+
+    @property
+    def separate(self) -> bool:
+        """Whether the discriminator must see real and generated samples in two batches."""
+        if self._mixes_samples:
+            return True
+        return any(layer.training or not layer.track_running_stats for layer in self._statistics)
+
+    def __call__(self, real: Tensor, z: Tensor) -> StepMetrics:
+        """One step on ``real`` (N, ...) and ``z`` (N, ...), both on the training's device."""
+        for network in (self.generator, self.discriminator):
+            if not network.training:  # left in eval mode by its owner; single layers held in eval mode stay so
+                network.train()
+        with _matmul_precision(self._precision, self.device), self._sigmoid_skipped():
+            with self._autocast():
+                fakes = self.generator(z)
+            d_loss, real_logits, fake_logits = self._update_discriminator(real, fakes.detach())
+            g_loss = self._update_generator(fakes)
+        return StepMetrics(d_loss, g_loss, real_logits, fake_logits)
+
+    def _update_discriminator(self, real: Tensor, fakes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        self.d_optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            if self.separate:
+                real_logits, fake_logits = self.discriminator(real), self.discriminator(fakes)
+            else:
+                logits = self.discriminator(torch.cat((real.to(fakes.dtype), fakes)))
+                real_logits, fake_logits = logits.chunk(2)
+        real_logits, fake_logits = _full(real_logits), _full(fake_logits)
+        loss = self.loss.d_loss(real_logits, fake_logits)
+        _descend(loss, self.d_optimizer, self.d_scaler)
+        return loss.detach(), real_logits.detach(), fake_logits.detach()
+
+    def _update_generator(self, fakes: Tensor) -> Tensor:
+        self.g_optimizer.zero_grad(set_to_none=True)
+        with _frozen(self.d_parameters):
+            with self._autocast():
+                logits = self.discriminator(fakes)
+            loss = self.loss.g_loss(_full(logits))
+            _descend(loss, self.g_optimizer, self.g_scaler)
+        return loss.detach()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        # One region for each forward: autocast keeps its low-precision copies of the parameters until the region ends,
+        # and the discriminator's change between its two uses.
+        if self._precision not in ("bf16", "fp16"):
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16 if self._precision == "bf16" else torch.float16)
+
+    def _sigmoid_skipped(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self._sigmoid is None else self._sigmoid.skipped()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimisers and loss scales, for a checkpoint. The networks' parameters are stored apart."""
+        return {
+            "g_optimizer": self.g_optimizer.state_dict(),
+            "d_optimizer": self.d_optimizer.state_dict(),
+            "g_scaler": self.g_scaler.state_dict(),
+            "d_scaler": self.d_scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the state of `state_dict` back; the learning rates, betas and eps stay those of this step's settings."""
+        for name in ("g_optimizer", "d_optimizer"):
+            optimizer: torch.optim.Optimizer = getattr(self, name)
+            own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+            optimizer.load_state_dict(state[name])
+            for group, settings in zip(optimizer.param_groups, own, strict=True):
+                group.update(settings)
+        for name in ("g_scaler", "d_scaler"):
+            scaler: torch.amp.GradScaler = getattr(self, name)
+            if scaler.is_enabled() and state[name]:
+                scaler.load_state_dict(state[name])
+
+
+def _descend(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    if scaler.is_enabled():
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        loss.backward()
+        optimizer.step()
+
+
+def _full(logits: Tensor) -> Tensor:
+    """Logits in at least fp32: the losses are never computed in a 16-bit type."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def _trainable(network: nn.Module, name: str) -> list[nn.Parameter]:
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError(f"the {name} has no parameter with requires_grad=True: there is nothing to train")
+    return parameters
+
+
+def _adam(parameters: list[nn.Parameter], lr: float, settings: TrainingSettings) -> torch.optim.Adam:
+    # Fused Adam is one pass over each parameter; PyTorch has it for these devices and floating types.
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    return torch.optim.Adam(parameters, lr=lr, betas=settings.betas, eps=settings.eps, fused=fused)
+
+
+@contextlib.contextmanager
+def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
+    held = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def _matmul_precision(precision: str, device: torch.device) -> Iterator[None]:
+    """On CUDA: TF32 only where it was asked for. PyTorch's own default lets cuDNN convolutions round fp32 inputs."""
+    if device.type != "cuda":
+        yield
+        return
+    wanted = "tf32" if precision == "tf32" else "ieee"
+    cudnn: Any = torch.backends.cudnn  # its stub does not know .conv
+    backends = (cudnn.conv, torch.backends.cuda.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = wanted
+    try:
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.fp32_precision = value
