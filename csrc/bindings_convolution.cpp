@@ -9,8 +9,9 @@
 
 #include "bindings.h"
 #include "common/activation.h"
+#include "cpu/conv.h"
+#include "cpu/conv_transpose.h"
 #include "cpu/conv_weight_grad.h"
-#include "cpu/gather_conv.h"
 
 namespace py = pybind11;
 
@@ -64,7 +65,10 @@ T* pointer(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-template <bool kTransposed>
+template <class T>
+using Convolution = void (*)(const ConvGeometry&, const T*, const T*, T*, const Epilogue&, const Prologue&, int);
+
+template <Convolution<float> run32, Convolution<double> run64>
 void convolution(int dtype, const py::tuple& geometry, std::uintptr_t x, std::uintptr_t weight, std::uintptr_t bias,
                  std::uintptr_t y, int activation, double slope, std::uintptr_t prologue_y, int prologue_activation,
                  double prologue_slope, int threads) {
@@ -75,11 +79,9 @@ void convolution(int dtype, const py::tuple& geometry, std::uintptr_t x, std::ui
                           prologue_slope};
   py::gil_scoped_release release;
   if (dtype == kFloat64) {
-    gather_conv(g, kTransposed, pointer<const double>(x), pointer<const double>(weight), pointer<double>(y), epilogue, prologue,
-                threads);
+    run64(g, pointer<const double>(x), pointer<const double>(weight), pointer<double>(y), epilogue, prologue, threads);
   } else {
-    gather_conv(g, kTransposed, pointer<const float>(x), pointer<const float>(weight), pointer<float>(y), epilogue, prologue,
-                threads);
+    run32(g, pointer<const float>(x), pointer<const float>(weight), pointer<float>(y), epilogue, prologue, threads);
   }
 }
 
@@ -108,8 +110,8 @@ void bind_convolution(py::module_& m) {
           py::arg("y"), py::arg("activation"), py::arg("slope"), py::arg("prologue_y"), py::arg("prologue_activation"),
           py::arg("prologue_slope"), py::arg("threads"));
   };
-  define("conv", &convolution<false>, "y = act(conv(x * act'(prologue_y)) + bias); channels-last x, y; weight (O, I/g, kh, kw).");
-  define("conv_transpose", &convolution<true>,
+  define("conv", &convolution<conv<float>, conv<double>>, "y = act(conv(x * act'(prologue_y)) + bias); channels-last x, y; weight (O, I/g, kh, kw).");
+  define("conv_transpose", &convolution<conv_transpose<float>, conv_transpose<double>>,
          "y = act(conv_transpose(x * act'(prologue_y)) + bias); channels-last x, y; weight (I, O/g, kh, kw).");
   m.def("conv_weight_grad", &weight_grad,
         "Weight gradient (torch's layout) of conv or conv_transpose and, if grad_bias is not 0, the bias gradient, from the forward "

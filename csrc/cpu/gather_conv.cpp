@@ -7,7 +7,6 @@
 #include "common/activation.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
-#include "gather_plan.h"
 
 namespace gan_fast {
 namespace {
@@ -63,7 +62,7 @@ struct Call {
   const ConvGeometry& g;
   const GatherKernels& table;
   const GatherFunctions<T>& run;
-  AxisPlan axis_y, axis_x;
+  const AxisPlan &axis_y, &axis_x;
   int64_t in_channels, out_channels;  // per group
   bool few;
   int64_t lanes;        // output channels per block
@@ -78,17 +77,14 @@ struct Call {
   int64_t plane_stride, image_stride, tile_elements;
   int64_t tiles_n, tiles_t, tiles_u;
 
-  Call(const ConvGeometry& geometry, bool transposed, int threads);
+  Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int threads);
   void choose_tile(int threads);
   void lay_out();
 };
 
 template <class T>
-Call<T>::Call(const ConvGeometry& geometry, bool transposed, int threads)
-    : g(geometry), table(kernels<T>()), run(functions<T>(table)) {
-  const auto plan = transposed ? plan_conv_transpose_axis : plan_conv_axis;
-  axis_y = plan(g.in_h, g.out_h, g.kernel_h, g.stride_h, g.pad_h, g.dilation_h);
-  axis_x = plan(g.in_w, g.out_w, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
+Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int threads)
+    : g(geometry), table(kernels<T>()), run(functions<T>(table)), axis_y(y_plan), axis_x(x_plan) {
   in_channels = g.in_channels / g.groups;
   out_channels = g.out_channels / g.groups;
   const int64_t vector = table.vector_bytes / static_cast<int64_t>(sizeof(T));
@@ -183,18 +179,6 @@ void Call<T>::lay_out() {
     if (phase.chunk_steps.empty()) phase.chunk_steps.push_back(0);  // no tap: the epilogue of zero
     weights_per_group += static_cast<int64_t>(phase.taps.size()) * in_channels * out_blocks * lanes;
   }
-}
-
-// Where weight (group, output channel, input channel, kernel index) lies in torch's layout of the operator.
-struct WeightStrides {
-  int64_t group, out, in;
-};
-
-WeightStrides weight_strides(const ConvGeometry& g, bool transposed) {
-  const int64_t taps = g.kernel_h * g.kernel_w;
-  const int64_t in = g.in_channels / g.groups, out = g.out_channels / g.groups;
-  if (transposed) return {in * out * taps, taps, out * taps};
-  return {out * in * taps, in * taps, taps};
 }
 
 template <class T>
@@ -403,15 +387,15 @@ void run_gemm(const Call<T>& call, const Tile& tile, const Phase& phase, const T
 }  // namespace
 
 template <class T>
-void gather_conv(const ConvGeometry& g, bool transposed, const T* x, const T* weight, T* y, const Epilogue& epilogue,
-                 const Prologue& prologue, int threads) {
+void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const T* x,
+                 const T* weight, T* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
   if (g.batch == 0 || g.out_channels == 0 || g.out_h == 0 || g.out_w == 0) return;
-  const Call<T> call(g, transposed, threads);
+  const Call<T> call(g, axis_y, axis_x, threads);
 
   const int64_t weight_elements = g.groups * call.weights_per_group;
   const int64_t bias_elements = epilogue.bias == nullptr || call.few ? 0 : g.groups * call.out_blocks * call.lanes;
   T* packed_weights = static_cast<T*>(scratch(kSharedWeights, (weight_elements + bias_elements + 1) * sizeof(T)));
-  pack_weights(call, weight_strides(g, transposed), weight, packed_weights, threads);
+  pack_weights(call, strides, weight, packed_weights, threads);
   T* bias = nullptr;
   if (bias_elements != 0) {
     bias = packed_weights + weight_elements;
@@ -458,8 +442,9 @@ void gather_conv(const ConvGeometry& g, bool transposed, const T* x, const T* we
   });
 }
 
-template void gather_conv<float>(const ConvGeometry&, bool, const float*, const float*, float*, const Epilogue&, const Prologue&, int);
-template void gather_conv<double>(const ConvGeometry&, bool, const double*, const double*, double*, const Epilogue&, const Prologue&,
-                                  int);
+template void gather_conv<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const float*,
+                                 const float*, float*, const Epilogue&, const Prologue&, int);
+template void gather_conv<double>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const double*,
+                                  const double*, double*, const Epilogue&, const Prologue&, int);
 
 }  // namespace gan_fast

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "common/geometry.h"
+#include "gather_plan.h"
 #include "isa.h"
 
 namespace gan_fast {
@@ -102,9 +103,15 @@ struct GatherKernels {
 
 GAN_FAST_DECLARE_TABLE(GatherKernels, gather_kernels)
 
-// y = act(gather(x * act'(prologue_y)) + bias); dense channels-last x and y, weights in torch's layout. T: float or double.
+// Where weight (group, output channel, input channel) lies in torch's layout of the operator; its taps are neighbours.
+struct WeightStrides {
+  int64_t group, out, in;
+};
+
+// y = act(gather(x * act'(prologue_y)) + bias); dense channels-last x and y. T: float or double. conv.cpp and conv_transpose.cpp say
+// how their outputs gather.
 template <class T>
-void gather_conv(const ConvGeometry& geometry, bool transposed, const T* x, const T* weight, T* y, const Epilogue& epilogue,
-                 const Prologue& prologue, int threads);
+void gather_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides,
+                 const T* x, const T* weight, T* y, const Epilogue& epilogue, const Prologue& prologue, int threads);
 
 }  // namespace gan_fast

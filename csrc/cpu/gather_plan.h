@@ -34,6 +34,9 @@ struct AxisPlan {
   std::vector<AxisPhase> phases;
 };
 
+// Orders the taps and fills in span and max_count; the plans of conv.cpp and conv_transpose.cpp end with it.
+void finish_plan(AxisPlan& plan);
+
 AxisPlan plan_conv_axis(int64_t in_size, int64_t out_size, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation);
 AxisPlan plan_conv_transpose_axis(int64_t in_size, int64_t out_size, int64_t kernel, int64_t stride, int64_t pad,
                                   int64_t dilation);
