@@ -35,6 +35,8 @@ FEATURES = 64
 # Part of the cache key: raise it with every change of the network or its training.
 _VERSION = 1
 _PEAK_LR = 4e-3
+# Three passes suffice for a large set; a small one needs this many steps to converge.
+_EPOCHS, _MIN_STEPS = 3, 250
 _SMALLEST_MAP = 8
 _BATCH = 500
 
@@ -51,7 +53,7 @@ class ClassifierNet(nn.Module):
 
     def __init__(self, channels: int, height: int, width: int, classes: int) -> None:
         super().__init__()
-        self.channels = channels
+        self.image_shape = (channels, height, width)
         stages: list[nn.Module] = []
         wide = 32
         while not stages or (min(height, width) > _SMALLEST_MAP):
@@ -187,8 +189,7 @@ def _train(train: ImageData, held: ImageData, seed: int) -> Classifier:
     assert labels is not None and truth is not None  # _parts refused the others
     count = len(train)
     batch = 128 if count >= 5000 else 32
-    # Three passes suffice for a large set; a small one needs some 450 steps to converge.
-    epochs = max(3, math.ceil(450 * batch / count))
+    epochs = max(_EPOCHS, math.ceil(_MIN_STEPS * batch / count))
     steps = epochs * -(-count // batch)
     classes = int(labels.max()) + 1
     with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is

@@ -65,6 +65,11 @@ def evaluate(
     for chunk in _chunks(source, n, seed, batch_size):
         if classifier is None:
             classifier = _classifier(chunk, data, data_dir, download)
+        if tuple(chunk.shape[1:]) != classifier.net.image_shape:
+            raise ValueError(
+                f"samples have shape {tuple(chunk.shape[1:])}, "
+                f"the images of {classifier.data} {classifier.net.image_shape}"
+            )
         if moments is None:
             moments, counts = Moments(FEATURES), torch.zeros(classifier.classes, dtype=torch.int64)
         features, logits = classifier.features_and_logits(chunk)
@@ -106,8 +111,6 @@ def _classifier(
         )
     except DataError as error:
         raise DataError(f"samples of shape {tuple(sample.shape[1:])} cannot be judged: {error}") from error
-    if found.net.channels != channels:
-        raise DataError(f"samples have {channels} channels, the images of {found.data} have {found.net.channels}")
     return found
 
 
@@ -115,16 +118,12 @@ def _chunks(source: Any, n: int, seed: int, batch_size: int) -> Iterator[Tensor]
     """Checked float32 chunks on the CPU, n samples in all."""
     draw = _drawer(source, seed)
     start = 0
-    shape: tuple[int, ...] | None = None
     while start < n:
         wanted = min(batch_size, n - start)
         chunk = draw(start, wanted, start // batch_size)
         if not isinstance(chunk, Tensor) or chunk.ndim != 4 or len(chunk) != wanted or not chunk.is_floating_point():
             got = f"{tuple(chunk.shape)} {chunk.dtype}" if isinstance(chunk, Tensor) else type(chunk).__name__
             raise ValueError(f"samples are {got}, expected floating point ({wanted}, C, H, W) in [-1, 1]")
-        if shape is not None and shape != tuple(chunk.shape[1:]):
-            raise ValueError(f"samples changed their shape from {shape} to {tuple(chunk.shape[1:])}")
-        shape = tuple(chunk.shape[1:])
         chunk = chunk.detach().to("cpu", torch.float32)
         check_range(chunk, "samples")
         yield chunk
