@@ -36,7 +36,7 @@ RANK = {
     "cli": 9,
     "__main__": 10,
 }
-KNOWS_OPERATORS = {"ops", "functional"}  # everything above goes through functional and nn
+KNOWS_OPERATORS = {"ops", "functional", "nn"}  # everything above goes through functional and nn
 CODE = (".py", ".cpp", ".h", ".cu", ".sh")
 LONGEST = 450
 
