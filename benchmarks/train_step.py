@@ -1,0 +1,137 @@
+"""One training step of the article's GAN: gan_fast against the programs of peers.py, interleaved in one process.
+
+    python benchmarks/train_step.py                        # article, batch 128, both allocators; writes a result file
+    python benchmarks/train_step.py --network article_act --batch 64 --rounds 20 --allocator default
+
+The allocator matters: glibc gives every large tensor back to the system and faults it in again on the next step, which alone costs
+eager PyTorch about 1.3x. "tuned" is eager with that switched off (GLIBC_TUNABLES), the harder comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import interleaved
+import machine
+import peers
+import torch
+
+import gan_fast
+
+TUNED = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=10000000000"
+ALLOCATORS = ("default", "tuned")
+BASELINE = "textbook NCHW"
+#: Losses of the first step, program against BASELINE: the same mathematics in another order of sums.
+LARGEST_DIFFERENCE = 1e-3
+
+
+def programs(network: str, real: torch.Tensor, z: torch.Tensor, bf16: bool) -> dict[str, Any]:
+    """name -> a function that does one step and returns (d_loss, g_loss); all start from the same weights."""
+    torch.manual_seed(0)
+    original = peers.NETWORKS[network]()
+    made: dict[str, Any] = {}
+    layouts = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+    for step_name, step in peers.STEPS.items():
+        for layout, memory_format in layouts.items():
+            eager = step(*copy.deepcopy(original), memory_format=memory_format)
+            made[f"{step_name} {layout}"] = lambda eager=eager: eager.step(real, z)
+    if bf16:
+        eager = peers.Frozen(*copy.deepcopy(original), memory_format=torch.channels_last, autocast=torch.bfloat16)
+        made["frozen channels_last bf16"] = lambda: eager.step(real, z)
+    nets = copy.deepcopy(original)
+    gan_fast.accelerate(*nets)
+    accelerated = peers.Textbook(*nets)
+    made["gan_fast.accelerate, textbook"] = lambda: accelerated.step(real, z)
+    trainer = gan_fast.Trainer(*copy.deepcopy(original), latent_dim=z.shape[1], batch_size=len(z), outdir=None, progress=False)
+
+    def trained() -> tuple[torch.Tensor, torch.Tensor]:
+        metrics = trainer.train_step(real, z)
+        return metrics.d_loss, metrics.g_loss
+
+    made["gan_fast.Trainer"] = trained
+    return made
+
+
+def check(made: dict[str, Any]) -> dict[str, list[float]]:
+    """First losses of every program; raises if one of them computes something else."""
+    losses = {name: [float(value) for value in run()] for name, run in made.items()}
+    for name, values in losses.items():
+        allowed = 20 * LARGEST_DIFFERENCE if "bf16" in name else LARGEST_DIFFERENCE
+        worst = max(abs(a - b) for a, b in zip(values, losses[BASELINE], strict=True))
+        if not worst <= allowed:
+            raise SystemExit(f"{name}: the first step's losses {values} differ from {BASELINE}'s {losses[BASELINE]}; no times")
+    return losses
+
+
+def run_here(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure under the allocator that this process has."""
+    torch.manual_seed(1)
+    real, z = torch.rand(arguments.batch, 1, 28, 28) * 2 - 1, torch.randn(arguments.batch, 100)
+    made = programs(arguments.network, real, z, arguments.bf16)
+    losses = check(made)
+    return {"first_losses": losses, "times": interleaved.measure(made, arguments.rounds)}
+
+
+def run_apart(arguments: argparse.Namespace, allocator: str) -> dict[str, Any]:
+    """Measure in a process of its own, since the allocator is chosen when a process starts."""
+    environment = dict(os.environ)
+    environment.pop("GLIBC_TUNABLES", None)
+    if allocator == "tuned":
+        environment["GLIBC_TUNABLES"] = TUNED
+    command = [sys.executable, __file__, "--inner", *sys.argv[1:]]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(done.returncode)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(arguments: argparse.Namespace, results: dict[str, Any]) -> str:
+    """The figures as text."""
+    lines = [f"{arguments.network}, batch {arguments.batch}, {machine.describe()['cpu']}, {torch.get_num_threads()} threads"]
+    for allocator, result in results.items():
+        times = result["times"]
+        base = times[BASELINE]["seconds"]
+        lines.append(f"\n{allocator + ' allocator':32s} {'ms':>8s} {'quartiles':>17s} {'img/s':>7s} {'x ' + BASELINE:>16s}")
+        for name, time in times.items():
+            lower, upper = (1e3 * quartile for quartile in time["quartiles"])
+            milliseconds = 1e3 * time["seconds"]
+            lines.append(
+                f"{name:32s} {milliseconds:8.1f} {lower:8.1f}-{upper:<8.1f} {arguments.batch / time['seconds']:7.0f} "
+                f"{base / time['seconds']:16.2f}"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=sorted(peers.NETWORKS), default="article")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each program that must count")
+    parser.add_argument("--allocator", choices=[*ALLOCATORS, "both"], default="both")
+    parser.add_argument("--bf16", action="store_true", help="add eager bf16 autocast")
+    parser.add_argument("--no-file", action="store_true", help="print only")
+    parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.inner:
+        print(json.dumps(run_here(arguments)))
+        return
+    allocators = ALLOCATORS if arguments.allocator == "both" else (arguments.allocator,)
+    results = {allocator: run_apart(arguments, allocator) for allocator in allocators}
+    print(table(arguments, results))
+    if not arguments.no_file:
+        path = machine.result_file().with_name(
+            machine.result_file().stem + f"-train-step-{arguments.network}-b{arguments.batch}.json"
+        )
+        content = {"machine": machine.describe(), "network": arguments.network, "batch": arguments.batch, "results": results}
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        print(f"\n{path.relative_to(machine.ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
