@@ -16,7 +16,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import backends, data, functional, losses, metrics, models, nn, ops, training
     from .accelerate import accelerate, restore
-    from .backends import empty_cache, explain, use_backend
+    from .backends import empty_cache, use_backend
+    from .explain import explain
     from .training import Trainer
 
 # public name -> (submodule, attribute of it); an attribute of None means the submodule itself.
@@ -26,7 +27,7 @@ _EXPORTS: dict[str, tuple[str, str | None]] = {
     "backends": ("backends", None),
     "data": ("data", None),
     "empty_cache": ("backends", "empty_cache"),
-    "explain": ("backends", "explain"),
+    "explain": ("explain", "explain"),
     "functional": ("functional", None),
     "losses": ("losses", None),
     "metrics": ("metrics", None),

@@ -1,9 +1,9 @@
 """Which backends exist on this machine, and which one serves a call, with the reason.
 
 Backends of the operators: ``"reference"`` (plain PyTorch, any device and dtype), ``"cpu"`` (the compiled kernels in
-``gan_fast._C``), ``"triton"`` and ``"cuda"`` (named here, not built in this version). ``"auto"`` is the default: it follows
-the rules in ``backends_table.json`` and may answer ``"torch"``, which means "call torch.nn.functional, do not enter our
-operator". An explicit name is strict: what it cannot run raises and says why.
+``gan_fast._C``), ``"triton"`` and ``"cuda"`` (named here, not built in this version). ``"auto"`` is the default: it
+follows the rules in ``backends_table.json`` and may answer ``"torch"``, which means "call torch.nn.functional, do not
+enter our operator". An explicit name is strict: what it cannot run raises and says why.
 
 Precedence: the ``backend=`` argument of a call, then :func:`use_backend`, then the environment variable
 ``GAN_FAST_BACKEND``, then ``"auto"``.
@@ -113,6 +113,13 @@ def available() -> dict[str, tuple[bool, str]]:
         "triton": (False, "not built in this version"),
         "cuda": (False, "not built in this version"),
     }
+
+
+def empty_cache() -> None:
+    """Give the blocks that wait in the kernels' memory pool back to the system; those inside tensors stay."""
+    module = extension()
+    if module is not None:
+        module.empty_cache()
 
 
 # ------------------------------------------------------------------------------------------- what the user asks for

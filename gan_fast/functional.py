@@ -1,16 +1,18 @@
 """Functions with the names, argument order and defaults of torch.nn.functional, plus ``activation=`` and ``backend=``.
 
 Each call chooses first (see :mod:`gan_fast.backends`): where PyTorch serves it, the call goes straight to
-``torch.nn.functional`` followed by the activation, and never enters an operator of ours. That is also the path of everything
-unusual: 3-D convolutions, empty or invalid tensors (PyTorch's own error is raised), dtypes other than float32, tensor
-subclasses, and, with backend "auto", of code under ``torch.compile`` and ``torch.export``: the compiler fuses PyTorch's
-operations, not an opaque one, and an exported program then holds nothing but aten operations.
+``torch.nn.functional`` followed by the activation, and never enters an operator of ours. That is also the path of
+everything unusual: 3-D convolutions, empty or invalid tensors (PyTorch's own error is raised), dtypes other than
+float32, tensor subclasses, and, with backend "auto", of code under ``torch.compile`` and ``torch.export``: the
+compiler fuses PyTorch's operations, not an opaque one, and an exported program then holds nothing but aten
+operations.
 
-``backend``: None follows ``gan_fast.use_backend`` and GAN_FAST_BACKEND; a name is strict and raises RuntimeError where that
-backend cannot run. The choice holds for the backward pass too.
+``backend``: None follows ``gan_fast.use_backend`` and GAN_FAST_BACKEND; a name is strict and raises RuntimeError
+where that backend cannot run. The choice holds for the backward pass too.
 
-``activation``: None, "relu", "leaky_relu" (with ``negative_slope``), "tanh", "sigmoid"; the result is that of the same call
-without it, followed by the function of that name. Derivatives of every order exist; forward-mode differentiation raises.
+``activation``: None, "relu", "leaky_relu" (with ``negative_slope``), "tanh", "sigmoid"; the result is that of the
+same call without it, followed by the function of that name. Derivatives of every order exist. Forward-mode
+differentiation is PyTorch's with backend "auto" and raises with any other.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
 from gan_fast import backends
@@ -29,6 +32,7 @@ from gan_fast.ops import activation as activations
 from gan_fast.ops import geometry as geometries
 from gan_fast.ops.convolution import tensor_facts
 from gan_fast.ops.geometry import Geometry
+from gan_fast.ops.registry import autocast_enabled
 
 __all__ = [
     "bias_act",
@@ -80,7 +84,9 @@ def conv2d(
     negative_slope: float = 0.01,
     backend: str | None = None,
 ) -> Tensor:
-    """torch.nn.functional.conv2d, then the activation. input (N, C, H, W) or (C, H, W), weight (OC, C / groups, KH, KW)."""
+    """torch.nn.functional.conv2d, then the activation. input (N, C, H, W) or (C, H, W), weight (OC, C / groups, KH,
+    KW).
+    """
     parameters = (stride, padding, dilation, groups)
     return _conv(2, input, weight, bias, parameters, activation, negative_slope, backend)
 
@@ -117,7 +123,9 @@ def conv_transpose1d(
     negative_slope: float = 0.01,
     backend: str | None = None,
 ) -> Tensor:
-    """torch.nn.functional.conv_transpose1d, then the activation. input (N, C, L) or (C, L), weight (C, OC / groups, K)."""
+    """torch.nn.functional.conv_transpose1d, then the activation. input (N, C, L) or (C, L), weight (C, OC / groups,
+    K).
+    """
     parameters = (stride, padding, output_padding, groups, dilation)
     return _conv(-1, input, weight, bias, parameters, activation, negative_slope, backend)
 
@@ -192,19 +200,19 @@ def _conv(
         out = _TORCH[kind](input, weight, bias, *parameters)
         return activations.apply(out, act, negative_slope)
 
-    if torch.compiler.is_exporting() or (asked == "auto" and torch.compiler.is_compiling()):
-        return by_torch()
-    if has_torch_function((input, weight, bias)):
+    if _only_torch(asked, input, weight, bias):
         return by_torch()
     x, w, b = _autocast(input, weight, bias)
     rank = abs(kind)
     unbatched = x.dim() == rank + 1
     shape = (1, *x.shape) if unbatched else x.shape
     geometry = None
+    channels = 0
     if w.dim() == rank + 2 and _tensors_fit(x, w, b):
         resolve = geometries.resolve_conv if kind > 0 else geometries.resolve_conv_transpose
         geometry = resolve(shape, w.shape, *parameters)
-    if geometry is None or (b is not None and b.shape != (geometries.out_channels(w.shape, geometry.groups, kind < 0),)):
+        channels = 0 if geometry is None else geometries.out_channels(w.shape, geometry.groups, kind < 0)
+    if geometry is None or (b is not None and b.shape != (channels,)):
         # Invalid, so that PyTorch raises its own error; or valid but empty, which no kernel of ours needs to serve.
         return by_torch()
     if unbatched:
@@ -215,6 +223,24 @@ def _conv(
         return by_torch()
     out = _call(op, x, w, b, geometry, act, negative_slope, asked)
     return out.squeeze(0) if unbatched else out
+
+
+def _only_torch(asked: str, *tensors: Any) -> bool:
+    """Whether this call is PyTorch's whatever its shapes: traced for a compiler or an export, or with foreign
+    tensors.
+    """
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return asked == "auto" or not torch.compiler.is_dynamo_compiling() or torch.compiler.is_exporting()
+    if has_torch_function(tensors):
+        return True
+    if forward_ad._current_level >= 0:
+        # Operators registered from Python drop tangents without a word, which would read as a derivative of 0.
+        if asked != "auto":
+            raise NotImplementedError(
+                f"backend {asked!r} has no forward-mode derivative; backend 'auto' leaves it to PyTorch"
+            )
+        return True
+    return False
 
 
 def _call(
@@ -252,7 +278,7 @@ def _tensors_fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 def _autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
     """The tensors in the dtype that autocast gives PyTorch's convolutions; unchanged outside of autocast."""
     device = next(t.device.type for t in tensors if t is not None)
-    if not torch.is_autocast_enabled(device):
+    if not autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
 
@@ -306,8 +332,8 @@ def conv_transpose_geometry(
 ) -> Tensor:
     """A transposed convolution given by what is cut at the beginning and its output's size; the end follows.
 
-    Equal to PyTorch's transposed convolution without padding, cut (or filled with zeros) to out_size, then bias and activation.
-    1-D to 3-D by the rank of input (N, C, spatial...). Raises ValueError for what does not fit.
+    Equal to PyTorch's transposed convolution without padding, cut (or filled with zeros) to out_size, then bias and
+    activation. 1-D to 3-D by the rank of input (N, C, spatial...). Raises ValueError for what does not fit.
     """
     parameters = (stride, pad_begin, out_size, dilation, groups)
     return _geometry_form("conv_transpose", input, weight, bias, parameters, activation, negative_slope, backend)
@@ -332,8 +358,7 @@ def _geometry_form(
     values = [_ints(op, name, value, rank) for name, value in zip(names, parameters, strict=False)]
     geometry = Geometry(values[0], values[1], values[3], parameters[4], values[2])
     geometries.check(op, transposed, x.shape, w.shape, None if b is None else b.shape, geometry)
-    compiling = torch.compiler.is_exporting() or (asked == "auto" and torch.compiler.is_compiling())
-    if not compiling and x.shape[0] > 0:
+    if not _only_torch(asked, x, w, b) and x.shape[0] > 0:
         choice = backends.choose(op, backend=asked, **tensor_facts(x, w.shape, geometry, transposed))
         if choice.backend != "torch":
             return _call(op, x, w, b, geometry, act, negative_slope, asked)
@@ -369,9 +394,9 @@ def bias_act(
         raise ValueError(f"bias_act: input must be (N, C, ...), got shape {tuple(input.shape)}")
     if bias is not None and tuple(bias.shape) != (input.shape[1],):
         raise ValueError(f"bias_act: bias must have shape ({input.shape[1]},), got {tuple(bias.shape)}")
-    ours = not torch.compiler.is_compiling() or (asked != "auto" and not torch.compiler.is_exporting())
+    ours = not _only_torch(asked, input, bias) and input.numel() > 0
     ours = ours and (bias is None or (bias.dtype, bias.device) == (input.dtype, input.device))
-    if ours and activations.fusable(act, negative_slope) and not has_torch_function((input, bias)):
+    if ours and activations.fusable(act, negative_slope):
         choice = backends.choose(
             "bias_act", backend=asked, device=input.device.type, dtype=input.dtype, elements=input.numel()
         )
@@ -397,17 +422,15 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """torch.nn.functional.binary_cross_entropy_with_logits; ``target`` may also be a number, the same for all elements.
 
-    input: logits of any shape; target: of the same shape; weight and pos_weight broadcast to it. Value and gradient come from
-    one pass over input. Under torch.func's transforms PyTorch serves it.
+    input: logits of any shape; target: of the same shape; weight and pos_weight broadcast to it. Value and gradient
+    come from one pass over input. Under torch.func's transforms PyTorch serves it.
     """
     asked = backends.requested(backend)
     constant = None if isinstance(target, Tensor) else float(target)
 
     def by_torch() -> Tensor:
-        t = input.new_full((), constant).expand_as(input) if constant is not None else target
-        return F.binary_cross_entropy_with_logits(
-            input, t, weight, size_average, reduce, reduction, pos_weight
-        )
+        t: Any = input.new_full((), constant).expand_as(input) if constant is not None else target
+        return F.binary_cross_entropy_with_logits(input, t, weight, size_average, reduce, reduction, pos_weight)
 
     tensors = (input, None if constant is not None else target, weight, pos_weight)
     if not _bce_fits(tensors, size_average, reduce, reduction, asked):
@@ -427,9 +450,7 @@ def _bce_fits(
 ) -> bool:
     """Whether the operator takes this call; the rest, errors included, is PyTorch's."""
     input, target, weight, pos_weight = tensors
-    if torch.compiler.is_exporting() or (asked == "auto" and torch.compiler.is_compiling()):
-        return False
-    if has_torch_function(tensors) or torch._C._are_functorch_transforms_active():
+    if _only_torch(asked, *tensors) or (asked == "auto" and torch._C._are_functorch_transforms_active()):
         return False
     if size_average is not None or reduce is not None or reduction not in ("mean", "sum", "none"):
         return False

@@ -48,13 +48,15 @@ def check_fusable(activation: str, negative_slope: float, name: str = "activatio
         raise ValueError(f"{name}: unknown {activation!r}, expected one of {', '.join(CODES)}")
     if not fusable(activation, negative_slope):
         raise ValueError(
-            f"{name}: leaky_relu needs a negative slope > 0 inside an operator (its derivative is read off the output), "
+            f"{name}: leaky_relu needs a slope > 0 inside an operator (its derivative is read off the output), "
             f"got {negative_slope}"
         )
 
 
 def apply(x: Tensor, activation: str, negative_slope: float, *, inplace: bool = False) -> Tensor:
-    """act(x) by PyTorch's own functions; ``inplace`` overwrites x (only a fresh tensor whose value nobody else needs)."""
+    """act(x) by PyTorch's own functions; ``inplace`` overwrites x (only a fresh tensor whose value nobody else
+    needs).
+    """
     if activation == "none":
         return x
     if activation == "relu":

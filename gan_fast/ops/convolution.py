@@ -1,8 +1,8 @@
 """What the three convolution operators share.
 
-conv, conv_transpose and conv_weight_grad are one bilinear form B(input, weight) seen from three sides; the derivative of each
-is the other two. ``transposed`` tells the first two apart everywhere below. Written out, with g' = g * act'(y), the gradient
-that has passed the activation (fused into the kernels as their *prologue*):
+conv, conv_transpose and conv_weight_grad are one bilinear form B(input, weight) seen from three sides; the derivative
+of each is the other two. ``transposed`` tells the first two apart everywhere below. Written out, with g' = g *
+act'(y), the gradient that has passed the activation (fused into the kernels as their *prologue*):
 
     conv:            y = act(B(x, w) + b)     dx = conv_transpose(g', w)    dw, db = conv_weight_grad(x, g')
     conv_transpose:  y = act(B'(x, w) + b)    dx = conv(g', w)              dw, db = conv_weight_grad(x, g', transposed)
@@ -43,7 +43,7 @@ def check_prologue(op: str, x: Tensor, y: Tensor | None, name: str, slope: float
     """ValueError unless (y, name, slope) can be the prologue of tensor x."""
     activation.check_fusable(name, slope, "prologue_activation")
     if (y is None) != (name == "none"):
-        raise ValueError(f"{op}: prologue_y and prologue_activation belong together, got {name!r} and y={y is not None}")
+        raise ValueError(f"{op}: prologue_y and prologue_activation go together, got {name!r} and y={y is not None}")
     if y is not None and y.shape != x.shape:
         raise ValueError(f"{op}: prologue_y must have shape {tuple(x.shape)}, got {tuple(y.shape)}")
 
@@ -132,7 +132,7 @@ def make_cpu(op: str) -> Any:
         x, w = layout.to_kernel(input), weight.contiguous()
         b = None if bias is None else bias.contiguous()
         py = None if prologue_y is None else layout.to_kernel(prologue_y)
-        out = layout.empty_for_kernel(shape, input)
+        out = layout.empty_for_kernel(shape, input.dtype)
         if out.numel():
             getattr(_kernels.module(), op)(
                 _kernels.DTYPE_CODES[input.dtype],
@@ -194,31 +194,31 @@ def make_backward(transposed: bool) -> Any:
         input, weight, y, prologue_y = ctx.saved_tensors
         g: Geometry = ctx.geometry
         backend: str = ctx.backend
+        act, slope = ctx.epilogue
+        prologue_act, prologue_slope = ctx.prologue
         need_input, need_weight, need_bias = ctx.needs_input_grad[:3]
         need_prologue_y = prologue_y is not None and ctx.needs_input_grad[10]
         size, kernel = list(input.shape[2:]), list(weight.shape[2:])
         form = (list(g.stride), list(g.pad_begin), list(g.dilation), g.groups)
         if need_input or need_prologue_y:
-            inner = OPERATORS[sibling](
-                grad, weight, None, *form, size, "none", 0.01, y, *ctx.epilogue, backend
-            )
+            inner = OPERATORS[sibling](grad, weight, None, *form, size, "none", 0.01, y, act, slope, backend)
             grads[0], grads[10] = prologue_grads(
-                inner, input, prologue_y, *ctx.prologue, backend, want_y=need_prologue_y
+                inner, input, prologue_y, prologue_act, prologue_slope, backend, want_y=need_prologue_y
             )
         if not need_weight:
             if need_bias and ctx.has_bias:
-                grads[2] = through_activation(grad, y, *ctx.epilogue, backend).sum([0, *range(2, grad.dim())])
+                grads[2] = through_activation(grad, y, act, slope, backend).sum([0, *range(2, grad.dim())])
             return tuple(grads)
         want_bias = need_bias and ctx.has_bias
         weight_grad = OPERATORS["conv_weight_grad"]
         if prologue_y is not None and y is None and not want_bias:
             # W(x', g) = W'(g, x') with the roles swapped: the prologue on x fuses, nothing is materialised.
             grads[1], _ = weight_grad(
-                grad, input, kernel, *form, not transposed, False, prologue_y, *ctx.prologue, backend
+                grad, input, kernel, *form, not transposed, False, prologue_y, prologue_act, prologue_slope, backend
             )
         else:
-            x = through_activation(input, prologue_y, *ctx.prologue, backend)
-            grads[1], grad_bias = weight_grad(x, grad, kernel, *form, transposed, want_bias, y, *ctx.epilogue, backend)
+            x = through_activation(input, prologue_y, prologue_act, prologue_slope, backend)
+            grads[1], grad_bias = weight_grad(x, grad, kernel, *form, transposed, want_bias, y, act, slope, backend)
             grads[2] = grad_bias if want_bias else None
         return tuple(grads)
 

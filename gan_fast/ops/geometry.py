@@ -1,9 +1,9 @@
 """The geometry of a convolution, in one form for all operators, backends and passes.
 
-``stride, pad_begin, dilation, groups, out_size`` say everything: along each axis output o and tap k of a convolution read
-input ``o * stride - pad_begin + k * dilation`` where that lies inside, else 0. The padding at the end follows from
-out_size and may be negative (input that no output reads). A transposed convolution is the same relation with the roles
-swapped: input i adds to output ``i * stride - pad_begin + k * dilation`` where that lies inside.
+``stride, pad_begin, dilation, groups, out_size`` say everything: along each axis output o and tap k of a convolution
+read input ``o * stride - pad_begin + k * dilation`` where that lies inside, else 0. The padding at the end follows
+from out_size and may be negative (input that no output reads). A transposed convolution is the same relation with the
+roles swapped: input i adds to output ``i * stride - pad_begin + k * dilation`` where that lies inside.
 
 Tuples have one entry for each spatial axis; tensors are (N, C, spatial...).
 """
@@ -53,9 +53,7 @@ def _channels_fit(input: Sequence[int], weight: Sequence[int], groups: int, tran
     return input[1] == (weight[0] if transposed else weight[1] * groups)
 
 
-def _resolve_common(
-    rank: int, stride: object, dilation: object
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def _resolve_common(rank: int, stride: object, dilation: object) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     strides, dilations = as_ints(stride, rank), as_ints(dilation, rank)
     if strides is None or dilations is None or min(strides) < 1 or min(dilations) < 1:
         return None
@@ -72,8 +70,8 @@ def resolve_conv(
 ) -> Geometry | None:
     """torch.nn.functional.conv{1,2,3}d's arguments as a geometry.
 
-    ``input``: shape (N, C, spatial...); ``weight``: shape (OC, C / groups, kernel...). None for anything out of the ordinary
-    (wrong shapes or values, empty tensors): the caller then lets PyTorch serve or refuse it.
+    ``input``: shape (N, C, spatial...); ``weight``: shape (OC, C / groups, kernel...). None for anything out of the
+    ordinary (wrong shapes or values, empty tensors): the caller then lets PyTorch serve or refuse it.
     """
     rank = len(weight) - 2
     if len(input) != rank + 2 or not _channels_fit(input, weight, groups, transposed=False):
@@ -136,9 +134,9 @@ def resolve_conv_transpose(
     return Geometry(strides, pads, dilations, groups, out)
 
 
-def same_keras(size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> tuple[
-    tuple[int, ...], tuple[int, ...]
-]:
+def same_keras(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(pad_begin, out_size) of Keras' padding="same": out = ceil(size / stride); of an odd total the end gets more."""
     out = tuple(-(-n // s) for n, s in zip(size, stride, strict=True))
     begin = tuple(
@@ -158,7 +156,12 @@ def same_keras_transpose(
 
 
 def check(
-    op: str, transposed: bool, input: Sequence[int], weight: Sequence[int], bias: Sequence[int] | None, geometry: Geometry
+    op: str,
+    transposed: bool,
+    input: Sequence[int],
+    weight: Sequence[int],
+    bias: Sequence[int] | None,
+    geometry: Geometry,
 ) -> None:
     """ValueError, naming argument, value and expectation, unless the shapes and the geometry fit each other."""
     rank = len(input) - 2
@@ -224,7 +227,8 @@ def facts(
 def kernel_code(
     input: Sequence[int], output: Sequence[int], kernel: Sequence[int], geometry: Geometry
 ) -> tuple[int, ...]:
-    """The 16 integers that the compiled kernels take: N, IC, IH, IW, OC, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, groups.
+    """The 16 integers that the compiled kernels take: N, IC, IH, IW, OC, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW,
+    groups.
 
     1-D convolutions are passed with height 1. ``input`` and ``output``: shapes of the forward operation's tensors.
     """

@@ -1,7 +1,8 @@
 """Memory order of tensors: the rule for outputs, and the conversion to what the kernels read.
 
-The kernels read dense channels-last memory (N, spatial..., C). The *strides* of every output follow PyTorch's own rule and
-depend on the inputs' sizes and strides only, never on the backend: a module downstream sees what it would see with PyTorch.
+The kernels read dense channels-last memory (N, spatial..., C). The *strides* of every output follow PyTorch's own
+rule and depend on the inputs' sizes and strides only, never on the backend: a module downstream sees what it would
+see with PyTorch.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from gan_fast.ops import memory
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -45,13 +48,17 @@ def to_kernel(x: Tensor) -> Tensor:
     """x (N, C, H, W) or (N, C, W) as a 4-D tensor, dense in channels-last memory order; a copy only where needed."""
     if x.dim() == 3:
         x = x.unsqueeze(2)
-    return x.contiguous(memory_format=torch.channels_last)
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return x
+    return memory.empty(x.shape, memory.channels_last_stride(x.shape), x.dtype).copy_(x)
 
 
-def empty_for_kernel(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Uninitialised 4-D tensor in channels-last memory for a kernel to write; ``shape`` as :func:`to_kernel` takes it."""
+def empty_for_kernel(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Uninitialised 4-D tensor in channels-last memory for a kernel to write; ``shape`` as :func:`to_kernel` takes
+    it.
+    """
     four = (shape[0], shape[1], 1, shape[2]) if len(shape) == 3 else tuple(shape)
-    return torch.empty(four, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    return memory.empty(four, memory.channels_last_stride(four), dtype)
 
 
 def from_kernel(out: Tensor, rank: int, memory_format: torch.memory_format) -> Tensor:
@@ -62,9 +69,14 @@ def from_kernel(out: Tensor, rank: int, memory_format: torch.memory_format) -> T
 def with_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:
     """x with exactly the strides of ``torch.empty(x.shape, memory_format=...)``, copied only if the memory differs.
 
-    The detour over one flat axis normalises the strides of axes of size 1, which PyTorch leaves free otherwise.
+    as_strided normalises the strides of axes of size 1, which PyTorch leaves free otherwise.
     """
-    if memory_format == torch.channels_last:
-        nhwc = x.permute(0, 2, 3, 1)
-        return nhwc.contiguous().view(-1).view(nhwc.shape).permute(0, 3, 1, 2)
-    return x.contiguous().view(-1).view(x.shape)
+    last = memory_format == torch.channels_last
+    stride = memory.channels_last_stride(x.shape) if last else memory.contiguous_stride(x.shape)
+    if x.stride() == stride:
+        return x
+    if x.is_contiguous(memory_format=memory_format):
+        return x.as_strided(x.shape, stride)
+    if x.device.type != "cpu":
+        return torch.empty_strided(x.shape, stride, dtype=x.dtype, device=x.device).copy_(x)
+    return memory.empty(x.shape, stride, x.dtype).copy_(x)

@@ -1,10 +1,11 @@
 """How an operator is put together and registered with PyTorch.
 
-An :class:`Operator` has a schema, implementations by backend, one function that gives the outputs' shapes and strides (the
-fake kernel), and one pair of functions for its derivative. That pair serves two callers: ``torch.library`` (eager mode,
-torch.compile, direct ``torch.ops.gan_fast.*`` calls) and, under the transforms of ``torch.func``, a
-``torch.autograd.Function`` with a vmap rule, because operators registered from Python do not pass through those transforms.
-Backward functions call operators through :meth:`Operator.__call__`, so derivatives of any order take the right one.
+An :class:`Operator` has a schema, implementations by backend, one function that gives the outputs' shapes and strides
+(the fake kernel), and one pair of functions for its derivative. That pair serves two callers: ``torch.library``
+(eager mode, torch.compile, direct ``torch.ops.gan_fast.*`` calls) and, under the transforms of ``torch.func``, a
+``torch.autograd.Function`` with a vmap rule, because operators registered from Python do not pass through those
+transforms. Backward functions call operators through :meth:`Operator.__call__`, so derivatives of any order take the
+right one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from gan_fast import backends
 
@@ -21,6 +23,11 @@ LIBRARY = torch.library.Library("gan_fast", "DEF")
 
 #: Operators by name, filled as their modules are imported.
 OPERATORS: dict[str, Operator] = {}
+
+
+def autocast_enabled(device: str) -> bool:
+    """Whether autocast is on for this type of device; False for those that know no autocast (meta)."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 class Operator:
@@ -85,12 +92,15 @@ class Operator:
     def _run(self, *args: Any) -> Any:
         """The kernel that the dispatcher calls, below autograd: checks, chooses a backend, runs it."""
         *arguments, backend = args + self._defaults[len(args) :]  # the dispatcher drops trailing defaults
+        if forward_ad._current_level >= 0:  # autograd has dropped the tangents by now: 0 would be the wrong answer
+            raise NotImplementedError(f"gan_fast::{self.name} has no forward-mode derivative")
         self._check(*arguments)
         choice = backends.choose(self.name, backend=backend, **self.facts(*arguments))
         implementation = self.implementations["reference" if choice.backend == "torch" else choice.backend]
         device = arguments[0].device.type
-        if torch.is_autocast_enabled(device):
-            # Casting is functional's business; in here autocast would give PyTorch's operations another dtype than ours.
+        if autocast_enabled(device):
+            # Casting is functional's business; in here autocast would give PyTorch's operations another dtype than
+            # ours.
             with torch.autocast(device, enabled=False):
                 return implementation(*arguments)
         return implementation(*arguments)
@@ -123,7 +133,5 @@ def _functorch_function(
         def backward(ctx: Any, *grads: Tensor | None) -> Any:
             return backward_function(ctx, *grads)
 
-    if vmap_function is not None:
-        TransformedOperator.vmap = staticmethod(vmap_function)
-    TransformedOperator.__name__ = f"Transformed_{operator.name}"
-    return TransformedOperator
+    body = {} if vmap_function is None else {"vmap": staticmethod(vmap_function)}
+    return type(f"Transformed_{operator.name}", (TransformedOperator,), body)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gan_fast.ops import _kernels, activation
+from gan_fast.ops import _kernels, activation, memory
 
 
 def act_grad(grad_output: Tensor, y: Tensor, act: str, slope: float) -> Tensor:
     """Same arguments as the reference; float32 or float64 on the CPU."""
-    out = torch.empty_like(y)  # dense, in y's order of axes if y is dense itself
+    out = memory.empty_like(y)  # dense, in y's order of axes if y is dense itself
     g = _like(grad_output, out)
     dense_y = _like(y, out)
     if out.numel():
@@ -29,4 +29,4 @@ def act_grad(grad_output: Tensor, y: Tensor, act: str, slope: float) -> Tensor:
 
 def _like(x: Tensor, pattern: Tensor) -> Tensor:
     """x with the strides of ``pattern``, so that equal positions in memory are equal elements."""
-    return x if x.stride() == pattern.stride() else torch.empty_like(pattern).copy_(x)
+    return x if x.stride() == pattern.stride() else memory.empty_like(pattern).copy_(x)

@@ -17,7 +17,9 @@ def _check(grad_output: Tensor, y: Tensor, act: str, slope: float) -> None:
     activation.check_fusable(act, slope)
     check_same("act_grad", grad_output=grad_output, y=y)
     if grad_output.shape != y.shape:
-        raise ValueError(f"act_grad: y must have the shape of grad_output {tuple(grad_output.shape)}, got {tuple(y.shape)}")
+        raise ValueError(
+            f"act_grad: y must have the shape of grad_output {tuple(grad_output.shape)}, got {tuple(y.shape)}"
+        )
 
 
 def _outputs(grad_output: Tensor, y: Tensor, act: str, slope: float) -> Tensor:
@@ -37,7 +39,9 @@ def _backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_output, y = ctx.saved_tensors
     if ctx.act == "none":
         return grad, None, None, None, None
-    by_grad, by_y = prologue_grads(grad, grad_output, y, ctx.act, ctx.slope, ctx.backend, want_y=ctx.needs_input_grad[1])
+    by_grad, by_y = prologue_grads(
+        grad, grad_output, y, ctx.act, ctx.slope, ctx.backend, want_y=ctx.needs_input_grad[1]
+    )
     return by_grad, by_y, None, None, None
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+from gan_fast.ops import _kernels, memory
+
+#: reduction -> its code in the kernel's signature.
+_REDUCTION_CODES = {"none": 0, "mean": 1, "sum": 2}
 
 
 def bce_with_logits(
@@ -14,4 +20,28 @@ def bce_with_logits(
     reduction: str,
 ) -> tuple[Tensor, Tensor]:
     """Same arguments as the reference; float32 or float64 on the CPU."""
-    raise NotImplementedError
+    grad = memory.empty_like(input)
+    x = _like(input, grad)
+    loss = memory.empty_like(input) if reduction == "none" else input.new_empty(())
+    t, w, p = (None if tensor is None else _like(tensor, grad) for tensor in (target, weight, pos_weight))
+    _kernels.module().bce_with_logits(
+        _kernels.DTYPE_CODES[input.dtype],
+        input.numel(),
+        _kernels.pointer(x),
+        _kernels.pointer(t),
+        target_value,
+        _kernels.pointer(w),
+        _kernels.pointer(p),
+        _REDUCTION_CODES[reduction],
+        _kernels.pointer(loss),
+        _kernels.pointer(grad),
+        torch.get_num_threads(),
+    )
+    return loss, grad
+
+
+def _like(x: Tensor, pattern: Tensor) -> Tensor:
+    """x broadcast to the shape and strides of ``pattern``, so that equal positions in memory are equal elements."""
+    if x.shape == pattern.shape and x.stride() == pattern.stride():
+        return x
+    return memory.empty_like(pattern).copy_(x)

@@ -30,7 +30,9 @@ def _check(
     if not input.is_floating_point():
         raise ValueError(f"{_NAME}: input must be a floating point tensor, got {input.dtype}")
     if target is not None and target.shape != input.shape:
-        raise ValueError(f"{_NAME}: target must have the shape of input {tuple(input.shape)}, got {tuple(target.shape)}")
+        raise ValueError(
+            f"{_NAME}: target must have the shape of input {tuple(input.shape)}, got {tuple(target.shape)}"
+        )
     for name, factor in (("weight", weight), ("pos_weight", pos_weight)):
         if factor is not None and torch.broadcast_shapes(factor.shape, input.shape) != input.shape:
             raise ValueError(f"{_NAME}: {name} must broadcast to {tuple(input.shape)}, got {tuple(factor.shape)}")

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from gan_fast.ops import _kernels, activation, layout
+from gan_fast.ops import _kernels, activation, layout, memory
 
 
 def bias_act(input: Tensor, bias: Tensor | None, act: str, slope: float) -> Tensor:
@@ -20,7 +20,7 @@ def bias_act(input: Tensor, bias: Tensor | None, act: str, slope: float) -> Tens
         outer, channels, inner = input.shape[0], input.shape[1], math.prod(input.shape[2:])
     x = input.contiguous(memory_format=memory_format)
     b = None if bias is None else bias.contiguous()
-    y = torch.empty_like(x)
+    y = memory.empty_like(x)
     if y.numel():
         _kernels.module().bias_act(
             _kernels.DTYPE_CODES[x.dtype],
@@ -34,5 +34,7 @@ def bias_act(input: Tensor, bias: Tensor | None, act: str, slope: float) -> Tens
             slope,
             torch.get_num_threads(),
         )
-    pattern = torch.empty_like(input)
+    if y.stride() == input.stride():
+        return y
+    pattern = torch.empty_like(input)  # PyTorch's rule for the strides of an elementwise result
     return y if y.stride() == pattern.stride() else pattern.copy_(y)

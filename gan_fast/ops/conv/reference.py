@@ -30,7 +30,5 @@ def conv(
     x = input if prologue_y is None else activation.grad(input, prologue_y, prologue_activation, prologue_slope)
     padding, x = pad_input(x, weight.shape[2:], stride, pad_begin, dilation, out_size)
     none = [0] * len(stride)
-    out = torch.ops.aten.convolution(
-        x, weight, bias, list(stride), padding, list(dilation), False, none, groups
-    )
+    out = torch.ops.aten.convolution(x, weight, bias, list(stride), padding, list(dilation), False, none, groups)
     return layout.with_format(activation.apply(out, act, slope), layout.output_format(input, weight))

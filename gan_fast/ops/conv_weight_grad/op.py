@@ -73,6 +73,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _backward(ctx: Any, grad_weight: Tensor | None, grad_bias: Tensor | None) -> tuple[Tensor | None, ...]:
     """conv_weight_grad is linear in input and in grad_output: both gradients are convolutions with grad_weight."""
     input, g, prologue_y = ctx.saved_tensors
+    act, slope = ctx.prologue
     need_input, need_g = ctx.needs_input_grad[:2]
     need_y = prologue_y is not None and ctx.needs_input_grad[9]
     forward, adjoint = ("conv_transpose", "conv") if ctx.transposed else ("conv", "conv_transpose")
@@ -81,17 +82,27 @@ def _backward(ctx: Any, grad_weight: Tensor | None, grad_bias: Tensor | None) ->
         grad_bias = None
     if grad_weight is not None and need_input:
         grads[0] = OPERATORS[adjoint](
-            g, grad_weight, None, *ctx.form, list(input.shape[2:]), "none", 0.01, prologue_y, *ctx.prologue, ctx.backend
+            g, grad_weight, None, *ctx.form, list(input.shape[2:]), "none", 0.01, prologue_y, act, slope, ctx.backend
         )
     if need_g or need_y:
         inner = None
         if grad_weight is not None:
             inner = OPERATORS[forward](
-                input, grad_weight, grad_bias, *ctx.form, list(g.shape[2:]), "none", 0.01, None, "none", 0.01, ctx.backend
+                input,
+                grad_weight,
+                grad_bias,
+                *ctx.form,
+                list(g.shape[2:]),
+                "none",
+                0.01,
+                None,
+                "none",
+                0.01,
+                ctx.backend,
             )
         elif grad_bias is not None:
             inner = grad_bias.view(-1, *[1] * (g.dim() - 2)).expand(g.shape)
-        grads[1], grads[9] = shared.prologue_grads(inner, g, prologue_y, *ctx.prologue, ctx.backend, want_y=need_y)
+        grads[1], grads[9] = shared.prologue_grads(inner, g, prologue_y, act, slope, ctx.backend, want_y=need_y)
     return tuple(grads)
 
 

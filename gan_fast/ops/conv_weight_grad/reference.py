@@ -45,7 +45,8 @@ def conv_weight_grad(
             # The adjoint of cutting is filling with zeros: the forward operation's widths with the other sign.
             g = pad_or_crop(g, [-width for width in crop_widths(full, pad_begin, out_size)])
             extra = [0] * len(stride)
-    weight = g.new_empty(1).expand(weight_shape(input, grad_output, kernel_size, groups, transposed))  # only its shape counts
+    # Of the weight only the shape counts.
+    weight = g.new_empty(1).expand(weight_shape(input, grad_output, kernel_size, groups, transposed))
     _, weight_grad, _ = torch.ops.aten.convolution_backward(
         g, x, weight, None, list(stride), padding, list(dilation), transposed, extra, groups, (False, True, False)
     )

@@ -1,0 +1,151 @@
+"""Which backend serves each layer of a module, and why."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gan_fast import backends
+from gan_fast import nn as fast_nn
+from gan_fast.backends import Choice
+from gan_fast.ops import geometry
+
+_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_OURS = tuple(getattr(fast_nn, name) for name in fast_nn.__all__)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: its name in the module, its kind, and the choice for each pass.
+
+    ``forward``, ``input_grad`` and ``weight_grad`` are (backend, reason); where PyTorch runs the forward pass,
+    autograd's passes are PyTorch's too.
+    """
+
+    name: str
+    layer: str
+    forward: Choice
+    input_grad: Choice
+    weight_grad: Choice
+
+
+class Explanation(list[Row]):
+    """The rows, one for each supported layer; ``str()`` is a readable table."""
+
+    def __str__(self) -> str:
+        head = ("layer", "kind", "forward", "input grad", "weight grad", "why")
+        lines = [head] + [
+            (
+                r.name or "(itself)",
+                r.layer,
+                r.forward.backend,
+                r.input_grad.backend,
+                r.weight_grad.backend,
+                r.forward.reason,
+            )
+            for r in self
+        ]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        return "\n".join(
+            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
+        )
+
+
+def explain(module: nn.Module, input_shape: Sequence[int] | None = None) -> Explanation:
+    """For every convolution and loss layer in ``module``: which backend serves it, and why.
+
+    ``input_shape``: shape of the module's input, batch included; layers' own input shapes follow by a run without
+    data. Without it the answer is that for inputs large enough to be worth a kernel. The active ``use_backend`` and
+    GAN_FAST_BACKEND count.
+    """
+    shapes = {} if input_shape is None else _layer_inputs(module, input_shape)
+    rows = Explanation()
+    for name, layer in module.named_modules():
+        if isinstance(layer, (*_CONV, *_CONV_TRANSPOSE)):
+            rows.append(Row(name, type(layer).__name__, *_explain_convolution(layer, shapes.get(name))))
+        elif isinstance(layer, nn.BCEWithLogitsLoss):
+            choice = _plain(layer) or _choose("bce_with_logits", elements=float("inf"))
+            rows.append(Row(name, type(layer).__name__, choice, choice, choice))
+    return rows
+
+
+def _plain(layer: nn.Module) -> Choice | None:
+    if isinstance(layer, _OURS):
+        return None
+    return Choice("torch", f"torch.nn.{type(layer).__name__}, not accelerated (see gan_fast.accelerate)")
+
+
+def _choose(op: str, **facts: Any) -> Choice:
+    try:
+        return backends.choose(op, **facts)
+    except RuntimeError as error:  # a backend asked for by name that cannot: the call itself would raise this
+        return Choice("none", str(error))
+
+
+def _explain_convolution(layer: Any, shape: tuple[int, ...] | None) -> tuple[Choice, Choice, Choice]:
+    plain = _plain(layer)
+    if plain is None and layer.padding_mode != "zeros":
+        plain = Choice("torch", f"padding_mode={layer.padding_mode!r} is served by PyTorch")
+    if plain is not None:
+        return plain, plain, plain
+    transposed = isinstance(layer, _CONV_TRANSPOSE)
+    weight: Tensor = layer.weight
+    rank = weight.dim() - 2
+    common: dict[str, Any] = {"device": weight.device.type, "dtype": weight.dtype, "rank": rank}
+    form = None if shape is None else _geometry(layer, shape, weight, transposed)
+    if shape is None or form is None:
+        # Large enough for every rule on size; what is left depends on the layer alone.
+        facts = {**geometry.facts(transposed, (1, 1, *[1] * rank), weight.shape, _unknown(layer, rank), False)}
+        facts.update(mflop=float("inf"), batch=float("inf"))
+    else:
+        facts = geometry.facts(transposed, shape, weight.shape, form, False)
+    first, second = ("conv_transpose", "conv") if transposed else ("conv", "conv_transpose")
+    forward = _choose(first, **common, **facts)
+    if forward.backend in ("torch", "none"):
+        return forward, forward, forward
+    swapped = {**facts, "in_channels": facts["out_channels"], "out_channels": facts["in_channels"]}
+    return forward, _choose(second, **common, **swapped), _choose("conv_weight_grad", **common, **facts)
+
+
+def _geometry(layer: Any, shape: tuple[int, ...], weight: Tensor, transposed: bool) -> geometry.Geometry | None:
+    size, kernel, stride, dilation = shape[2:], layer.kernel_size, layer.stride, layer.dilation
+    if isinstance(layer, fast_nn.KerasConv2d):
+        begin, out = geometry.same_keras(size, kernel, stride, dilation)
+        return geometry.Geometry(stride, begin, dilation, layer.groups, out)
+    if isinstance(layer, fast_nn.KerasConvTranspose2d):
+        begin, out = geometry.same_keras_transpose(size, kernel, stride, dilation)
+        return geometry.Geometry(stride, begin, dilation, layer.groups, out)
+    if transposed:
+        return geometry.resolve_conv_transpose(
+            shape, weight.shape, stride, layer.padding, layer.output_padding, layer.groups, dilation
+        )
+    return geometry.resolve_conv(shape, weight.shape, stride, layer.padding, dilation, layer.groups)
+
+
+def _unknown(layer: Any, rank: int) -> geometry.Geometry:
+    return geometry.Geometry(layer.stride, (0,) * rank, layer.dilation, layer.groups, (1,) * rank)
+
+
+def _layer_inputs(module: nn.Module, input_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Layer name -> shape of its first input in one forward pass of a copy on the "meta" device (no data, no time)."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    twin = copy.deepcopy(module).to("meta")
+    handles = []
+    for name, layer in twin.named_modules():
+        if isinstance(layer, (*_CONV, *_CONV_TRANSPOSE)):
+
+            def record(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+                shapes[name] = tuple(args[0].shape)
+
+            handles.append(layer.register_forward_pre_hook(record))
+    with torch.no_grad():
+        twin(torch.empty(tuple(input_shape), device="meta"))
+    for handle in handles:
+        handle.remove()
+    return shapes
