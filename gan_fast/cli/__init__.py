@@ -90,4 +90,8 @@ def _set_up_messages(debug: bool) -> None:
 
 
 def _one_line(error: BaseException) -> str:
+    from gan_fast.data import DownloadError
+
+    if isinstance(error, DownloadError):  # a list of files and addresses, meant to be read line by line
+        return str(error)
     return " ".join(str(error).split()) or type(error).__name__

@@ -45,7 +45,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError, ImportError: with a text for the user, which the command line prints.
     """
-    data = args.data or _trained_on(args.run_folder)
+    trained_on, trained_dir = _trained_on(args.run_folder)
+    data = args.data or trained_on
+    if data is None:
+        raise ValueError(
+            f"{args.run_folder} does not say what it was trained on: name the real set with --data, as in --data mnist"
+        )
+    data_dir = args.data_dir if args.data_dir or data != trained_on else trained_dir
     from gan_fast import Trainer
     from gan_fast.metrics import evaluate
 
@@ -56,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         n=args.n,
         seed=args.seed,
         batch_size=args.batch_size,
-        data_dir=args.data_dir,
+        data_dir=data_dir,
         download=not args.no_download,
     )
     print(render(figures))
@@ -86,23 +92,24 @@ def render(figures: dict[str, Any]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _trained_on(folder: Path) -> str:
-    """The data that config.json, in the folder or above it, names.
+def _trained_on(folder: Path) -> tuple[str | None, str | None]:
+    """The data and its data_dir that config.json, in the folder or above it, names; None for what it does not name.
 
     Raises:
-        ValueError: no such file, or data that has no name (a tensor, a loader).
+        ValueError: a damaged file.
     """
     for place in (folder, *folder.resolve().parents[:3]):
         config = place / "config.json"
-        if config.is_file():
-            try:
-                data = json.loads(config.read_text(encoding="utf-8")).get("data")
-            except (json.JSONDecodeError, AttributeError) as error:
-                raise ValueError(f"{config} is damaged ({error}); name the real set with --data") from error
-            name = data.get("name") if isinstance(data, dict) else data
-            if isinstance(name, str):
-                return name
-    raise ValueError(f"{folder} does not say what it was trained on: name the real set with --data, as in --data mnist")
+        if not config.is_file():
+            continue
+        try:
+            data = json.loads(config.read_text(encoding="utf-8")).get("data")
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{config} is damaged: {error}") from error
+        if isinstance(data, dict):
+            return data.get("source") or data.get("name"), (data.get("options") or {}).get("data_dir")
+        return (data, None) if isinstance(data, str) else (None, None)
+    return None, None
 
 
 def _write(path: Path, text: str) -> None:
