@@ -20,10 +20,11 @@ _CUDA_ONLY = ("tf32", "fp16")
 
 
 def near(word: object, choices: Iterable[str]) -> str:
-    """The end of an error about an unknown word: the near ones if there are any, else all of them."""
+    """The end of an error about an unknown word: the near ones, if any, and all of them."""
     choices = list(choices)
     close = difflib.get_close_matches(str(word).lower(), choices, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(choices)}"
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"{hint}known: {', '.join(choices)}"
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
