@@ -96,6 +96,7 @@ class Sequential(torch.nn.Sequential):
     def _run(self, value: Any, channels_last: bool) -> tuple[Any, bool]:
         """Run the children; `channels_last` tells what format plain PyTorch would have here, for the input and for
         the result."""
+        watched = torch.nn.modules.module._has_any_global_hook()  # profilers count modules with such hooks
         keep = _keeps_channels_last()
         children = list(self._modules.values())
         fused = False
@@ -104,7 +105,7 @@ class Sequential(torch.nn.Sequential):
                 fused = False
                 continue
             kind = type(child)
-            if isinstance(child, Sequential) and kind is Sequential and keep and not _hooked(child):
+            if isinstance(child, Sequential) and kind is Sequential and keep and not (watched or _hooked(child)):
                 value, channels_last = child._run(value, channels_last)
             elif kind.forward in _FORWARDS:
                 if keep and _is_image(value):
@@ -114,7 +115,7 @@ class Sequential(torch.nn.Sequential):
                     # channels_last.
                     value = value.to(memory_format=torch.channels_last)
                 follower = children[index + 1] if index + 1 < len(children) else None
-                activation = fused_activation(child, follower)
+                activation = None if watched else fused_activation(child, follower)
                 if activation is None:
                     value = child(value)
                 else:

@@ -1,6 +1,8 @@
-"""The article's networks against what real Keras computed: tests/golden/keras_mnist.npz, written by tools/keras_golden.py.
+"""The article's networks against what real Keras computed: tests/golden/keras_mnist.npz, written by
+tools/keras_golden.py.
 
-Weights and inputs are drawn here by that program's own functions; their checksums in the file prove that they are the same.
+Weights and inputs are drawn here by that program's own functions; their checksums in the file prove that they are
+the same.
 """
 
 from __future__ import annotations
@@ -169,8 +171,11 @@ def test_networks_of_other_widths_come_back_too() -> None:
         assert all(torch.equal(value, after.state_dict()[key]) for key, value in before.state_dict().items())
 
 
-def test_the_usual_pytorch_geometry_is_another_network(program: ModuleType, golden: dict[str, Any], weights: Any) -> None:
-    """padding=2, output_padding=1 gives the same sizes and other pixels; padding=1 with the last row cropped is Keras' 'same'."""
+def test_the_usual_pytorch_geometry_is_another_network(
+    program: ModuleType, golden: dict[str, Any], weights: Any
+) -> None:
+    """padding=2, output_padding=1 gives the same sizes and other pixels; padding=1 with the last row cropped is
+    Keras' 'same'."""
     generator, _ = keras_mnist.from_keras(*weights)
     layer = generator.deconv1
     x = torch.randn(2, 128, 7, 7)
@@ -188,9 +193,7 @@ def test_convolution_same_pads_at_the_end_only(weights: Any) -> None:
     _, discriminator = keras_mnist.from_keras(*weights)
     layer = discriminator.conv1
     x = torch.randn(2, 1, 28, 28)
-    padded = torch.nn.functional.conv2d(
-        torch.nn.functional.pad(x, (0, 1, 0, 1)), layer.weight, layer.bias, stride=2
-    )
+    padded = torch.nn.functional.conv2d(torch.nn.functional.pad(x, (0, 1, 0, 1)), layer.weight, layer.bias, stride=2)
     torch.testing.assert_close(layer(x), padded, rtol=1e-4, atol=1e-5)
 
 
@@ -201,10 +204,13 @@ def test_convolution_same_pads_at_the_end_only(weights: Any) -> None:
         (lambda g, d: (g, [*d, d[0]]), r"d_weights: got 7 arrays, expected 6"),
         (lambda g, d: ([g[2], *g[1:]], d), r"g_weights\[0\]: got shape \(5, 5, 128, 128\), expected 2 dimensions"),
         (lambda g, d: ([*g[:6], g[6][:5], g[7]], d), r"g_weights\[6\] \(conv.weight\): got shape \(5, 7, 128, 1\)"),
-        (lambda g, d: (g, [*d[:4], d[4][:-1], d[5]]), r"d_weights\[4\] \(dense.weight\): got shape \(6271, 1\), expected \(6272, 1\)"),
+        (
+            lambda g, d: (g, [*d[:4], d[4][:-1], d[5]]),
+            r"d_weights\[4\] \(dense.weight\): got shape \(6271, 1\), expected \(6272, 1\)",
+        ),
     ],
     ids=["too-few", "too-many", "rank", "kernel", "dense"],
-)  # fmt: skip
+)
 def test_other_arrays_are_refused(change: Any, message: str, weights: Any) -> None:
     with pytest.raises(ValueError, match=message):
         keras_mnist.from_keras(*change(*weights))

@@ -71,8 +71,13 @@ def test_other_programs_words(alias: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("dcgan", "'dcgan28' or 'dcgan64'|'dcgan64' or 'dcgan28'"), ("keras-mnist", "'keras_mnist'"), ("x", "known: dcgan28")]
-)  # fmt: skip
+    ("name", "near"),
+    [
+        ("dcgan", "'dcgan28' or 'dcgan64'|'dcgan64' or 'dcgan28'"),
+        ("keras-mnist", "'keras_mnist'"),
+        ("x", "known: dcgan28"),
+    ],
+)
 def test_unknown_name_lists_near_ones(name: str, near: str) -> None:
     with pytest.raises(ValueError, match=near):
         models.build(name)
@@ -81,7 +86,9 @@ def test_unknown_name_lists_near_ones(name: str, near: str) -> None:
 
 
 def test_unknown_option_lists_the_valid_ones() -> None:
-    with pytest.raises(TypeError, match=r"ngff: not an option of model 'dcgan28'; did you mean 'ngf'\? its options: latent_dim, "):
+    with pytest.raises(
+        TypeError, match=r"ngff: not an option of model 'dcgan28'; did you mean 'ngf'\? its options: latent_dim, "
+    ):
         models.build("dcgan28", ngff=3)
     with pytest.raises(TypeError, match="activation: not an option of model 'dcgan64'"):
         models.build("dcgan64", activation="leaky_relu")
@@ -116,7 +123,8 @@ def test_networks_from_keras_know_it_too() -> None:
     assert again[0].built_from == again[1].built_from == pair[0].built_from
 
 
-# ------------------------------------------------------------------------------------------------ the article's networks
+# ------------------------------------------------------------------------------------------------ the article's
+# networks
 
 
 def test_keras_mnist_has_the_article_s_sizes() -> None:
@@ -187,14 +195,18 @@ def test_leaky_relu_variant_equals_plain_layers() -> None:
 
 
 def test_keras_mnist_refuses_other_activations() -> None:
-    with pytest.raises(ValueError, match=r"activation: got 'relu', expected None \(the article's networks\) or 'leaky_relu'"):
+    with pytest.raises(
+        ValueError, match=r"activation: got 'relu', expected None \(the article's networks\) or 'leaky_relu'"
+    ):
         models.build("keras_mnist", activation="relu")
 
 
 # --------------------------------------------------------------------------------------------------------------- DCGAN
 
 
-def pytorch_example(nz: int, nc: int, ngf: int, ndf: int) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+def pytorch_example(
+    nz: int, nc: int, ngf: int, ndf: int
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """Keys and shapes of the state_dicts of PyTorch's DCGAN example, from the list of its layers."""
 
     def keys(layers: list[tuple[int, str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
@@ -206,11 +218,27 @@ def pytorch_example(nz: int, nc: int, ngf: int, ndf: int) -> tuple[dict[str, tup
                 shapes[f"main.{index}.num_batches_tracked"] = ()
         return shapes
 
-    g = [(0, "conv", (nz, ngf * 8, 4, 4)), (1, "norm", (ngf * 8,)), (3, "conv", (ngf * 8, ngf * 4, 4, 4)), (4, "norm", (ngf * 4,)),
-         (6, "conv", (ngf * 4, ngf * 2, 4, 4)), (7, "norm", (ngf * 2,)), (9, "conv", (ngf * 2, ngf, 4, 4)), (10, "norm", (ngf,)),
-         (12, "conv", (ngf, nc, 4, 4))]  # fmt: skip
-    d = [(0, "conv", (ndf, nc, 4, 4)), (2, "conv", (ndf * 2, ndf, 4, 4)), (3, "norm", (ndf * 2,)), (5, "conv", (ndf * 4, ndf * 2, 4, 4)),
-         (6, "norm", (ndf * 4,)), (8, "conv", (ndf * 8, ndf * 4, 4, 4)), (9, "norm", (ndf * 8,)), (11, "conv", (1, ndf * 8, 4, 4))]  # fmt: skip
+    g = [
+        (0, "conv", (nz, ngf * 8, 4, 4)),
+        (1, "norm", (ngf * 8,)),
+        (3, "conv", (ngf * 8, ngf * 4, 4, 4)),
+        (4, "norm", (ngf * 4,)),
+        (6, "conv", (ngf * 4, ngf * 2, 4, 4)),
+        (7, "norm", (ngf * 2,)),
+        (9, "conv", (ngf * 2, ngf, 4, 4)),
+        (10, "norm", (ngf,)),
+        (12, "conv", (ngf, nc, 4, 4)),
+    ]
+    d = [
+        (0, "conv", (ndf, nc, 4, 4)),
+        (2, "conv", (ndf * 2, ndf, 4, 4)),
+        (3, "norm", (ndf * 2,)),
+        (5, "conv", (ndf * 4, ndf * 2, 4, 4)),
+        (6, "norm", (ndf * 4,)),
+        (8, "conv", (ndf * 8, ndf * 4, 4, 4)),
+        (9, "norm", (ndf * 8,)),
+        (11, "conv", (1, ndf * 8, 4, 4)),
+    ]
     return keys(g), keys(d)
 
 
