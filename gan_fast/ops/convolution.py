@@ -199,6 +199,9 @@ def make_backward(transposed: bool) -> Any:
         need_input, need_weight, need_bias = ctx.needs_input_grad[:3]
         need_prologue_y = prologue_y is not None and ctx.needs_input_grad[10]
         size, kernel = list(input.shape[2:]), list(weight.shape[2:])
+        if layout.output_format(input, weight) == torch.channels_last:
+            # PyTorch's rule for the input's gradient; and both kernels below would convert it, each for itself.
+            grad = grad.to(memory_format=torch.channels_last)
         form = (list(g.stride), list(g.pad_begin), list(g.dilation), g.groups)
         if need_input or need_prologue_y:
             inner = OPERATORS[sibling](grad, weight, None, *form, size, "none", 0.01, y, act, slope, backend)
