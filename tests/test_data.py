@@ -135,6 +135,12 @@ def test_explicit_data_dir_is_strict(tmp_path):
         data.load("mnist", data_dir=tmp_path / "nowhere")
 
 
+def test_variable_that_leads_nowhere_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAN_FAST_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=r"GAN_FAST_DATA=.*nowhere.*no such folder"):
+        data.load("mnist")
+
+
 def test_another_set_with_the_same_file_names_is_not_taken(tmp_path):
     write_part(tmp_path / "fashion-mnist", "train")
     assert data.load("fashion_mnist", data_dir=tmp_path / "fashion-mnist").classes[9] == "Ankle boot"
@@ -220,6 +226,22 @@ def test_crop_takes_the_centre(tmp_path):
     picture[:, 10:20] = 200
     Image.fromarray(picture).save(tmp_path / "a.png")
     assert data.load(tmp_path, image_size=10).images.unique().tolist() == [200]
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    write_png(tmp_path / "elsewhere" / "a.png", 5)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "up").symlink_to(tmp_path / "set")
+    assert len(data.load(tmp_path / "set")) == 1
+
+
+def test_turned_photographs_are_set_upright(tmp_path):
+    picture = Image.new("L", (6, 4))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # orientation: turn by 90 degrees
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    assert data.load(tmp_path).shape == (1, 6, 4)
 
 
 def test_sixteen_bit_grey_is_scaled(tmp_path):

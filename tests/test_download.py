@@ -230,6 +230,13 @@ def test_load_downloads_both_files_of_a_part_into_the_cache(mirror, tmp_path, mo
             "sha256": hashlib.sha256(content).hexdigest(),
         }
     monkeypatch.setattr(sources, "_mirrors", lambda: listed)
+    with monkeypatch.context() as offline:
+        offline.setitem(listed["mnist"], "mirrors", [mirror.base("missing")])
+        with pytest.raises(data.DownloadError) as caught:
+            data.load("mnist", split="test")
+    # One message names everything that has to be fetched by hand.
+    assert all(f"{mirror.base('missing')}{name}  (" in str(caught.value) for name, _ in packed.values())
+    mirror.asked.clear()
     loaded = data.load("mnist", split="test")
     assert loaded.images.shape == (2, 1, 28, 28) and loaded.labels.tolist() == [3, 4]
     count = len(mirror.asked)

@@ -177,6 +177,13 @@ def test_tensor_dataset_and_ready_feeds_and_folder(tmp_path, monkeypatch):
     assert torch.equal(small.next(), large.next())
 
 
+def test_options_that_a_source_cannot_follow_are_refused():
+    for source in (Items(9, lambda i: torch.zeros(1, 2, 2)), loader()):
+        with pytest.raises(data.DataError, match=r"image_size=8, channels=None: a (Items|DataLoader)"):
+            data.feed(source, 2, image_size=8)
+    assert data.feed(numbered(9), 2, image_size=8, channels=3).next().shape == (2, 3, 8, 8)
+
+
 def test_sources_of_no_known_kind():
     for source in (3, None, {"a": 1}, iter([1])):
         with pytest.raises(TypeError, match="expected a name"):

@@ -53,7 +53,7 @@ class _MirrorFailed(Exception):
     """This mirror is of no use for this file; the text says why."""
 
 
-def fetch(file: RemoteFile, folder: Path, *, timeout: float = _TIMEOUT_S) -> Path:
+def fetch(file: RemoteFile, folder: Path, *, wanted: Sequence[RemoteFile] = (), timeout: float = _TIMEOUT_S) -> Path:
     """Make sure that `file` lies in `folder`, whole, and return its path.
 
     A file that is there with the right size is taken as it is: it was verified before it got its name.
@@ -61,6 +61,7 @@ def fetch(file: RemoteFile, folder: Path, *, timeout: float = _TIMEOUT_S) -> Pat
     Args:
         file: name, size, checksum and mirrors.
         folder: target; created if missing.
+        wanted: all files that are needed; those not there yet are named when this one fails.
         timeout: seconds that a mirror may stay silent.
 
     Raises:
@@ -85,8 +86,9 @@ def fetch(file: RemoteFile, folder: Path, *, timeout: float = _TIMEOUT_S) -> Pat
                 continue
             os.replace(part, target)
             return target
+    lacking = [f for f in wanted or (file,) if not _complete(folder / f.name, f)]
     raise DownloadError(
-        f"{file.name} could not be downloaded:\n  " + "\n  ".join(failures) + "\n" + instructions([file], folder)
+        f"{file.name} could not be downloaded:\n  " + "\n  ".join(failures) + "\n" + instructions(lacking, folder)
     )
 
 
@@ -95,6 +97,7 @@ def instructions(files: Sequence[RemoteFile], folder: Path) -> str:
     lines = [f"Without a network, fetch these files elsewhere and put them into {folder}"]
     lines += [f"  {f.mirrors[0]}{f.name}  ({f.size} bytes, sha256 {f.sha256})" for f in files]
     lines.append("or into a folder of your own, named by --data-dir (data_dir=) or the variable GAN_FAST_DATA.")
+    lines.append("The set 'digits' needs no network.")
     return "\n".join(lines)
 
 

@@ -6,12 +6,13 @@ import io
 import os
 import threading
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import DataError
@@ -53,12 +54,13 @@ class ImageFiles:
             )
         parents = [PurePosixPath(name).parts[:-1] for name in self._below_common_folder()]
         self.classes = tuple(sorted({p[0] for p in parents})) if all(parents) else ()
-        self.labels = torch.tensor([self.classes.index(p[0]) for p in parents]) if len(self.classes) > 1 else None
-        if self.labels is None:
-            self.classes = ()
+        self.classes = self.classes if len(self.classes) > 1 else ()
+        number = {name: i for i, name in enumerate(self.classes)}
+        self.labels = torch.tensor([number[p[0]] for p in parents]) if number else None
         with self._open(self.names[0]) as first:
-            self.channels = channels or (1 if first.mode in ("1", "L", "I;16", "I", "F") else 3)
-            self._size = (image_size, image_size) if image_size else (first.height, first.width)
+            self.channels = channels or (1 if first.mode in ("1", "L", "LA", "I;16", "I", "F") else 3)
+        # Decoded, not read from the header: a photograph may be stored turned.
+        self._size = self._decode(self.names[0]).shape[:2]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -75,11 +77,7 @@ class ImageFiles:
             DataError: unreadable or truncated file, or a size unlike the first image's; names the file(s).
         """
         name = self.names[index]
-        with self._open(name) as image:
-            try:
-                pixels = self._pixels(image)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                raise DataError(f"{self.root / name} cannot be decoded ({error}): truncated or damaged?") from error
+        pixels = self._decode(name)
         if pixels.shape[:2] != self._size:
             raise DataError(
                 f"images differ in size: {self.root / self.names[0]} is {self._size[1]}x{self._size[0]} but "
@@ -102,7 +100,7 @@ class ImageFiles:
 
     def _list(self) -> list[str]:
         if self.root.is_dir():
-            found = (Path(base, f).relative_to(self.root).as_posix() for base, _, fs in os.walk(self.root) for f in fs)
+            found = self._walk()
         elif self.root.is_file():
             try:
                 self._archive = zipfile.ZipFile(self.root)
@@ -112,6 +110,16 @@ class ImageFiles:
         else:
             raise FileNotFoundError(f"no such folder or zip: {self.root}")
         return sorted(name for name in found if name.lower().endswith(SUFFIXES) and not Path(name).name.startswith("."))
+
+    def _walk(self) -> Iterator[str]:
+        """Files below the root, links to folders followed, each folder once (a link may lead back up)."""
+        seen: set[str] = set()
+        for base, folders, files in os.walk(self.root, followlinks=True):
+            if (real := os.path.realpath(base)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            yield from (Path(base, file).relative_to(self.root).as_posix() for file in files)
 
     def _below_common_folder(self) -> list[str]:
         """Names without the folders that all share: a zip of one folder has the same classes as the folder itself."""
@@ -132,11 +140,20 @@ class ImageFiles:
         except (UnidentifiedImageError, OSError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
             raise DataError(f"{self.root / name} cannot be read as an image ({error})") from error
 
+    def _decode(self, name: str) -> np.ndarray:
+        """The image called `name` as uint8 (H, W, C)."""
+        with self._open(name) as image:
+            try:
+                return self._pixels(image)
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                raise DataError(f"{self.root / name} cannot be decoded ({error}): truncated or damaged?") from error
+
     def _pixels(self, image: Image.Image) -> np.ndarray:
         """Decode to (H, W, C) uint8 in the wanted channels and size."""
         if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255 instead of scaling
             deep = np.asarray(image, dtype=np.float32)
             image = Image.fromarray((deep / 257.0).round().clip(0, 255).astype(np.uint8))
+        image = ImageOps.exif_transpose(image)
         image = image.convert("L" if self.channels == 1 else "RGB")
         if self.image_size and image.size != (self.image_size, self.image_size):
             scale = self.image_size / min(image.size)

@@ -191,6 +191,11 @@ def feed(
     """
     if isinstance(source, Feed):
         return source
+    own_images = isinstance(source, (str, os.PathLike, Tensor, np.ndarray, ImageData, TensorDataset))
+    if not own_images and (image_size is not None or channels is not None):
+        raise DataError(
+            f"image_size={image_size}, channels={channels}: a {type(source).__name__} brings its images to size itself"
+        )
     if isinstance(source, (DataLoader, IterableDataset)):
         loader = source
         if isinstance(source, IterableDataset):

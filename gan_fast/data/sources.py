@@ -178,7 +178,10 @@ def _idx_set(name: str, split: str, data_dir: str | Path | None, download: bool)
             files = ", ".join(f.name for f in _remote_files(name, split).values())
             raise DataError(f"data_dir={str(data_dir)!r} holds no file of {name}, expected {files} in it or in {name}/")
     elif chosen := os.environ.get("GAN_FAST_DATA"):
-        paths = _local_part(name, split, Path(chosen).expanduser())
+        root = Path(chosen).expanduser()
+        if not root.is_dir():
+            raise FileNotFoundError(f"GAN_FAST_DATA={chosen!r}: no such folder")
+        paths = _local_part(name, split, root)
     if paths is None:
         paths = _cached_part(name, split, download)
     images, labels = read_pair(*paths)
@@ -190,7 +193,8 @@ def _cached_part(name: str, split: str, download: bool) -> tuple[Path, Path]:
     files = _remote_files(name, split)
     found = {role: _find(folder, f.name) for role, f in files.items()}
     if download:
-        found = {role: found[role] or fetch(f, folder) for role, f in files.items()}
+        wanted = [f for role, f in files.items() if found[role] is None]
+        found = {role: found[role] or fetch(f, folder, wanted=wanted) for role, f in files.items()}
     images, labels = found["images"], found["labels"]
     if images is None or labels is None:
         wanted = [files[role] for role, path in found.items() if path is None]
