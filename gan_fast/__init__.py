@@ -75,7 +75,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """This package's own module type: keeps ``gan_fast.accelerate`` the function.
+    """This package's own module type: keeps ``gan_fast.accelerate`` and ``gan_fast.explain`` the functions.
 
     The import system binds every submodule as an attribute of its package once it is loaded, so any
     ``from gan_fast.accelerate import Report`` would turn the function ``gan_fast.accelerate`` into the submodule of the

@@ -94,11 +94,13 @@ def test_unknown_attribute_is_named() -> None:
         "from gan_fast.accelerate import restore; import gan_fast",
         "import gan_fast; gan_fast.restore",
         "import gan_fast; gan_fast.Trainer",
+        "import gan_fast.explain",
+        "from gan_fast.explain import Explanation; import gan_fast",
         "import importlib; importlib.import_module('gan_fast.accelerate'); import gan_fast",
         "from gan_fast import *; import gan_fast; assert accelerate is gan_fast.accelerate",
     ],
 )
-def test_accelerate_is_the_function_whatever_was_imported_before(statements: str) -> None:
+def test_accelerate_and_explain_are_functions_whatever_was_imported_before(statements: str) -> None:
     run_fresh(
         f"""
         import warnings
@@ -110,6 +112,8 @@ def test_accelerate_is_the_function_whatever_was_imported_before(statements: str
         import gan_fast.accelerate
         from gan_fast.accelerate import accelerate, restore
         assert accelerate is gan_fast.accelerate and restore is gan_fast.restore
+        import gan_fast.explain
+        assert inspect.isfunction(gan_fast.explain), gan_fast.explain
         assert inspect.ismodule(sys.modules["gan_fast.accelerate"])
         """
     )

@@ -18,20 +18,9 @@ from typing import Any
 
 OPENMP_LIBRARY = re.compile(r"\blib(gomp|iomp5|omp5?)(-\w+)?\.(so|dylib|dll)[.\d]*$")
 
-# Typical calls: (operator, in words, in channels, out channels, kernel, stride, size of the smaller side, batch).
-TYPICAL_CONVOLUTIONS = (
-    ("conv_transpose", "128 -> 128, 5x5, stride 2, 7x7 -> 14x14, batch 128", 128, 128, 5, 2, 7, 128),
-    ("conv_transpose", "128 -> 64, 4x4, stride 2, 16x16 -> 32x32, batch 64", 128, 64, 4, 2, 16, 64),
-    ("conv", "128 -> 1, 7x7, 28x28, batch 128", 128, 1, 7, 1, 28, 128),
-    ("conv", "64 -> 128, 5x5, stride 2, 14x14 -> 7x7, batch 128", 64, 128, 5, 2, 7, 128),
-    ("conv_weight_grad", "64 -> 128, 5x5, stride 2, 14x14 -> 7x7, batch 128", 64, 128, 5, 2, 7, 128),
-    ("conv", "8 -> 8, 3x3, 8x8, batch 1", 8, 8, 3, 1, 8, 1),
-)
-TYPICAL_ELEMENTWISE = (
-    ("bias_act", "128 x 128 x 14 x 14", 128 * 128 * 14 * 14),
-    ("bce_with_logits", "128 x 1", 128),
-    ("bce_with_logits", "16 x 1 x 64 x 64", 16 * 64 * 64),
-)
+# Whose layers are listed with the backend that serves them, with batches as they are trained.
+TYPICAL_NETWORKS = (("keras_mnist", 128), ("dcgan28", 128), ("dcgan64", 64))
+TYPICAL_SIZES = (("bias_act", 128 * 128 * 14 * 14), ("bce_with_logits", 128), ("bce_with_logits", 16 * 64 * 64))
 
 
 def add_parser(subparsers: Any) -> None:
@@ -140,33 +129,33 @@ def openmp_runtimes(maps: str | None = None) -> list[str]:
 
 
 def _choices() -> list[dict[str, str]]:
-    """Which backend the automatic choice takes for the typical calls, and why."""
-    from gan_fast import backends
+    """Which backend the automatic choice takes for the layers of typical networks, in each pass, and why."""
+    import torch
 
-    calls: list[tuple[str, str, dict[str, Any]]] = []
-    for op, words, inner, outer, kernel, stride, size, batch in TYPICAL_CONVOLUTIONS:
-        facts: dict[str, Any] = {
-            "rank": 2,
-            "mflop": 2e-6 * batch * size**2 * kernel**2 * inner * outer,
-            "groups": 1,
-            "in_channels": inner,
-            "out_channels": outer,
-            "kernel": kernel**2,
-            "stride": stride,
-            "dilation": 1,
-            "batch": batch,
-            "channels_last": False,
-        }
-        calls.append((op, words, facts))
-    calls += [(op, words, {"elements": elements}) for op, words, elements in TYPICAL_ELEMENTWISE]
-    chosen = []
-    for op, words, facts in calls:
+    from gan_fast import backends, explain, models
+
+    found = []
+    for name, batch in TYPICAL_NETWORKS:
+        with torch.random.fork_rng(devices=[]):
+            generator, discriminator = models.build(name)
+        shapes: tuple[Any, ...] = (generator.latent_shape, generator.sample_shape)
+        for part, network, shape in zip("GD", (generator, discriminator), shapes, strict=True):
+            for row in explain(network, (batch, *shape)):
+                passes = {"forward": row.forward, "input_grad": row.input_grad, "weight_grad": row.weight_grad}
+                found.append(
+                    {
+                        "where": f"{name} {part}.{row.name} {row.layer}, batch {batch}",
+                        **{which: choice.backend for which, choice in passes.items()},
+                        "reason": row.forward.reason,
+                    }
+                )
+    for op, elements in TYPICAL_SIZES:
         try:
-            backend, reason = backends.choose(op, **facts)
+            backend, reason = backends.choose(op, elements=elements)
         except (RuntimeError, ValueError) as error:  # GAN_FAST_BACKEND names one that cannot run
             backend, reason = "none", str(error)
-        chosen.append({"operator": op, "call": words, "backend": backend, "reason": reason})
-    return chosen
+        found.append({"where": f"{op}, {elements} elements", "forward": backend, "reason": reason})
+    return found
 
 
 def _self_test() -> dict[str, Any]:
@@ -227,9 +216,10 @@ def render(report: dict[str, Any]) -> str:
     lines += ["", "backends"]
     for name, entry in report["backends"].items():
         lines.append(f"  {name:<13} {'yes' if entry['available'] else 'no '}  {entry['reason']}")
-    lines += ["", "who serves what (float32 on the CPU)"]
+    lines += ["", "who serves what (float32 on the CPU): forward, gradient of the input, gradient of the weight"]
     for choice in report["choices"]:
-        lines.append(f"  {choice['operator']:<17} {choice['call']:<54} {choice['backend']:<10} {choice['reason']}")
+        served = " ".join(f"{choice.get(which, ''):<9}" for which in ("forward", "input_grad", "weight_grad"))
+        lines.append(f"  {choice['where']:<54} {served} {choice['reason']}")
     test = report["self_test"]
     lines += ["", f"self-test: error against float64, as a multiple of PyTorch's own (bound {test['bound']:g})"]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
