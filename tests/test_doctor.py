@@ -96,7 +96,7 @@ def test_text_names_what_users_ask_for(report: dict) -> None:
     for wanted in (
         torch.__version__,
         report["cpu"]["model"],
-        "conv_transpose",
+        "ConvTranspose2d",
         "bce_with_logits",
         "backends",
         "OpenMP",
