@@ -202,7 +202,8 @@ def load_network(network: nn.Module, stored: Mapping[str, Any], path: Path) -> N
     try:
         network.load_state_dict(dict(stored), strict=True)
     except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit {type(network).__name__}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} does not fit {type(network).__name__}: {reason}") from error
 
 
 def _tensors(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:

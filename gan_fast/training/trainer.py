@@ -164,9 +164,7 @@ class Trainer:
         if self._checks < _FULL_CHECKS or self.step % self.run_settings.log_every == 0:
             inputs.check_values(real)
             self._checks += 1
-        if self._random_state is not None:
-            randomness.restore(self._random_state, self.device)
-            self._random_state = None
+        self._restore_randomness()
         z = self._latent.draw(len(real)) if z is None else self._latent.check(z, len(real))
         metrics = self._step(real.to(self.device), z)
         self.step += 1
@@ -352,6 +350,14 @@ class Trainer:
                     raise
                 logger.warning("the data begins with its first batch: %s", error)
         self._feed = feed
+        self._restore_randomness()  # before the first batch: data sets may draw from the global generators too
+
+    def _restore_randomness(self) -> None:
+        """Put the global random states of a loaded checkpoint in force; as late as possible, since others draw from
+        them."""
+        if self._random_state is not None:
+            randomness.restore(self._random_state, self.device)
+            self._random_state = None
 
     def _default_name(self, feed: Feed) -> str:
         return restoring.default_name(self.generator, feed.name, self.settings.batch_size)
