@@ -173,6 +173,10 @@ def main() -> None:
     import keras
     import tensorflow as tf
 
+    # One thread and deterministic kernels: a second run on the same machine writes the same bits.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.experimental.enable_op_determinism()
+
     generator, discriminator, logit_model = build_networks(keras)
     g_weights, d_weights = article_weights()
     generator.set_weights(g_weights)
