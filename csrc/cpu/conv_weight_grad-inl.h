@@ -22,19 +22,20 @@ void outer_rows(const OuterJob<T>& job) {
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) acc[i][v] = Vec<T>{};
   }
-  for (int64_t line = 0; line < job.images * job.lines; ++line) {
-    const int64_t image = line / job.lines, in_image = line % job.lines;
-    const T* a = job.a + image * job.a_image + in_image * job.a_line;
-    const T* b = job.b + image * job.b_image + in_image * job.b_line;
-    for (int64_t k = 0; k < job.length; ++k, a += job.a_pixel, b += 2 * lanes) {
-      Vec<T> right[NV];
+  for (int64_t image = 0; image < job.images; ++image) {
+    for (int64_t line = 0; line < job.lines; ++line) {
+      const T* a = job.a + image * job.a_image + line * job.a_line;
+      const T* b = job.b + image * job.b_image + line * job.b_line;
+      for (int64_t k = 0; k < job.length; ++k, a += job.a_pixel, b += 2 * lanes) {
+        Vec<T> right[NV];
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) right[v] = load<T>(b + v * lanes);
+        for (int v = 0; v < NV; ++v) right[v] = load<T>(b + v * lanes);
 #pragma GCC unroll 16
-      for (int i = 0; i < M; ++i) {
-        const Vec<T> left = splat<T>(a[i]);
+        for (int i = 0; i < M; ++i) {
+          const Vec<T> left = splat<T>(a[i]);
 #pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) acc[i][v] += left * right[v];
+          for (int v = 0; v < NV; ++v) acc[i][v] += left * right[v];
+        }
       }
     }
   }
@@ -87,6 +88,9 @@ void pack_channels_impl(const PackChannels<T>& job) {
     const bool inside = job.input != nullptr && column >= 0 && column < job.width;
     const T* in = inside ? job.input + column * job.pixel_stride : nullptr;
     const T* y = ACT == kNone || !inside ? nullptr : job.prologue_y + column * job.pixel_stride;
+    if (inside) {
+      prefetch(in + kPrefetchPixels * job.step * job.pixel_stride, job.channels * static_cast<int64_t>(sizeof(T)));
+    }
     T* block = job.out + j * job.out_pixel;
     for (int64_t c = 0; c < job.channels; c += job.packed, block += job.out_block) {
       const int64_t valid = inside ? (job.channels - c < job.packed ? job.channels - c : job.packed) : 0;

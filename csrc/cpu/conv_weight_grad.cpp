@@ -138,7 +138,8 @@ void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
                                     return images * (m_step * rows * gathered_pixels(t, u) + n_step * p.lanes * t * u);
                                   });
   const int64_t tile_rows = tile.t + axis_y.span - 1, tile_columns = tile.u + axis_x.span - 1;
-  const int64_t a_image = planes * tile_rows * tile_columns * rows;
+  const int64_t a_plane = tile_rows * tile_columns * rows + p.lanes;  // slack for whole vectors at a plane's end
+  const int64_t a_image = planes * a_plane;
   const int64_t a_block = tile.images * a_image + p.lanes;  // slack; and keeps blocks off multiples of 4 KB
   const int64_t b_image = tile.t * tile.u * p.lanes;
   const int64_t b_block = tile.images * b_image + p.lanes;
@@ -163,13 +164,14 @@ void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
           const int64_t lines = std::min(tile.t, p.dense.h - t), length = std::min(tile.u, p.dense.w - u);
           for (int64_t i = 0; i < images; ++i) {
             const int64_t m_channel = m_first * rows, n_channel = n_first * p.lanes;
-            for (int64_t plane = 0; plane < planes; ++plane) {
-              const int64_t py = plane / axis_x.planes, px = plane % axis_x.planes;
-              for (int64_t r = 0; r < lines + axis_y.span - 1; ++r) {
+            // Input rows in the order in which they lie in memory; the planes of a row share its lines.
+            for (int64_t r = 0; r < lines + axis_y.span - 1; ++r) {
+              for (int64_t plane = 0; plane < planes; ++plane) {
+                const int64_t py = plane / axis_x.planes, px = plane % axis_x.planes;
                 p.pack_line(p.gathered, image + i, (t + r) * axis_y.planes + py - axis_y.lead,
                             u * axis_x.planes + px - axis_x.lead, axis_x.planes, length + axis_x.span - 1,
                             group * m_channels + m_channel, std::min(m_last * rows, m_channels) - m_channel, rows,
-                            a + i * a_image + (plane * tile_rows + r) * tile_columns * rows, rows, a_block);
+                            a + i * a_image + plane * a_plane + r * tile_columns * rows, rows, a_block);
               }
             }
             for (int64_t r = 0; r < lines; ++r) {
@@ -195,7 +197,7 @@ void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
               for (const AxisTap& tx : axis_x.phases[0].taps) {
                 const int64_t tap = ty.kernel * g.kernel_w + tx.kernel;
                 const int64_t plane = ty.plane * axis_x.planes + tx.plane;
-                const int64_t place = ((plane * tile_rows + ty.offset) * tile_columns + tx.offset) * rows;
+                const int64_t place = plane * a_plane + (ty.offset * tile_columns + tx.offset) * rows;
                 for (int64_t m = m_first; m < m_last; ++m) {
                   job.a = a + (m - m_first) * a_block + place;
                   job.sums = sums + (((n - n_first) * p.taps + tap) * m_step + (m - m_first)) * block_sums;

@@ -41,6 +41,7 @@ void pack_row_impl(const PackRow<T>& row) {
       continue;
     }
     const T* in = row.input + column * row.pixel_stride;
+    prefetch(in + kPrefetchPixels * row.step * row.pixel_stride, row.channels * static_cast<int64_t>(sizeof(T)));
     const T* y = ACT == kNone ? nullptr : row.prologue_y + column * row.pixel_stride;
     for (int64_t b = 0; b < whole; ++b, out += row.block_stride) {
       for (int v = 0; v < kChannelBlock; v += lanes) {

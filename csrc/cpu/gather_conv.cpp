@@ -261,20 +261,19 @@ void pack_tile(const Call<T>& call, const Tile& tile, const T* x, const Prologue
   row.block_stride = call.planes * call.plane_stride;
   row.prologue_activation = prologue.activation;
   row.prologue_slope = static_cast<T>(prologue.slope);
+  // Input rows in the order in which they lie in memory; the planes of a row share its lines.
   for (int64_t n = 0; n < tile.images; ++n) {
-    for (int64_t py = 0; py < call.axis_y.planes; ++py) {
-      for (int64_t px = 0; px < call.axis_x.planes; ++px) {
+    for (int64_t r = 0; r < call.rows; ++r) {
+      for (int64_t plane = 0; plane < call.planes; ++plane) {
+        const int64_t py = plane / call.axis_x.planes, px = plane % call.axis_x.planes;
+        const int64_t in_row = (tile.t + r) * call.axis_y.planes + py - call.axis_y.lead;
+        const bool inside = in_row >= 0 && in_row < g.in_h;
+        const int64_t offset = ((tile.image + n) * g.in_h + in_row) * row_elements + tile.group * call.in_channels;
         row.first = tile.u * call.axis_x.planes + px - call.axis_x.lead;
-        for (int64_t r = 0; r < call.rows; ++r) {
-          const int64_t in_row = (tile.t + r) * call.axis_y.planes + py - call.axis_y.lead;
-          const bool inside = in_row >= 0 && in_row < g.in_h;
-          const int64_t offset = ((tile.image + n) * g.in_h + in_row) * row_elements + tile.group * call.in_channels;
-          row.input = inside ? x + offset : nullptr;
-          row.prologue_y = y == nullptr || !inside ? nullptr : y + offset;
-          row.tile = packed + n * call.image_stride + (py * call.axis_x.planes + px) * call.plane_stride +
-                     r * call.columns * kChannelBlock;
-          call.run.pack_row(row);
-        }
+        row.input = inside ? x + offset : nullptr;
+        row.prologue_y = y == nullptr || !inside ? nullptr : y + offset;
+        row.tile = packed + n * call.image_stride + plane * call.plane_stride + r * call.columns * kChannelBlock;
+        call.run.pack_row(row);
       }
     }
   }
