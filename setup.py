@@ -44,7 +44,7 @@ class CompileError(RuntimeError):
 def first_error(output: str) -> str:
     lines = [line for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"\berror: ", line)]  # not just the word: folders and sources may have it
-    return (errors or lines or ["no output"])[0]
+    return (errors or lines or ["no message"])[0]
 
 
 def run(command: list[str]) -> None:
@@ -72,15 +72,26 @@ def compiler() -> list[str]:
     return [found]
 
 
-def openmp_flags(cxx: list[str]) -> list[str]:
+def first_failure(cxx: list[str], program: str, *flags: str) -> str | None:
+    """Compile and link a program of a few lines: None if that works, else the compiler's first error."""
     with tempfile.TemporaryDirectory() as folder:
-        probe = Path(folder) / "probe.cpp"
-        probe.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() < 0; }\n")
-        try:
-            run([*cxx, "-fopenmp", str(probe), "-o", str(Path(folder) / "probe")])
-        except CompileError:
-            return []
-    return ["-fopenmp"]
+        source = Path(folder) / "probe.cpp"
+        source.write_text(program, encoding="utf-8")
+        command = [*cxx, *flags, str(source), "-o", str(Path(folder) / "probe")]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    return first_error(done.stdout) if done.returncode != 0 else None
+
+
+def check_compiler(cxx: list[str]) -> None:
+    """A compiler that can do nothing at all is said to be so, instead of with the first of many failed commands."""
+    failure = first_failure(cxx, "int main() { return 0; }\n", "-std=c++17")
+    if failure is not None:
+        raise CompileError(f"{shlex.join(cxx)} cannot compile an empty C++17 program: {failure}")
+
+
+def openmp_flags(cxx: list[str]) -> list[str]:
+    program = "#include <omp.h>\nint main() { return omp_get_max_threads() < 0; }\n"
+    return ["-fopenmp"] if first_failure(cxx, program, "-fopenmp") is None else []
 
 
 def check_headers(includes: list[str]) -> None:
@@ -138,6 +149,7 @@ class BuildKernels(build_ext):
         cxx = compiler()
         includes = [sysconfig.get_paths()["include"], sysconfig.get_paths()["platinclude"], pybind11.get_include()]
         check_headers(includes)
+        check_compiler(cxx)
         openmp = openmp_flags(cxx)
         user_flags = shlex.split(os.environ.get("CXXFLAGS", ""))
         version = subprocess.run([*cxx, "--version"], capture_output=True, text=True, check=False).stdout.splitlines()

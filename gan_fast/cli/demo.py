@@ -26,7 +26,7 @@ from gan_fast.cli.eval import render
 CONFIDENCE_BOUND = 0.80
 ENTROPY_BOUND = 1.80
 
-STEPS = 300
+STEPS = 400
 BATCH_SIZE = 64
 SAMPLES = 2000  # for the evaluation
 ROUNDS = 9  # of the speed comparison; the first two warm up

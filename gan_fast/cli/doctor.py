@@ -146,7 +146,7 @@ def _choices() -> list[dict[str, str]]:
                     {
                         "where": f"{name} {part}.{row.name} {row.layer}, batch {batch}",
                         **{which: choice.backend for which, choice in passes.items()},
-                        "reason": row.forward.reason,
+                        "reason": _short(row.forward.reason),
                     }
                 )
     for op, elements in TYPICAL_SIZES:
@@ -154,8 +154,13 @@ def _choices() -> list[dict[str, str]]:
             backend, reason = backends.choose(op, elements=elements)
         except (RuntimeError, ValueError) as error:  # GAN_FAST_BACKEND names one that cannot run
             backend, reason = "none", str(error)
-        found.append({"where": f"{op}, {elements} elements", "forward": backend, "reason": reason})
+        found.append({"where": f"{op}, {elements} elements", "forward": backend, "reason": _short(reason)})
     return found
+
+
+def _short(reason: str) -> str:
+    """The reason without the details in parentheses at its end, which the report gives once, above the list."""
+    return re.sub(r" \(.*\)$", "", reason)
 
 
 def _self_test() -> dict[str, Any]:
