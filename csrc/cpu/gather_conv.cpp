@@ -7,6 +7,8 @@
 #include "common/activation.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
+#include "tile.h"
+#include "winograd_conv.h"
 
 namespace gan_fast {
 namespace {
@@ -19,7 +21,6 @@ constexpr int64_t kChunkDepth = 640;
 // Outputs above this leave the cache anyway; below kStreamDepth products per output the store is what the time goes into.
 constexpr int64_t kStreamBytes = 16 << 20;
 constexpr int64_t kStreamDepth = 64;
-constexpr int64_t kPlanePad = 16;  // elements; keeps plane strides off multiples of 4 KB, which would share L1 sets
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -68,13 +69,12 @@ struct Call {
   int64_t lanes;        // output channels per block
   int64_t out_blocks;   // per group
   int64_t in_blocks;    // channel blocks per group
-  int64_t planes;
   std::vector<Phase> phases;
   int64_t weights_per_group;
   // tile
   int64_t tile_images, tile_t, tile_u;  // images, phase rows, phase columns
-  int64_t rows, columns;                // packed positions
-  int64_t plane_stride, image_stride, tile_elements;
+  TileLayout layout;
+  int64_t tile_elements;
   int64_t tiles_n, tiles_t, tiles_u;
 
   Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int threads);
@@ -91,7 +91,6 @@ Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPl
   lanes = 2 * vector;
   out_blocks = ceil_div(out_channels, lanes);
   in_blocks = ceil_div(in_channels, kChannelBlock);
-  planes = axis_y.planes * axis_x.planes;
   // A vector of output channels would be mostly empty: run the vector over input channels instead.
   few = out_channels <= vector / 2 && in_channels >= vector;
   int64_t depth = 0;
@@ -114,7 +113,7 @@ Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPl
 template <class T>
 void Call<T>::choose_tile(int threads) {
   const int64_t budget = (few ? kFewTileBytes : kTileBytes) / static_cast<int64_t>(sizeof(T));
-  const int64_t per_position = in_blocks * kChannelBlock * planes;
+  const int64_t per_position = in_blocks * kChannelBlock * axis_y.planes * axis_x.planes;
   tile_t = axis_y.max_count;
   tile_u = axis_x.max_count;
   const auto size = [&] { return per_position * (tile_t + axis_y.span - 1) * (tile_u + axis_x.span - 1); };
@@ -140,14 +139,13 @@ void Call<T>::choose_tile(int threads) {
 
 template <class T>
 void Call<T>::lay_out() {
-  rows = tile_t + axis_y.span - 1;
-  columns = tile_u + axis_x.span - 1;
-  plane_stride = rows * columns * kChannelBlock + kPlanePad;
-  image_stride = in_blocks * planes * plane_stride;
-  tile_elements = tile_images * image_stride + 2 * table.few_pixels_wide * kChannelBlock;  // segments may read past the last row
+  layout = TileLayout(tile_t + axis_y.span - 1, tile_u + axis_x.span - 1, axis_y.planes * axis_x.planes, in_blocks);
+  tile_elements = tile_images * layout.image_stride + 2 * table.few_pixels_wide * kChannelBlock;  // segments may read past the last row
   weights_per_group = 0;
   for (Phase& phase : phases) {
-    const auto place = [&](const Tap& tap) { return tap.plane * plane_stride + (tap.dy * columns + tap.dx) * kChannelBlock; };
+    const auto place = [&](const Tap& tap) {
+      return tap.plane * layout.plane_stride + (tap.dy * layout.columns + tap.dx) * kChannelBlock;
+    };
     if (few) {
       for (std::size_t i = 0; i < phase.taps.size(); ++i) {
         const Tap& tap = phase.taps[i];
@@ -171,7 +169,7 @@ void Call<T>::lay_out() {
           phase.chunk_steps.push_back(0);
           depth = 0;
         }
-        phase.steps.push_back({b * planes * plane_stride + place(tap), channels});
+        phase.steps.push_back({b * layout.block_stride + place(tap), channels});
         ++phase.chunk_steps.back();
         depth += channels;
       }
@@ -241,43 +239,10 @@ void pack_weights(const Call<T>& call, const WeightStrides& strides, const T* we
   });
 }
 
-// The output of one task: a tile's place in the phases and the output blocks it serves.
-struct Tile {
-  int64_t group, image, images, t, u;
+// One task: a place, and the output blocks that it serves.
+struct Tile : TilePlace {
   int64_t block_begin, block_end;
 };
-
-template <class T>
-void pack_tile(const Call<T>& call, const Tile& tile, const T* x, const Prologue& prologue, T* packed) {
-  const ConvGeometry& g = call.g;
-  const int64_t row_elements = g.in_w * g.in_channels;
-  const T* y = static_cast<const T*>(prologue.y);
-  PackRow<T> row{};
-  row.pixel_stride = g.in_channels;
-  row.step = call.axis_x.planes;
-  row.width = g.in_w;
-  row.columns = call.columns;
-  row.channels = call.in_channels;
-  row.block_stride = call.planes * call.plane_stride;
-  row.prologue_activation = prologue.activation;
-  row.prologue_slope = static_cast<T>(prologue.slope);
-  // Input rows in the order in which they lie in memory; the planes of a row share its lines.
-  for (int64_t n = 0; n < tile.images; ++n) {
-    for (int64_t r = 0; r < call.rows; ++r) {
-      for (int64_t plane = 0; plane < call.planes; ++plane) {
-        const int64_t py = plane / call.axis_x.planes, px = plane % call.axis_x.planes;
-        const int64_t in_row = (tile.t + r) * call.axis_y.planes + py - call.axis_y.lead;
-        const bool inside = in_row >= 0 && in_row < g.in_h;
-        const int64_t offset = ((tile.image + n) * g.in_h + in_row) * row_elements + tile.group * call.in_channels;
-        row.first = tile.u * call.axis_x.planes + px - call.axis_x.lead;
-        row.input = inside ? x + offset : nullptr;
-        row.prologue_y = y == nullptr || !inside ? nullptr : y + offset;
-        row.tile = packed + n * call.image_stride + plane * call.plane_stride + r * call.columns * kChannelBlock;
-        call.run.pack_row(row);
-      }
-    }
-  }
-}
 
 // Rows of a phase inside a tile, cut into equal runs of `length` pixels; the last run of a row is moved back to end with the row.
 struct Runs {
@@ -297,7 +262,7 @@ Runs cut_runs(const Call<T>& call, const Tile& tile, const Phase& phase, int64_t
       const int64_t out_row = ((tile.image + n) * g.out_h + phase.y->out_start + t * phase.y->out_step) * g.out_w;
       for (int64_t done = 0; done < width; done += length) {
         const int64_t u = call.few ? done : std::min(done, width - length);
-        runs.in.push_back(n * call.image_stride + ((t - tile.t) * call.columns + u) * kChannelBlock);
+        runs.in.push_back(n * call.layout.image_stride + ((t - tile.t) * call.layout.columns + u) * kChannelBlock);
         runs.out.push_back((out_row + phase.x->out_start + (tile.u + u) * phase.x->out_step) * g.out_channels +
                            tile.group * call.out_channels);
       }
@@ -321,7 +286,7 @@ void run_few(const Call<T>& call, const Tile& tile, const Phase& phase, const T*
   }
   FewJob<T> job{};
   job.tile = packed;
-  job.block_stride = call.planes * call.plane_stride;
+  job.block_stride = call.layout.block_stride;
   job.blocks = call.in_blocks;
   job.segment_in = runs.in.data();
   job.segment_out = runs.out.data();
@@ -389,6 +354,7 @@ template <class T>
 void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const T* x,
                  const T* weight, T* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
   if (g.batch == 0 || g.out_channels == 0 || g.out_h == 0 || g.out_w == 0) return;
+  if (winograd_pays(g, axis_y, axis_x)) return winograd_conv(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
   const Call<T> call(g, axis_y, axis_x, threads);
 
   const int64_t weight_elements = g.groups * call.weights_per_group;
@@ -398,11 +364,7 @@ void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   T* bias = nullptr;
   if (bias_elements != 0) {
     bias = packed_weights + weight_elements;
-    for (int64_t i = 0; i < bias_elements; ++i) {
-      const int64_t group = i / (call.out_blocks * call.lanes), channel = i % (call.out_blocks * call.lanes);
-      const bool valid = channel < call.out_channels;
-      bias[i] = valid ? static_cast<const T*>(epilogue.bias)[group * call.out_channels + channel] : T(0);
-    }
+    pad_bias(static_cast<const T*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * call.lanes, bias);
   }
 
   const int64_t taps = g.kernel_h * g.kernel_w;
@@ -428,7 +390,7 @@ void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     tile.block_begin = call.out_blocks * split / splits;
     tile.block_end = call.out_blocks * (split + 1) / splits;
     T* packed = static_cast<T*>(scratch(kTileA, call.tile_elements * sizeof(T)));
-    pack_tile(call, tile, x, prologue, packed);
+    pack_tile(g, axis_y, axis_x, call.layout, tile, x, prologue, call.run.pack_row, packed);
     const T* weights = packed_weights + tile.group * call.weights_per_group;
     for (const Phase& phase : call.phases) {
       if (tile.t >= phase.y->count || tile.u >= phase.x->count) continue;

@@ -1,0 +1,55 @@
+#include "tile.h"
+
+namespace gan_fast {
+namespace {
+
+constexpr int64_t kPlanePad = 16;  // elements; keeps plane strides off multiples of 4 KB, which would share L1 sets
+
+}  // namespace
+
+TileLayout::TileLayout(int64_t rows, int64_t columns, int64_t planes, int64_t in_blocks)
+    : rows(rows), columns(columns), planes(planes), in_blocks(in_blocks) {
+  plane_stride = rows * columns * kChannelBlock + kPlanePad;
+  block_stride = planes * plane_stride;
+  image_stride = in_blocks * block_stride;
+}
+
+template <class T>
+void pack_tile(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const TileLayout& layout,
+               const TilePlace& place, const T* x, const Prologue& prologue, void (*pack_row)(const PackRow<T>&), T* packed) {
+  const int64_t channels = g.in_channels / g.groups;
+  const int64_t row_elements = g.in_w * g.in_channels;
+  const T* y = static_cast<const T*>(prologue.y);
+  PackRow<T> row{};
+  row.pixel_stride = g.in_channels;
+  row.step = axis_x.planes;
+  row.width = g.in_w;
+  row.columns = layout.columns;
+  row.channels = channels;
+  row.block_stride = layout.block_stride;
+  row.prologue_activation = prologue.activation;
+  row.prologue_slope = static_cast<T>(prologue.slope);
+  // Input rows in the order in which they lie in memory; the planes of a row share its lines.
+  for (int64_t n = 0; n < place.images; ++n) {
+    for (int64_t r = 0; r < layout.rows; ++r) {
+      for (int64_t plane = 0; plane < layout.planes; ++plane) {
+        const int64_t py = plane / axis_x.planes, px = plane % axis_x.planes;
+        const int64_t in_row = (place.t + r) * axis_y.planes + py - axis_y.lead;
+        const bool inside = in_row >= 0 && in_row < g.in_h;
+        const int64_t offset = ((place.image + n) * g.in_h + in_row) * row_elements + place.group * channels;
+        row.first = place.u * axis_x.planes + px - axis_x.lead;
+        row.input = inside ? x + offset : nullptr;
+        row.prologue_y = y == nullptr || !inside ? nullptr : y + offset;
+        row.tile = packed + n * layout.image_stride + plane * layout.plane_stride + r * layout.columns * kChannelBlock;
+        pack_row(row);
+      }
+    }
+  }
+}
+
+template void pack_tile<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const TileLayout&, const TilePlace&, const float*,
+                               const Prologue&, void (*)(const PackRow<float>&), float*);
+template void pack_tile<double>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const TileLayout&, const TilePlace&,
+                                const double*, const Prologue&, void (*)(const PackRow<double>&), double*);
+
+}  // namespace gan_fast

@@ -1,0 +1,41 @@
+// The packed copy of a piece of the input that the gather engines work on: [image][channel block][plane][row][column][channel],
+// zero-padded, so that inner loops have no edges and a constant pixel stride.
+#pragma once
+
+#include <cstdint>
+
+#include "common/geometry.h"
+#include "gather_conv.h"
+#include "gather_plan.h"
+
+namespace gan_fast {
+
+struct TileLayout {
+  int64_t rows, columns;  // packed positions of a plane
+  int64_t planes;
+  int64_t in_blocks;  // channel blocks of a group
+  int64_t plane_stride, block_stride, image_stride;
+
+  TileLayout() = default;
+  TileLayout(int64_t rows, int64_t columns, int64_t planes, int64_t in_blocks);
+};
+
+// One task's place: images, and the first phase row and column.
+struct TilePlace {
+  int64_t group, image, images, t, u;
+};
+
+// Copies the place's input, times act'(prologue.y), into `packed`.
+template <class T>
+void pack_tile(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const TileLayout& layout,
+               const TilePlace& place, const T* x, const Prologue& prologue, void (*pack_row)(const PackRow<T>&), T* packed);
+
+// Copies a bias (groups * channels) so that each group takes `padded` elements, zeros behind.
+template <class T>
+void pad_bias(const T* bias, int64_t groups, int64_t channels, int64_t padded, T* out) {
+  for (int64_t group = 0; group < groups; ++group) {
+    for (int64_t c = 0; c < padded; ++c) out[group * padded + c] = c < channels ? bias[group * channels + c] : T(0);
+  }
+}
+
+}  // namespace gan_fast

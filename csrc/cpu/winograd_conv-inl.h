@@ -1,0 +1,146 @@
+// Kernels of winograd_conv.h.
+#include "common/activation.h"
+#include "vec.h"
+#include "vec_math.h"
+#include "winograd_conv.h"
+
+namespace gan_fast {
+namespace GF_LEVEL {
+
+#define GF_INLINE static inline __attribute__((always_inline))
+
+// B^T d for one line of four.
+template <class V>
+GF_INLINE void transform_four(V d0, V d1, V d2, V d3, V* out) {
+  out[0] = d0 - d2;
+  out[1] = d1 + d2;
+  out[2] = d2 - d1;
+  out[3] = d1 - d3;
+}
+
+template <class T>
+void input_transform(const InputTransform<T>& job) {
+  constexpr int lanes = VecOf<T>::lanes;
+  for (int64_t b = 0; b < job.blocks; ++b) {
+    for (int64_t i = 0; i < job.count; ++i) {
+      const T* piece = job.tile + b * job.in_block + job.pieces[i];
+      for (int c = 0; c < kChannelBlock; c += lanes) {
+        Vec<T> by_row[4][4];
+#pragma GCC unroll 4
+        for (int x = 0; x < 4; ++x) {
+          const T* column = piece + x * kChannelBlock + c;
+          Vec<T> line[4];
+          transform_four(load<T>(column), load<T>(column + job.row_stride), load<T>(column + 2 * job.row_stride),
+                         load<T>(column + 3 * job.row_stride), line);
+#pragma GCC unroll 4
+          for (int y = 0; y < 4; ++y) by_row[y][x] = line[y];
+        }
+        const int64_t at = b * job.out_block + i * kChannelBlock + c;
+#pragma GCC unroll 4
+        for (int y = 0; y < 4; ++y) {
+          Vec<T> line[4];
+          transform_four(by_row[y][0], by_row[y][1], by_row[y][2], by_row[y][3], line);
+#pragma GCC unroll 4
+          for (int x = 0; x < 4; ++x) {
+            if (job.out[y * 4 + x] != nullptr) store<T>(job.out[y * 4 + x] + at, line[x]);
+          }
+        }
+      }
+    }
+  }
+}
+
+// G g for one line of three.
+template <class T>
+GF_INLINE void transform_three(Vec<T> g0, Vec<T> g1, Vec<T> g2, Vec<T>* out) {
+  const Vec<T> even = (g0 + g2) * splat<T>(T(0.5)), odd = g1 * splat<T>(T(0.5));
+  out[0] = g0;
+  out[1] = even + odd;
+  out[2] = even - odd;
+  out[3] = g2;
+}
+
+template <class T>
+void weight_transform(const WeightTransform<T>& job) {
+  constexpr int lanes = VecOf<T>::lanes;
+  for (int v = 0; v < 2; ++v) {
+    Vec<T> by_row[4][3];
+    for (int x = 0; x < 3; ++x) {
+      Vec<T> g[3], line[4];
+      for (int y = 0; y < 3; ++y) g[y] = job.taps[y * 3 + x] == nullptr ? Vec<T>{} : load<T>(job.taps[y * 3 + x] + v * lanes);
+      transform_three<T>(g[0], g[1], g[2], line);
+      for (int y = 0; y < 4; ++y) by_row[y][x] = line[y];
+    }
+    for (int y = 0; y < 4; ++y) {
+      Vec<T> line[4];
+      transform_three<T>(by_row[y][0], by_row[y][1], by_row[y][2], line);
+      for (int x = 0; x < 4; ++x) {
+        if (job.out[y * 4 + x] != nullptr) store<T>(job.out[y * 4 + x] + v * lanes, line[x]);
+      }
+    }
+  }
+}
+
+template <int ACT, class T>
+void output_transform_impl(const OutputTransform<T>& job) {
+  constexpr int lanes = VecOf<T>::lanes;
+  for (int v = 0; v < 2 && job.out_lanes > v * lanes; ++v) {
+    const int64_t left = job.out_lanes - v * lanes;
+    const Vec<T> bias = job.bias == nullptr ? Vec<T>{} : load<T>(job.bias + v * lanes);
+    for (int64_t i = 0; i < job.count; ++i) {
+      const int64_t at = (i * 2 + v) * lanes;
+      Vec<T> upper[4], lower[4];
+#pragma GCC unroll 4
+      for (int x = 0; x < 4; ++x) {
+        Vec<T> m[4];
+#pragma GCC unroll 4
+        for (int y = 0; y < 4; ++y) m[y] = job.sums[y * 4 + x] == nullptr ? Vec<T>{} : load<T>(job.sums[y * 4 + x] + at);
+        upper[x] = m[0] + m[1] + m[2];
+        lower[x] = m[1] - m[2] - m[3];
+      }
+      if (job.valid[i] & kNoOutput) continue;
+      const Vec<T> result[2][2] = {{upper[0] + upper[1] + upper[2], upper[1] - upper[2] - upper[3]},
+                                   {lower[0] + lower[1] + lower[2], lower[1] - lower[2] - lower[3]}};
+      T* out = job.output + job.out[i] + v * lanes;
+      for (int y = 0; y < (job.valid[i] & kSecondRow ? 2 : 1); ++y) {
+        for (int x = 0; x < (job.valid[i] & kSecondColumn ? 2 : 1); ++x) {
+          const Vec<T> value = activate<ACT>(result[y][x] + bias, job.slope);
+          T* pixel = out + y * job.out_row + x * job.out_pixel;
+          if (left >= lanes) {
+            store<T>(pixel, value);
+          } else {
+            store_first<T>(pixel, value, left);
+          }
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void output_transform(const OutputTransform<T>& job) {
+  switch (job.activation) {
+    case kRelu:
+      return output_transform_impl<kRelu>(job);
+    case kLeakyRelu:
+      return output_transform_impl<kLeakyRelu>(job);
+    case kTanh:
+      return output_transform_impl<kTanh>(job);
+    case kSigmoid:
+      return output_transform_impl<kSigmoid>(job);
+    default:
+      return output_transform_impl<kNone>(job);
+  }
+}
+
+extern const WinogradKernels winograd_kernels = {
+    {input_transform<float>, weight_transform<float>, output_transform<float>},
+#if GF_VECTOR_BYTES == 16
+    {input_transform<double>, weight_transform<double>, output_transform<double>},
+#else
+    {nullptr, nullptr, nullptr},
+#endif
+};
+
+}  // namespace GF_LEVEL
+}  // namespace gan_fast

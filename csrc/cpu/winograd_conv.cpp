@@ -1,0 +1,394 @@
+#include "winograd_conv.h"
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "common/parallel.h"
+#include "common/scratch.h"
+#include "tile.h"
+
+namespace gan_fast {
+namespace {
+
+constexpr int64_t kTileBytes = 256 * 1024;       // read once per chunk, so it may live behind the transformed pieces
+constexpr int64_t kTransformedBytes = 720 * 1024;  // of one chunk: together with one point's sums within a 1 MB L2
+constexpr int64_t kMostPieces = 56;
+constexpr int64_t kFewestPieces = 14;
+constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than the products they save
+constexpr int64_t kFewestTotal = 128;    // pieces in the whole call that the weights' transform is shared by
+constexpr double kLeastSaving = 1.4;     // direct products over products here, waste at the edges included
+constexpr int64_t kChunkDepth = 640;     // longest chain of fp32 sums, as in gather_conv.cpp
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <class T>
+const GatherKernels& gather_table() {
+  if constexpr (std::is_same_v<T, double>) {
+    return portable::gather_kernels;
+  } else {
+    return gather_kernels_for_level();
+  }
+}
+
+template <class T>
+auto gather_functions() {
+  if constexpr (std::is_same_v<T, double>) {
+    return portable::gather_kernels.f64;
+  } else {
+    return gather_kernels_for_level().f32;
+  }
+}
+
+template <class T>
+auto winograd_functions() {
+  if constexpr (std::is_same_v<T, double>) {
+    return portable::winograd_kernels.f64;
+  } else {
+    return winograd_kernels_for_level().f32;
+  }
+}
+
+// Which of the four points of an axis a filter with these taps (offsets 0..2) has: 0 needs the first tap, infinity the last.
+unsigned alive_points(const AxisPhase& phase, int64_t plane) {
+  unsigned points = 0;
+  for (const AxisTap& tap : phase.taps) {
+    if (tap.plane != plane) continue;
+    points |= 0b0110u | (tap.offset == 0 ? 1u : 0u) | (tap.offset == 2 ? 8u : 0u);
+  }
+  return points;
+}
+
+int count_bits(unsigned bits) { return __builtin_popcount(bits); }
+
+// Products per two outputs along an axis, over all phases and planes: direct and with F(2, 3).
+void count_products(const AxisPlan& axis, double& direct, double& winograd) {
+  direct = winograd = 0;
+  for (const AxisPhase& phase : axis.phases) {
+    direct += static_cast<double>(phase.taps.size()) * static_cast<double>(phase.count);
+    for (int64_t plane = 0; plane < axis.planes; ++plane) {
+      winograd += count_bits(alive_points(phase, plane)) * static_cast<double>(ceil_div(phase.count, 2));
+    }
+  }
+}
+
+// One (phase, plane) pair of the two-dimensional problem: its taps as a 3x3 filter and its points.
+struct Filter {
+  int64_t kernel[9];  // index into the kernel, or -1
+  uint16_t points;    // bit y * 4 + x
+};
+
+Filter make_filter(const ConvGeometry& g, const AxisPhase& y, int64_t plane_y, const AxisPhase& x, int64_t plane_x) {
+  Filter filter{};
+  std::fill_n(filter.kernel, 9, int64_t{-1});
+  for (const AxisTap& ty : y.taps) {
+    for (const AxisTap& tx : x.taps) {
+      if (ty.plane == plane_y && tx.plane == plane_x) filter.kernel[ty.offset * 3 + tx.offset] = ty.kernel * g.kernel_w + tx.kernel;
+    }
+  }
+  const unsigned py = alive_points(y, plane_y), px = alive_points(x, plane_x);
+  for (int a = 0; a < 4; ++a) {
+    for (int b = 0; b < 4; ++b) {
+      if ((py >> a & 1) != 0 && (px >> b & 1) != 0) filter.points |= static_cast<uint16_t>(1u << (a * 4 + b));
+    }
+  }
+  return filter;
+}
+
+struct Phase {
+  const AxisPhase *y, *x;
+  std::vector<Filter> filters;             // one for each plane
+  int64_t depth[kPoints];                  // channels summed at each point: those of its planes; 0 if the point is dead
+  int64_t weights[kPoints];                // where the point's panels start, in input channels x output blocks
+};
+
+template <class T>
+struct Call {
+  const ConvGeometry& g;
+  const AxisPlan &axis_y, &axis_x;
+  int64_t in_channels, out_channels, in_blocks, lanes, out_blocks;
+  std::vector<Phase> phases;
+  int64_t weights_per_group;
+  uint16_t plane_points[64];     // points at which each plane is wanted by some phase
+  int64_t slot[kPoints][64];     // place of a plane among the point's transformed blocks
+  int64_t slots[kPoints];
+  int64_t piece_elements;        // of one transformed piece, all points
+  int64_t pieces;                // per chunk
+  int64_t tile_images, tile_t, tile_u, tiles_n, tiles_t, tiles_u;
+  TileLayout layout;
+
+  Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int pixels, int vector_bytes, int threads);
+};
+
+template <class T>
+Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int pixels, int vector_bytes, int threads)
+    : g(geometry), axis_y(y_plan), axis_x(x_plan) {
+  in_channels = g.in_channels / g.groups;
+  out_channels = g.out_channels / g.groups;
+  in_blocks = ceil_div(in_channels, kChannelBlock);
+  lanes = 2 * vector_bytes / static_cast<int64_t>(sizeof(T));
+  out_blocks = ceil_div(out_channels, lanes);
+  const int64_t planes = axis_y.planes * axis_x.planes;
+
+  std::fill_n(plane_points, 64, uint16_t{0});
+  for (const AxisPhase& y : axis_y.phases) {
+    for (const AxisPhase& x : axis_x.phases) {
+      Phase phase{&y, &x, {}, {}, {}};
+      for (int64_t plane = 0; plane < planes; ++plane) {
+        phase.filters.push_back(make_filter(g, y, plane / axis_x.planes, x, plane % axis_x.planes));
+        plane_points[plane] |= phase.filters.back().points;
+      }
+      phases.push_back(std::move(phase));
+    }
+  }
+  piece_elements = 0;
+  for (int p = 0; p < kPoints; ++p) {
+    slots[p] = 0;
+    for (int64_t plane = 0; plane < planes; ++plane) {
+      if ((plane_points[plane] >> p & 1) != 0) slot[p][plane] = slots[p]++;
+    }
+    piece_elements += slots[p] * in_blocks * kChannelBlock;
+  }
+  pieces = kTransformedBytes / static_cast<int64_t>(sizeof(T)) / piece_elements / pixels * pixels;
+  pieces = std::clamp(pieces, kFewestPieces, kMostPieces);
+
+  weights_per_group = 0;
+  for (Phase& phase : phases) {
+    for (int p = 0; p < kPoints; ++p) {
+      phase.weights[p] = weights_per_group;
+      phase.depth[p] = 0;
+      for (int64_t plane = 0; plane < planes; ++plane) {
+        if ((phase.filters[plane].points >> p & 1) != 0) phase.depth[p] += in_channels;
+      }
+      weights_per_group += phase.depth[p] * out_blocks * lanes;
+    }
+  }
+
+  const int64_t budget = kTileBytes / static_cast<int64_t>(sizeof(T));
+  const int64_t per_position = in_blocks * kChannelBlock * planes;
+  const auto even = [](int64_t n) { return (n + 1) / 2 * 2; };
+  tile_t = even(axis_y.max_count);
+  tile_u = even(axis_x.max_count);
+  while (tile_t > 2 && per_position * (tile_t + 2) * (tile_u + 2) > budget) tile_t = even(tile_t / 2);
+  while (tile_u > 16 && per_position * (tile_t + 2) * (tile_u + 2) > budget) tile_u = even(tile_u / 2);
+  tile_images = 1;
+  if (tile_t >= axis_y.max_count && tile_u >= axis_x.max_count) {
+    const int64_t fitting = std::max<int64_t>(1, budget / (per_position * (tile_t + 2) * (tile_u + 2)));
+    tile_images = std::min(fitting, std::max<int64_t>(1, g.batch / (4 * std::max(threads, 1))));
+  }
+  tiles_n = ceil_div(g.batch, tile_images);
+  tiles_t = ceil_div(axis_y.max_count, tile_t);
+  tiles_u = ceil_div(axis_x.max_count, tile_u);
+  layout = TileLayout(tile_t + 2, tile_u + 2, planes, in_blocks);
+}
+
+template <class T>
+void pack_weights(const Call<T>& call, const WeightStrides& strides, const T* weight, T* packed, int threads) {
+  const auto run = winograd_functions<T>();
+  const int64_t all_taps = call.g.kernel_h * call.g.kernel_w;
+  const int64_t lanes = call.lanes;
+  parallel_tasks(call.g.groups * call.out_blocks * call.in_blocks, threads, [&](int64_t task) {
+    const int64_t in_block = task % call.in_blocks;
+    const int64_t out_block = task / call.in_blocks % call.out_blocks;
+    const int64_t group = task / call.in_blocks / call.out_blocks;
+    const int64_t first = in_block * kChannelBlock, channels = std::min(kChannelBlock, call.in_channels - first);
+    const int64_t first_out = out_block * lanes, valid = std::min(lanes, call.out_channels - first_out);
+    const T* from = weight + group * strides.group;
+    T* to = packed + group * call.weights_per_group;
+    T* line = static_cast<T*>(scratch(kTileA, all_taps * lanes * sizeof(T)));  // [tap][lane] of one input channel
+    for (int64_t c = first; c < first + channels; ++c) {
+      for (int64_t o = 0; o < lanes; ++o) {
+        const T* taps = from + (first_out + o) * strides.out + c * strides.in;
+        for (int64_t k = 0; k < all_taps; ++k) line[k * lanes + o] = o < valid ? taps[k] : T(0);
+      }
+      for (const Phase& phase : call.phases) {
+        int64_t before[kPoints] = {};  // channels of the planes before this one
+        for (const Filter& filter : phase.filters) {
+          WeightTransform<T> job{};
+          for (int k = 0; k < 9; ++k) job.taps[k] = filter.kernel[k] < 0 ? nullptr : line + filter.kernel[k] * lanes;
+          for (int p = 0; p < kPoints; ++p) {
+            if ((filter.points >> p & 1) == 0) continue;
+            job.out[p] = to + phase.weights[p] + (out_block * phase.depth[p] + before[p] + c) * lanes;
+            before[p] += call.in_channels;
+          }
+          run.weight_transform(job);
+        }
+      }
+    }
+  });
+}
+
+// The 2x2 pieces of a tile, in phase coordinates.
+struct Piece {
+  int64_t image, t, u;
+};
+
+template <class T>
+void run_chunk(const Call<T>& call, const TilePlace& place, const std::vector<Piece>& pieces, std::size_t first, std::size_t count,
+               const T* packed, const T* weights, const T* bias, T* y, const Epilogue& epilogue) {
+  const GatherKernels& table = gather_table<T>();
+  const auto gather = gather_functions<T>();
+  const auto winograd = winograd_functions<T>();
+  const ConvGeometry& g = call.g;
+  const int64_t wanted = static_cast<int64_t>(count);
+  const int64_t length = ceil_div(wanted, ceil_div(wanted, table.pixels));
+  const int64_t runs = std::min<int64_t>(kMaxRuns, table.pixels / length);
+  const int64_t blocks = ceil_div(wanted, runs * length);
+  const int64_t padded = blocks * runs * length;
+
+  std::vector<int64_t> offsets(padded), run_in(blocks * runs);
+  for (int64_t i = 0; i < padded; ++i) {
+    const Piece& piece = pieces[first + std::min<int64_t>(i, wanted - 1)];
+    offsets[i] = (piece.image - place.image) * call.layout.image_stride +
+                 ((piece.t - place.t) * call.layout.columns + piece.u - place.u) * kChannelBlock;
+  }
+  for (std::size_t r = 0; r < run_in.size(); ++r) run_in[r] = static_cast<int64_t>(r) * length * kChannelBlock;
+
+  T* const transformed = static_cast<T*>(scratch(kTileB, padded * call.piece_elements * sizeof(T)));
+  const int64_t block = padded * kChannelBlock;
+  T* point_start[kPoints];
+  T* next = transformed;
+  for (int p = 0; p < kPoints; ++p) {
+    point_start[p] = next;
+    next += call.slots[p] * call.in_blocks * block;
+  }
+  for (int64_t plane = 0; plane < call.layout.planes; ++plane) {
+    InputTransform<T> job{};
+    job.tile = packed + plane * call.layout.plane_stride;
+    job.row_stride = call.layout.columns * kChannelBlock;
+    job.pieces = offsets.data();
+    job.count = padded;
+    job.in_block = call.layout.block_stride;
+    job.blocks = call.in_blocks;
+    job.out_block = block;
+    for (int p = 0; p < kPoints; ++p) {
+      const bool alive = (call.plane_points[plane] >> p & 1) != 0;
+      job.out[p] = alive ? point_start[p] + call.slot[p][plane] * call.in_blocks * block : nullptr;
+    }
+    winograd.input_transform(job);
+  }
+
+  T* const sums = static_cast<T*>(scratch(kTileC, kPoints * padded * call.lanes * sizeof(T)));
+  std::vector<int64_t> out(count);
+  std::vector<uint8_t> valid(count);
+  std::vector<GemmStep> steps;
+  for (const Phase& phase : call.phases) {
+    for (std::size_t i = 0; i < count; ++i) {
+      const Piece& piece = pieces[first + i];
+      const int64_t row = phase.y->out_start + piece.t * phase.y->out_step, column = phase.x->out_start + piece.u * phase.x->out_step;
+      // A phase may be one row or column shorter than the longest: then its last piece can be empty.
+      const bool none = piece.t >= phase.y->count || piece.u >= phase.x->count;
+      valid[i] = static_cast<uint8_t>(none ? kNoOutput
+                                           : (piece.u + 1 < phase.x->count ? kSecondColumn : 0) |
+                                                 (piece.t + 1 < phase.y->count ? kSecondRow : 0));
+      out[i] = ((piece.image * g.out_h + row) * g.out_w + column) * g.out_channels + place.group * call.out_channels;
+    }
+    for (int64_t out_block = 0; out_block < call.out_blocks; ++out_block) {
+      OutputTransform<T> finish{};
+      finish.out_lanes = std::min(call.lanes, call.out_channels - out_block * call.lanes);
+      for (int p = 0; p < kPoints; ++p) {
+        if (phase.depth[p] == 0) continue;
+        GemmJob<T> job{};
+        job.tile = point_start[p];
+        job.run_in = run_in.data();
+        job.run_length = static_cast<int>(length);
+        job.blocks = blocks;
+        job.sums = sums + p * padded * call.lanes;
+        job.out_lanes = finish.out_lanes;
+        job.panel = weights + phase.weights[p] + out_block * phase.depth[p] * call.lanes;
+        int64_t depth = 0;
+        steps.clear();
+        const auto flush = [&] {
+          if (steps.empty()) return;
+          job.steps = steps.data();
+          job.step_count = static_cast<int64_t>(steps.size());
+          gather.gemm(job);
+          job.panel += depth * call.lanes;
+          job.accumulate = true;
+          depth = 0;
+          steps.clear();
+        };
+        for (std::size_t plane = 0; plane < phase.filters.size(); ++plane) {
+          if ((phase.filters[plane].points >> p & 1) == 0) continue;
+          for (int64_t b = 0; b < call.in_blocks; ++b) {
+            const int64_t channels = std::min(kChannelBlock, call.in_channels - b * kChannelBlock);
+            if (depth + channels > kChunkDepth) flush();
+            steps.push_back({(call.slot[p][plane] * call.in_blocks + b) * block, channels});
+            depth += channels;
+          }
+        }
+        flush();
+        finish.sums[p] = job.sums;
+      }
+      finish.count = wanted;
+      finish.out = out.data();
+      finish.valid = valid.data();
+      finish.output = y + out_block * call.lanes;
+      finish.out_row = phase.y->out_step * g.out_w * g.out_channels;
+      finish.out_pixel = phase.x->out_step * g.out_channels;
+      finish.bias = bias == nullptr ? nullptr : bias + (place.group * call.out_blocks + out_block) * call.lanes;
+      finish.activation = epilogue.activation;
+      finish.slope = static_cast<T>(epilogue.slope);
+      winograd.output_transform(finish);
+    }
+  }
+}
+
+}  // namespace
+
+bool winograd_pays(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x) {
+  if (axis_y.span != 3 || axis_x.span != 3 || axis_y.planes * axis_x.planes > 64) return false;
+  if (std::min(g.in_channels, g.out_channels) / g.groups < kFewestChannels) return false;
+  if (g.batch * ceil_div(axis_y.max_count, 2) * ceil_div(axis_x.max_count, 2) < kFewestTotal) return false;
+  double direct_y, direct_x, winograd_y, winograd_x;
+  count_products(axis_y, direct_y, winograd_y);
+  count_products(axis_x, direct_x, winograd_x);
+  return direct_y * direct_x >= kLeastSaving * winograd_y * winograd_x;
+}
+
+template <class T>
+void winograd_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const T* x,
+                   const T* weight, T* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+  const GatherKernels& table = gather_table<T>();
+  const auto gather = gather_functions<T>();
+  const Call<T> call(g, axis_y, axis_x, table.pixels, table.vector_bytes, threads);
+  const int64_t weight_elements = g.groups * call.weights_per_group;
+  const int64_t bias_elements = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * call.lanes;
+  T* packed_weights = static_cast<T*>(scratch(kSharedWeights, (weight_elements + bias_elements) * sizeof(T)));
+  pack_weights(call, strides, weight, packed_weights, threads);
+  T* bias = nullptr;
+  if (bias_elements != 0) {
+    bias = packed_weights + weight_elements;
+    pad_bias(static_cast<const T*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * call.lanes, bias);
+  }
+  parallel_tasks(g.groups * call.tiles_n * call.tiles_t * call.tiles_u, threads, [&](int64_t task) {
+    TilePlace place{};
+    place.u = task % call.tiles_u * call.tile_u;
+    place.t = task / call.tiles_u % call.tiles_t * call.tile_t;
+    place.image = task / call.tiles_u / call.tiles_t % call.tiles_n * call.tile_images;
+    place.group = task / call.tiles_u / call.tiles_t / call.tiles_n;
+    place.images = std::min(call.tile_images, g.batch - place.image);
+    T* packed = static_cast<T*>(scratch(kTileA, place.images * call.layout.image_stride * sizeof(T)));
+    pack_tile(g, axis_y, axis_x, call.layout, place, x, prologue, gather.pack_row, packed);
+    std::vector<Piece> pieces;
+    for (int64_t n = place.image; n < place.image + place.images; ++n) {
+      for (int64_t t = place.t; t < std::min(place.t + call.tile_t, axis_y.max_count); t += 2) {
+        for (int64_t u = place.u; u < std::min(place.u + call.tile_u, axis_x.max_count); u += 2) pieces.push_back({n, t, u});
+      }
+    }
+    // Chunks of equal size, so that the last one is no remnant.
+    const std::size_t chunks = ceil_div(static_cast<int64_t>(pieces.size()), call.pieces);
+    for (std::size_t c = 0; c < chunks; ++c) {
+      const std::size_t first = pieces.size() * c / chunks, last = pieces.size() * (c + 1) / chunks;
+      run_chunk(call, place, pieces, first, last - first, packed, packed_weights + place.group * call.weights_per_group, bias, y,
+                epilogue);
+    }
+  });
+}
+
+template void winograd_conv<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const float*,
+                                   const float*, float*, const Epilogue&, const Prologue&, int);
+template void winograd_conv<double>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const double*,
+                                    const double*, double*, const Epilogue&, const Prologue&, int);
+
+}  // namespace gan_fast
