@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from gan_fast.training import NonFiniteError, NonFiniteLossError, Trainer
 
 
-def reference_step(generator: nn.Module, discriminator: nn.Module, real: Tensor, z: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+def reference_step(
+    generator: nn.Module, discriminator: nn.Module, real: Tensor, z: Tensor, lr: float
+) -> tuple[Tensor, Tensor]:
     """The step in plain PyTorch: D on real and detached fakes, then G against the updated D."""
     for_g = torch.optim.Adam(generator.parameters(), lr=lr, betas=(0.5, 0.999))
     for_d = torch.optim.Adam(discriminator.parameters(), lr=lr, betas=(0.5, 0.999))
@@ -178,7 +180,9 @@ class Hidden(nn.Module):
         return self.last(self.body(x * self.gate(x))).view(-1)
 
 
-@pytest.mark.parametrize("wrap", [lambda d: nn.Sequential(d, nn.Sigmoid()), lambda d: nn.Sequential(nn.Sequential(d, nn.Sigmoid()))])
+@pytest.mark.parametrize(
+    "wrap", [lambda d: nn.Sequential(d, nn.Sigmoid()), lambda d: nn.Sequential(nn.Sequential(d, nn.Sigmoid()))]
+)
 def test_trailing_sigmoid_is_stepped_over(wrap: Any, caplog: pytest.LogCaptureFixture) -> None:
     generator, discriminator = networks()
     twins = copy.deepcopy((generator, discriminator))
@@ -254,7 +258,9 @@ def test_bf16_keeps_parameters_and_losses_in_fp32() -> None:
     torch.testing.assert_close(metrics.d_loss, exact.d_loss, rtol=0.05, atol=0.02)
 
 
-@pytest.mark.parametrize(("word", "expected"), [("bf-16", "mean 'bf16'"), ("float32", "'fp32'"), ("?", "known: fp32, bf16")])
+@pytest.mark.parametrize(
+    ("word", "expected"), [("bf-16", "mean 'bf16'"), ("float32", "'fp32'"), ("?", "known: fp32, bf16")]
+)
 def test_unknown_precision_gives_near_words(word: str, expected: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"precision='{word}' is unknown") + f".*{expected}"):
         trainer(precision=word)
