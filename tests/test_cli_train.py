@@ -11,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_gan
 import torch
 from PIL import Image
 
+from gan_fast import models
 from gan_fast.cli import main
+from gan_fast.training import Trainer
 
 pytest.importorskip("sklearn", reason="the bundled digits come with scikit-learn (pip install 'gan-fast[data]')")
 
@@ -83,6 +86,17 @@ def test_resume_with_other_settings_lists_them(tmp_path: Path, capsys: pytest.Ca
     assert main(["train", "--resume", run, "--steps", "2", "--loss", "minimax"]) == 2
     assert "loss: 'bce' in the checkpoint, 'minimax' now" in error_line(capsys)
     assert main(["train", "--resume", run, "--steps", "2", "--loss", "minimax", "--allow-changes"]) == 0
+
+
+def test_runs_of_python_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_gan.trainer(outdir=tmp_path, name="own").fit(tiny_gan.images(), steps=1)
+    assert main(["train", "--resume", str(tmp_path / "00000-own"), "--steps", "2"]) == 2
+    assert "networks of your own go on in Python" in error_line(capsys)
+    networks = models.build("dcgan28", ngf=2, ndf=2)
+    trainer = Trainer(*networks, batch_size=2, outdir=tmp_path, name="tensor", device="cpu")
+    trainer.fit(torch.zeros(4, 1, 28, 28), steps=1)
+    assert main(["train", "--resume", str(tmp_path / "00001-tensor"), "--steps", "2"]) == 2
+    assert "data without a name; give it with --data" in error_line(capsys)
 
 
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:

@@ -188,7 +188,7 @@ def test_damage_is_named_and_the_last_good_checkpoint_used(
 def test_all_checkpoints_damaged(run: Path) -> None:
     for folder in (run / "checkpoints").iterdir():
         damage(folder / "trainer_state.pt", "truncated")
-    with pytest.raises(CheckpointError, match="no good checkpoint: .*step_00000009.*step_00000006.*step_00000003"):
+    with pytest.raises(CheckpointError, match=r"no good checkpoint: .*step_00000009.*step_00000006.*step_00000003"):
         Trainer.load(run, *networks())
 
 
