@@ -17,7 +17,6 @@ differentiation is PyTorch's with backend "auto" and raises with any other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor
 from gan_fast import backends
 from gan_fast.ops import OPERATORS, dispatch
 from gan_fast.ops import activation as activations
+from gan_fast.ops.bce_with_logits.op import broadcasts_to
 from gan_fast.ops.dispatch import Size
 from gan_fast.ops.registry import autocast_enabled
 
@@ -308,13 +308,6 @@ def _bce_fits(
     for factor in (weight, pos_weight):
         if factor is None:
             continue
-        if factor.requires_grad or not _broadcasts(factor.shape, input.shape):
+        if factor.requires_grad or not broadcasts_to(factor.shape, input.shape):
             return False
     return True
-
-
-def _broadcasts(small: Sequence[int], large: Sequence[int]) -> bool:
-    """Whether ``small`` broadcasts to exactly ``large``."""
-    if len(small) > len(large):
-        return False
-    return all(s in (1, n) for s, n in zip(reversed(small), reversed(large), strict=False))
