@@ -118,7 +118,8 @@ class FitLoop:
         return self._result(reason, converged)
 
     def _begin(self) -> Tensor:
-        """Take the first batch and open the run folder; wrong data leaves no folder behind, and an error no batch taken."""
+        """Take the first batch and open the run folder; wrong data leaves no folder behind, and an error no batch
+        taken."""
         position = self.feed.state_dict()
         batch = self._next_batch()
         try:
