@@ -97,14 +97,13 @@ def orders(case: ConvCase, runner: Runner, dtype: torch.dtype) -> dict[str, Tens
     out = runner(*tensors)
     result = {"value": out.detach()}
     # Where the padding cuts all input away, PyTorch's way has no path to some inputs; ours gives zeros.
-    first = torch.autograd.grad((out * _mix(out, 1)).sum(), inputs, create_graph=True, materialize_grads=True)
+    nothing = torch.stack([t.sum() for t in inputs]).sum() * 0
+    first = torch.autograd.grad((out * _mix(out, 1)).sum() + nothing, inputs, create_graph=True)
     result.update({f"d/d{n}": g.detach() for n, g in zip(names, first, strict=True)})
-    # Products of the gradients with fixed numbers, as a gradient penalty has them; linear layers leave some without a
-    # path.
+    # Products of the gradients with fixed numbers, as a gradient penalty has them.
     total = torch.stack([(g * _mix(g, 2 + i)).sum() for i, g in enumerate(first)]).sum()
-    if total.requires_grad:
-        second = torch.autograd.grad(total, inputs, materialize_grads=True)
-        result.update({f"d2/d{n}": g.detach() for n, g in zip(names, second, strict=True)})
+    second = torch.autograd.grad(total + nothing, inputs)
+    result.update({f"d2/d{n}": g.detach() for n, g in zip(names, second, strict=True)})
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -102,6 +103,25 @@ def test_large_shapes_take_the_kernel_and_torch_s_strides(
     theirs = getattr(F, name)(x, weight, bias, 2, 1)
     assert ours.stride() == theirs.stride()
     torch.testing.assert_close(ours, torch.relu(theirs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("name", TWO_D)
+def test_strides_are_torch_s(name: str, kernel: int, backend: str) -> None:
+    """Also for the ambiguous layouts: one sample, one channel, one pixel."""
+    need(backend)
+    last = torch.channels_last
+    for n, c, oc, h, w in itertools.product((1, 2), (1, 3), (1, 4), (1, 5), (1, 6)):
+        x = torch.randn(n, c, h, w)
+        weight = torch.randn((c, oc, kernel, kernel) if "transpose" in name else (oc, c, kernel, kernel))
+        padding = kernel // 2 if min(h, w) > 1 or "transpose" not in name else 0
+        for a, b in itertools.product(
+            (x, x.contiguous(memory_format=last)), (weight, weight.contiguous(memory_format=last))
+        ):
+            ours = getattr(functional, name)(a, b, padding=padding, backend=backend)
+            theirs = getattr(F, name)(a, b, padding=padding)
+            assert ours.stride() == theirs.stride(), (a.shape, a.stride(), b.shape, b.stride())
 
 
 @backends

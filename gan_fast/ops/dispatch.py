@@ -6,6 +6,7 @@ Here lie the rules that hold for every function of :mod:`gan_fast.functional`; t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.overrides import has_torch_function
 from gan_fast import backends
 from gan_fast.ops import activation as activations
 from gan_fast.ops import geometry as geometries
+from gan_fast.ops import layout
 from gan_fast.ops.convolution import tensor_facts
 from gan_fast.ops.geometry import Geometry
 from gan_fast.ops.registry import OPERATORS, autocast_enabled
@@ -55,26 +57,54 @@ def convolution(
     if only_torch(asked, input, weight, bias):
         return by_torch()
     x, w, b = autocast(input, weight, bias)
-    rank = abs(kind)
-    unbatched = x.dim() == rank + 1
-    shape = (1, *x.shape) if unbatched else x.shape
     geometry = None
-    channels = 0
-    if w.dim() == rank + 2 and tensors_fit(x, w, b):
-        resolve = geometries.resolve_conv if kind > 0 else geometries.resolve_conv_transpose
-        geometry = resolve(shape, w.shape, *parameters)
-        channels = 0 if geometry is None else geometries.out_channels(w.shape, geometry.groups, kind < 0)
-    if geometry is None or (b is not None and b.shape != (channels,)):
+    if tensors_fit(x, w, b):
+        form = tuple(tuple(p) if isinstance(p, list) else p for p in parameters)
+        bias_shape = None if b is None else b.shape
+        facts = (x.shape, x.stride(), w.shape, bias_shape, x.dtype, x.device.type, form, asked, backends.extension())
+        remembered = plan.__wrapped__ if torch.compiler.is_compiling() else plan  # the compiler traces no caches
+        geometry = remembered(kind, *facts)
+        if geometry is None and asked == "auto":
+            return by_torch()
+    if geometry is None:
         # Invalid, so that PyTorch raises its own error; or valid but empty, which no kernel of ours needs to serve.
         return served_by_torch(by_torch(), asked, "these dtypes, layouts or devices")
-    if unbatched:
-        x = x.unsqueeze(0)
+    unbatched = x.dim() == abs(kind) + 1
     op = "conv" if kind > 0 else "conv_transpose"
-    choice = backends.choose(op, backend=asked, **tensor_facts(x, w.shape, geometry, kind < 0))
-    if choice.backend == "torch":
-        return by_torch()
-    out = call(op, x, w, b, geometry, act, negative_slope, asked)
+    out = call(op, x.unsqueeze(0) if unbatched else x, w, b, geometry, act, negative_slope, asked)
     return out.squeeze(0) if unbatched else out
+
+
+@lru_cache(maxsize=4096)
+def plan(
+    kind: int,
+    input: tuple[int, ...],
+    stride: tuple[int, ...],
+    weight: tuple[int, ...],
+    bias: tuple[int, ...] | None,
+    dtype: torch.dtype,
+    device: str,
+    parameters: tuple[Any, ...],
+    asked: str,
+    extension: object,
+) -> Geometry | None:
+    """A call's geometry, or None where it is PyTorch's; remembered, for training asks the same few hundred questions.
+
+    Shapes and strides of the tensors, then what the choice may depend on. RuntimeError as :func:`backends.choose`.
+    """
+    rank = abs(kind)
+    if len(weight) != rank + 2:
+        return None
+    if len(input) == rank + 1:  # unbatched
+        input, stride = (1, *input), (0, *stride)
+    resolve = geometries.resolve_conv if kind > 0 else geometries.resolve_conv_transpose
+    geometry = resolve(input, weight, *parameters)
+    if geometry is None or (bias is not None and bias != (geometries.out_channels(weight, geometry.groups, kind < 0),)):
+        return None
+    facts = geometries.facts(kind < 0, input, weight, geometry, layout.strides_are_channels_last(input, stride))
+    op = "conv" if kind > 0 else "conv_transpose"
+    choice = backends.choose(op, backend=asked, device=device, dtype=dtype, rank=rank, **facts)
+    return None if choice.backend == "torch" else geometry
 
 
 def only_torch(asked: str, *tensors: Any) -> bool:
@@ -159,6 +189,7 @@ def geometry_form(
     negative_slope: float,
     backend: str | None,
 ) -> Tensor:
+    """conv_geometry and conv_transpose_geometry; ``parameters``: stride, pad_begin, out_size, dilation, groups."""
     act = activations.check(activation)
     asked = backends.requested(backend)
     x, w, b = autocast(input, weight, bias)
