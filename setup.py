@@ -1,8 +1,9 @@
-"""Builds gan_fast._C: every source of csrc/, each kernel text once per instruction-set level, with no torch in the build.
+"""Builds gan_fast._C: every source of csrc/, each kernel text once per instruction-set level, with no torch in the
+build.
 
 A failed build installs the pure Python package (reference backend) and says so in one warning with the compiler's first
-error; GAN_FAST_REQUIRE_EXT=1 makes it fatal. GAN_FAST_NO_EXT=1 skips the build. CXX, CXXFLAGS and MAX_JOBS are respected;
-GAN_FAST_BUILD_DIR keeps the objects in a folder of that name, shared by successive builds.
+error; GAN_FAST_REQUIRE_EXT=1 makes it fatal. GAN_FAST_NO_EXT=1 skips the build. CXX, CXXFLAGS and MAX_JOBS are
+respected; GAN_FAST_BUILD_DIR keeps the objects in a folder of that name, shared by successive builds.
 """
 
 from __future__ import annotations
@@ -26,14 +27,31 @@ ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
-COMMON_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-fno-math-errno", "-fno-trapping-math"]
+COMMON_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+]
 # Every level's flags live here and nowhere else. -march=native is never used: the binary decides at run time.
 LEVELS: dict[str, tuple[int, list[str]]] = {"portable": (16, ["-ffp-contract=off"])}
 if X86:
     LEVELS["avx2"] = (32, ["-mavx2", "-mfma", "-mf16c", "-ffp-contract=fast"])
     LEVELS["avx512"] = (
         64,
-        ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512", "-ffp-contract=fast"],
+        [
+            "-mavx512f",
+            "-mavx512bw",
+            "-mavx512dq",
+            "-mavx512vl",
+            "-mfma",
+            "-mprefer-vector-width=512",
+            "-ffp-contract=fast",
+        ],
     )
 
 
@@ -43,13 +61,16 @@ class CompileError(RuntimeError):
 
 def first_error(output: str) -> str:
     lines = [line for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if re.search(r"\berror: ", line)]  # not just the word: folders and sources may have it
+    # Not just the word: folders and sources may have it.
+    errors = [line for line in lines if re.search(r"\berror: ", line)]
     return (errors or lines or ["no message"])[0]
 
 
 def run(command: list[str]) -> None:
     try:
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
     except OSError as error:
         raise CompileError(f"{command[0]}: {error.strerror}") from error
     if done.returncode != 0:
@@ -153,7 +174,14 @@ class BuildKernels(build_ext):
         openmp = openmp_flags(cxx)
         user_flags = shlex.split(os.environ.get("CXXFLAGS", ""))
         version = subprocess.run([*cxx, "--version"], capture_output=True, text=True, check=False).stdout.splitlines()
-        flags = [*COMMON_FLAGS, *openmp, *user_flags, *(["-DGAN_FAST_X86"] if X86 else []), f"-I{CSRC}", f"-I{CSRC / 'cpu'}"]
+        flags = [
+            *COMMON_FLAGS,
+            *openmp,
+            *user_flags,
+            *(["-DGAN_FAST_X86"] if X86 else []),
+            f"-I{CSRC}",
+            f"-I{CSRC / 'cpu'}",
+        ]
         flags += [f"-I{path}" for path in dict.fromkeys(includes)]
         about = [
             f'-DGAN_FAST_COMPILER="{version[0] if version else cxx[0]}"',
@@ -180,11 +208,19 @@ class BuildKernels(build_ext):
         def path(p: Path) -> str:
             return str(p).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
-        lines = ["rule compile", "  command = $cmd -MMD -MF $out.d -c $in -o $out", "  depfile = $out.d", "  deps = gcc"]
+        lines = [
+            "rule compile",
+            "  command = $cmd -MMD -MF $out.d -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+        ]
         lines += ["rule link", "  command = $cmd $in -o $out"]
         for obj, source, command in commands:
             lines += [f"build {path(obj)}: compile {path(source)}", f"  cmd = {quote(command)}"]
-        lines += [f"build {path(target)}: link {' '.join(path(obj) for obj, _, _ in commands)}", f"  cmd = {quote(link)}"]
+        lines += [
+            f"build {path(target)}: link {' '.join(path(obj) for obj, _, _ in commands)}",
+            f"  cmd = {quote(link)}",
+        ]
         (folder / "build.ninja").write_text("\n".join(lines) + "\n", encoding="utf-8")
         jobs = os.environ.get("MAX_JOBS")
         run(["ninja", "-C", str(folder), *(["-j", jobs] if jobs else [])])
@@ -206,7 +242,11 @@ class BuildKernels(build_ext):
             inplace = inplace.parent / built.name
             note = self.failure_note(built)
             if built.exists():
-                shutil.copy2(built, inplace)
+                # Replaced whole: a process that has the old module mapped keeps it, where writing
+                # into it would crash it.
+                fresh = inplace.with_suffix(".new")
+                shutil.copy2(built, fresh)
+                os.replace(fresh, inplace)
                 self.failure_note(inplace).unlink(missing_ok=True)
             elif note.exists():
                 inplace.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """Interleaved timing of several programs in one process, with disturbed rounds taken out.
 
-A shared machine drifts, and now and then runs at half its speed for a while. So the programs take turns, a fixed piece of work is
-timed around each turn, and a turn in which that work took clearly longer than at its best does not count.
+A shared machine drifts, and now and then runs at half its speed for a while. So the programs take turns, a fixed
+piece of work is timed around each turn, and a turn in which that work took clearly longer than at its best does not
+count.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def measure(
         repeats: runs in one turn, for programs that are too short for the clock.
 
     Returns:
-        name -> {"seconds": median of one run, "quartiles": [lower, upper], "rounds": turns counted, "disturbed": turns not}.
-        If too many turns were disturbed, all are counted, and "disturbed" says so.
+        name -> {"seconds": median of one run, "quartiles": [lower, upper], "rounds": turns counted,
+        "disturbed": turns not}. If too many turns were disturbed, all are counted, and "disturbed" says so.
     """
     for _ in range(warmup):
         for run in programs.values():

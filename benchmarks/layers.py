@@ -1,11 +1,12 @@
-"""Every layer of shapes.py, pass by pass: our CPU kernels against PyTorch's, interleaved; the evidence for backends_table.json.
+"""Every layer of shapes.py, pass by pass: our CPU kernels against PyTorch's, interleaved; the evidence for
+backends_table.json.
 
     python benchmarks/layers.py                         # all layers, both memory formats; writes a result file
     python benchmarks/layers.py --family odd --rounds 9 --no-file
     python benchmarks/layers.py --served                # what "auto" runs instead of our kernels everywhere
 
-A cell is one layer in one pass (forward, input gradient, weight gradient) and one memory format of the input. Backward passes are
-timed through autograd, since that is how they run.
+A cell is one layer in one pass (forward, input gradient, weight gradient) and one memory format of the input.
+Backward passes are timed through autograd, since that is how they run.
 """
 
 from __future__ import annotations
@@ -94,11 +95,17 @@ def measure(shape: LayerShape, provider: str, rounds: int) -> list[dict[str, Any
         for layout in formats:
             cells.append(
                 {
-                    "shape": shape.name, "family": shape.family, "op": OPERATOR_OF.get((shape.op, which), "conv_weight_grad"),
-                    "pass": which, "format": layout, "gflop": 2e-9 * shape.macs, "ours": times[f"{provider} {layout}"],
-                    "torch": times[f"torch {layout}"], "torch_best": best,
+                    "shape": shape.name,
+                    "family": shape.family,
+                    "op": OPERATOR_OF.get((shape.op, which), "conv_weight_grad"),
+                    "pass": which,
+                    "format": layout,
+                    "gflop": 2e-9 * shape.macs,
+                    "ours": times[f"{provider} {layout}"],
+                    "torch": times[f"torch {layout}"],
+                    "torch_best": best,
                 }
-            )  # fmt: skip
+            )
     return cells
 
 
@@ -109,9 +116,10 @@ def geometric_mean(values: list[float]) -> float:
 
 def line(cell: dict[str, Any]) -> str:
     """One cell as text."""
+    ours, theirs = cell["ours"], cell["torch"]
     return (
-        f"{cell['shape']:66s} {cell['pass']:11s} {cell['format']:13s} {1e3 * cell['ours']:9.3f} {1e3 * cell['torch']:9.3f} "
-        f"{cell['gflop'] / cell['ours']:7.0f} {cell['torch'] / cell['ours']:6.2f}"
+        f"{cell['shape']:66s} {cell['pass']:11s} {cell['format']:13s} "
+        f"{1e3 * ours:9.3f} {1e3 * theirs:9.3f} {cell['gflop'] / ours:7.0f} {theirs / ours:6.2f}"
     )
 
 
@@ -124,9 +132,13 @@ def summary(cells: list[dict[str, Any]]) -> str:
             groups[cell[key]].append(cell["torch"] / cell["ours"])
         for name, ratios in groups.items():
             slower = sum(ratio < 0.97 for ratio in ratios)
-            lines.append(f"{key} {name:20s} x{geometric_mean(ratios):5.2f}  {slower:3d} of {len(ratios)} cells below 0.97")
+            lines.append(
+                f"{key} {name:20s} x{geometric_mean(ratios):5.2f}  {slower:3d} of {len(ratios)} cells below 0.97"
+            )
         if key == "family":
-            lines.append(f"over families: x{geometric_mean([geometric_mean(ratios) for ratios in groups.values()]):.2f}")
+            lines.append(
+                f"over families: x{geometric_mean([geometric_mean(ratios) for ratios in groups.values()]):.2f}"
+            )
     return "\n".join(lines)
 
 

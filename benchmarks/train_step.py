@@ -3,8 +3,9 @@
     python benchmarks/train_step.py                        # article, batch 128, both allocators; writes a result file
     python benchmarks/train_step.py --network article_act --batch 64 --rounds 20 --allocator default
 
-The allocator matters: glibc gives every large tensor back to the system and faults it in again on the next step, which alone costs
-eager PyTorch about 1.3x. "tuned" is eager with that switched off (GLIBC_TUNABLES), the harder comparison.
+The allocator matters: glibc gives every large tensor back to the system and faults it in again on the next step,
+which alone costs eager PyTorch about 1.3x. "tuned" is eager with that switched off (GLIBC_TUNABLES), the harder
+comparison.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def programs(network: str, real: torch.Tensor, z: torch.Tensor, bf16: bool) -> d
     gan_fast.accelerate(*nets)
     accelerated = peers.Textbook(*nets)
     made["gan_fast.accelerate, textbook"] = lambda: accelerated.step(real, z)
-    trainer = gan_fast.Trainer(*copy.deepcopy(original), latent_dim=z.shape[1], batch_size=len(z), outdir=None, progress=False)
+    trainer = gan_fast.Trainer(
+        *copy.deepcopy(original), latent_dim=z.shape[1], batch_size=len(z), outdir=None, progress=False
+    )
 
     def trained() -> tuple[torch.Tensor, torch.Tensor]:
         metrics = trainer.train_step(real, z)
@@ -65,7 +68,9 @@ def check(made: dict[str, Any]) -> dict[str, list[float]]:
         allowed = 20 * LARGEST_DIFFERENCE if "bf16" in name else LARGEST_DIFFERENCE
         worst = max(abs(a - b) for a, b in zip(values, losses[BASELINE], strict=True))
         if not worst <= allowed:
-            raise SystemExit(f"{name}: the first step's losses {values} differ from {BASELINE}'s {losses[BASELINE]}; no times")
+            raise SystemExit(
+                f"{name}: the first step's losses {values} differ from {BASELINE}'s {losses[BASELINE]}; no times"
+            )
     return losses
 
 
@@ -93,11 +98,15 @@ def run_apart(arguments: argparse.Namespace, allocator: str) -> dict[str, Any]:
 
 def table(arguments: argparse.Namespace, results: dict[str, Any]) -> str:
     """The figures as text."""
-    lines = [f"{arguments.network}, batch {arguments.batch}, {machine.describe()['cpu']}, {torch.get_num_threads()} threads"]
+    lines = [
+        f"{arguments.network}, batch {arguments.batch}, {machine.describe()['cpu']}, {torch.get_num_threads()} threads"
+    ]
     for allocator, result in results.items():
         times = result["times"]
         base = times[BASELINE]["seconds"]
-        lines.append(f"\n{allocator + ' allocator':32s} {'ms':>8s} {'quartiles':>17s} {'img/s':>7s} {'x ' + BASELINE:>16s}")
+        lines.append(
+            f"\n{allocator + ' allocator':32s} {'ms':>8s} {'quartiles':>17s} {'img/s':>7s} {'x ' + BASELINE:>16s}"
+        )
         for name, time in times.items():
             lower, upper = (1e3 * quartile for quartile in time["quartiles"])
             milliseconds = 1e3 * time["seconds"]
@@ -128,7 +137,12 @@ def main() -> None:
         path = machine.result_file().with_name(
             machine.result_file().stem + f"-train-step-{arguments.network}-b{arguments.batch}.json"
         )
-        content = {"machine": machine.describe(), "network": arguments.network, "batch": arguments.batch, "results": results}
+        content = {
+            "machine": machine.describe(),
+            "network": arguments.network,
+            "batch": arguments.batch,
+            "results": results,
+        }
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         print(f"\n{path.relative_to(machine.ROOT)}")
 

@@ -8,6 +8,7 @@
 
 #include "bindings.h"
 #include "common/activation.h"
+#include "cpu/act_grad.h"
 #include "cpu/bce_with_logits.h"
 #include "cpu/bias_act.h"
 

@@ -1,9 +1,10 @@
 """torch.nn's convolutions and BCEWithLogitsLoss on gan_fast's operators, and Keras' convolutions.
 
-Every class is a subclass of the PyTorch class of the same name: same arguments, attributes, initialisation, state_dict keys
-and results, plus the keyword-only arguments ``activation`` (None, "relu", "leaky_relu", "tanh", "sigmoid"; fused into the
-convolution where a kernel of ours runs) and ``negative_slope``. ``gan_fast.accelerate`` turns an existing PyTorch module into
-one of these by its ``__class__``; the class-level defaults of the two attributes serve modules made that way.
+Every class is a subclass of the PyTorch class of the same name: same arguments, attributes, initialisation,
+state_dict keys and results, plus the keyword-only arguments ``activation`` (None, "relu", "leaky_relu", "tanh",
+"sigmoid"; fused into the convolution where a kernel of ours runs) and ``negative_slope``. ``gan_fast.accelerate``
+turns an existing PyTorch module into one of these by its ``__class__``; the class-level defaults of the two
+attributes serve modules made that way.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ __all__ = [
 ]
 
 
-#: ``forward(..., then=(name, negative_slope))``: the activation of the layer after this one, computed here for this call
-#: instead of the layer's own (which should be None). ``gan_fast.sequential`` calls layers so.
+# ``forward(..., then=(name, negative_slope))``: the activation of the layer after this one, computed here for this
+# call instead of the layer's own (which should be None). ``gan_fast.sequential`` calls layers so.
 Then = tuple[str, float] | None
 
 
@@ -42,9 +43,7 @@ class _Activated:
     activation: str | None = None
     negative_slope: float = 0.01
 
-    def __init__(
-        self, *args: Any, activation: str | None = None, negative_slope: float = 0.01, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, activation: str | None = None, negative_slope: float = 0.01, **kwargs: Any) -> None:
         activations.check(activation)
         super().__init__(*args, **kwargs)
         self.activation = activation
@@ -149,8 +148,8 @@ class ConvTranspose3d(_ConvTranspose, torch.nn.ConvTranspose3d):
 class KerasConv2d(Conv2d):
     """Keras' Conv2D(padding="same") on (N, C, H, W) and PyTorch's weight layout (OC, C / groups, KH, KW).
 
-    The output is ceil(size / stride); of an odd total padding the end gets more: for kernel 3 and stride 2 an even size is
-    padded by (0, 1), which no symmetric ``padding`` of PyTorch gives.
+    The output is ceil(size / stride); of an odd total padding the end gets more: for kernel 3 and stride 2 an even
+    size is padded by (0, 1), which no symmetric ``padding`` of PyTorch gives.
     """
 
     def __init__(
@@ -188,8 +187,8 @@ class KerasConv2d(Conv2d):
 class KerasConvTranspose2d(ConvTranspose2d):
     """Keras' Conv2DTranspose(padding="same") on (N, C, H, W) and PyTorch's weight layout (C, OC / groups, KH, KW).
 
-    The output is size * stride. For kernel 5 and stride 2 that is PyTorch's padding=1 with the last row and column cut, not
-    padding=2, output_padding=1 (which is shifted by one pixel).
+    The output is size * stride. For kernel 5 and stride 2 that is PyTorch's padding=1 with the last row and column
+    cut, not padding=2, output_padding=1 (which is shifted by one pixel).
     """
 
     def __init__(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -263,6 +264,20 @@ def test_commands_in_the_documents_exist() -> None:
         assert used <= targets, f"{name}: make {', '.join(used - targets)}"
         called = set(re.findall(r"(?:gan-fast|python -m gan_fast) ([a-z]+)", code))
         assert called <= subcommands, f"{name}: gan-fast {', '.join(called - subcommands)}"
+
+
+def test_command_lines_in_the_documents_are_understood() -> None:
+    """Every `gan-fast ...` line of a code block passes the real parser: no option there that does not exist."""
+    from gan_fast.cli import _parser
+
+    lines = []
+    for name in ("README.md", "CONTRIBUTING.md"):
+        blocks = re.findall(r"```sh\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
+        lines += [line.split("#")[0] for block in blocks for line in block.splitlines() if line.startswith("gan-fast ")]
+    assert len(lines) >= 3
+    for line in lines:
+        arguments = shlex.split(line)[1:]
+        assert _parser().parse_args(arguments).run is not None, line
 
 
 def _code(markdown: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gan_fast import models
-from gan_fast.training import ConfigMismatchError, Trainer
+from gan_fast.training import ConfigMismatchError, Trainer, pictures
 from gan_fast.training.statistics import StatsFile
 
 TIMES = ("img_s", "seconds")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_curves() -> Iterator[None]:
+    """Drawing the loss curves would take longer than the trainings here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "save_loss_curves", lambda rows, path: False)
+        yield
 
 
 def seed_everything(seed: int) -> None:
@@ -174,20 +183,20 @@ def test_networks_and_objects_of_one_s_own_must_be_handed_over(tmp_path: Path) -
             return -fake_logits.mean()
 
     trainer(loss=Loss(), latent=OwnLatents()).save(tmp_path / "c")
-    with pytest.raises(RuntimeError, match="networks of your own classes .*hand newly made ones over"):
+    with pytest.raises(RuntimeError, match=r"networks of your own classes .*hand newly made ones over"):
         Trainer.load(tmp_path / "c")
     with pytest.raises(ValueError, match="give both generator= and discriminator="):
         Trainer.load(tmp_path / "c", networks()[0])
-    with pytest.raises(RuntimeError, match="loss of your own .*loss="):
+    with pytest.raises(RuntimeError, match=r"loss of your own .*loss="):
         Trainer.load(tmp_path / "c", *networks())
-    with pytest.raises(RuntimeError, match="latents of your own.*latent="):
+    with pytest.raises(RuntimeError, match=r"latents of your own.*latent="):
         Trainer.load(tmp_path / "c", *networks(), loss=Loss())
     assert Trainer.load(tmp_path / "c", *networks(), loss=Loss(), latent=OwnLatents()).step == 0
 
 
 def test_networks_of_another_make_are_refused(tmp_path: Path) -> None:
     trainer().save(tmp_path / "c")
-    with pytest.raises(ConfigMismatchError, match="generator: .*parameters"):
+    with pytest.raises(ConfigMismatchError, match=r"generator: .*parameters"):
         Trainer.load(tmp_path / "c", *networks("with_statistics"))
     wider = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Unflatten(1, SHAPE)), networks()[1]
     wider[0].register_buffer("more", torch.zeros(1))

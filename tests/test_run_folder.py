@@ -188,7 +188,7 @@ def test_damage_is_named_and_the_last_good_checkpoint_used(
 def test_all_checkpoints_damaged(run: Path) -> None:
     for folder in (run / "checkpoints").iterdir():
         damage(folder / "trainer_state.pt", "truncated")
-    with pytest.raises(CheckpointError, match="no good checkpoint: .*step_00000009.*step_00000006.*step_00000003"):
+    with pytest.raises(CheckpointError, match=r"no good checkpoint: .*step_00000009.*step_00000006.*step_00000003"):
         Trainer.load(run, *networks())
 
 
@@ -361,6 +361,11 @@ def test_output_folder_that_is_a_file(tmp_path: Path) -> None:
     assert subject.step == 0
     with pytest.raises(OutputError, match="cannot write a checkpoint to"):
         subject.save(tmp_path / "runs" / "c")
+    (tmp_path / "runs").unlink()
+    subject.fit(images(), steps=3)
+    whole = trainer()
+    whole.fit(images(), steps=3)
+    assert_same_state(state_of(whole), state_of(subject))
 
 
 def test_read_only_output_folder(tmp_path: Path, monkeypatch: Any) -> None:

@@ -1,4 +1,5 @@
-"""Networks and data small enough that a training step takes a millisecond; shared by the tests of the training package."""
+"""Networks and data small enough that a training step takes a millisecond; shared by the tests of the training
+package."""
 
 from __future__ import annotations
 
@@ -74,7 +75,8 @@ def assert_same_state(one: Any, other: Any, where: str = "state") -> None:
 
 
 def state_of(subject: Trainer) -> dict[str, Any]:
-    """Everything that decides how the training goes on: networks, optimisers, generators, position in the data, losses."""
+    """Everything that decides how the training goes on: networks, optimisers, generators, position in the data,
+    losses."""
     from gan_fast.training import restoring
 
     state = restoring.state_of(subject)

@@ -1,6 +1,7 @@
 // The parallel loop of every driver: OpenMP through the process's one pool (torch's, as it is loaded first).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #ifdef _OPENMP
@@ -36,6 +37,17 @@ void parallel_tasks(int64_t tasks, int requested, const Body& body) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t t = 0; t < tasks; ++t) body(t);
 #endif
+}
+
+// 32 Ki elements: well above what starting a thread costs, and few enough bytes to stay in a core's second-level cache.
+constexpr int64_t kElementsPerTask = 32768;
+
+// Runs body(begin, end) over pieces of n elements, for operators whose elements do not depend on each other.
+template <class Body>
+void parallel_elements(int64_t n, int requested, const Body& body) {
+  parallel_tasks((n + kElementsPerTask - 1) / kElementsPerTask, requested, [&](int64_t task) {
+    body(task * kElementsPerTask, std::min(n, (task + 1) * kElementsPerTask));
+  });
 }
 
 }  // namespace gan_fast

@@ -1,4 +1,4 @@
-// y = act(x + bias), and its gradient from the output: out = g * act'(y).
+// y = act(x + bias).
 #pragma once
 
 #include <cstdint>
@@ -18,30 +18,15 @@ struct BiasAct {
   double slope;    // of leaky_relu
 };
 
-// grad_output, y (the activated output) and out: n elements each; out may be either of the two.
-// leaky_relu needs slope > 0: only then does y have the sign of its argument.
-struct ActGrad {
-  int dtype;
-  int64_t n;
-  const void* grad_output;
-  const void* y;
-  void* out;
-  int activation;
-  double slope;
-};
-
 // Every element depends on its own inputs only, so the result has the same bits for any number of threads.
 void bias_act(const BiasAct& args, int threads);
-void act_grad(const ActGrad& args, int threads);
 
 // The kernel of one piece: elements begin .. end - 1 of the flattened tensor. `bias` is what BiasAct has, except where
 // inner is 1: then it is repeated to channels + kMostLanes entries, so that a vector of it can be
 // loaded from any channel on.
 struct BiasActTable {
-  void (*bias_act_f32)(const BiasAct& args, const void* bias, int64_t begin, int64_t end);
-  void (*bias_act_f64)(const BiasAct& args, const void* bias, int64_t begin, int64_t end);  // portable level only
-  void (*act_grad_f32)(const ActGrad& args, int64_t begin, int64_t end);
-  void (*act_grad_f64)(const ActGrad& args, int64_t begin, int64_t end);  // portable level only
+  void (*f32)(const BiasAct& args, const void* bias, int64_t begin, int64_t end);
+  void (*f64)(const BiasAct& args, const void* bias, int64_t begin, int64_t end);  // portable level only
 };
 
 constexpr int kMostLanes = 16;  // floats in the widest vector of any level

@@ -153,12 +153,16 @@ def _resolve(args: argparse.Namespace, training: dict[str, Any], data: dict[str,
     settled = {**_DEFAULTS, **{key: value for key, value in training.items() if key in _DEFAULTS}}
     if "betas" in training:
         settled["beta1"], settled["beta2"] = training["betas"]
+    if training.get("model") == "custom":
+        raise ValueError(f"--resume {args.resume}: networks of your own go on in Python, with gan_fast.Trainer.load")
     if data:
-        settled["data"] = data.get("source") or data["name"]
+        settled["data"] = data.get("source")
     given = {key: getattr(args, key, None) for key in _DEFAULTS}
     for key in ("g_lr", "d_lr"):
         given[key] = args.lr if given[key] is None else given[key]
     settled.update({key: value for key, value in given.items() if value is not None})
+    if settled["data"] is None:
+        raise ValueError(f"--resume {args.resume}: it was trained on data without a name; give it with --data")
     settled["loss"] = _LOSS_ALIASES.get(settled["loss"], settled["loss"])
     if settled["loss"] not in losses.names():
         raise ValueError(f"--loss {settled['loss']!r} is unknown; {near(settled['loss'], losses.names())}")

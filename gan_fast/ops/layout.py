@@ -20,10 +20,12 @@ def is_channels_last(x: Tensor) -> bool:
 
     Of the ambiguous cases (one channel, or one pixel) those that can be read as contiguous are.
     """
-    if x.dim() != 4:
-        return False
-    size, stride = x.shape, x.stride()
-    if stride[1] == 0:
+    return strides_are_channels_last(x.shape, x.stride())
+
+
+def strides_are_channels_last(size: Sequence[int], stride: Sequence[int]) -> bool:
+    """:func:`is_channels_last` of a tensor with this shape and these strides."""
+    if len(size) != 4 or stride[1] == 0:
         return False
     least = 0
     for axis in (1, 3, 2, 0):

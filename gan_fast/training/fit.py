@@ -86,11 +86,7 @@ class FitLoop:
             return self._result(f"already {watch.reason}", converged=True)
         if self.goal is not None and trainer.step >= self.goal:
             return self._result(f"already at step {trainer.step} of {self.goal}: nothing to do", converged=False)
-        # The first batch is looked at before anything is written: wrong data leaves no run folder behind.
-        batch = self._next_batch()
-        inputs.check_values(inputs.check_form(batch, trainer.sample_shape))
-        self.run = trainer.open_run_folder(self.feed, self.goal, watch)
-        self._first_pictures(batch)
+        batch = self._begin()
         reason, converged = "", False
         interrupt = _Interrupt()
         with (
@@ -120,6 +116,20 @@ class FitLoop:
         if interrupt.asked:
             raise KeyboardInterrupt(reason)
         return self._result(reason, converged)
+
+    def _begin(self) -> Tensor:
+        """Take the first batch and open the run folder; wrong data leaves no folder behind, and an error no batch
+        taken."""
+        position = self.feed.state_dict()
+        batch = self._next_batch()
+        try:
+            inputs.check_values(inputs.check_form(batch, self.trainer.sample_shape))
+            self.run = self.trainer.open_run_folder(self.feed, self.goal, self.watch)
+            self._first_pictures(batch)
+        except (ValueError, TypeError, OSError):
+            self.feed.load_state_dict(position)
+            raise
+        return batch
 
     def _next_batch(self) -> Tensor:
         with self._clock():

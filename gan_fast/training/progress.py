@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from types import TracebackType
 
 from tqdm.auto import tqdm
@@ -21,14 +22,15 @@ class Progress:
     """
 
     def __init__(self, start: int, goal: int | None, show: bool | None) -> None:
-        # tqdm reads disable=None as "only on a terminal".
-        disable = None if show is None else not show
-        self._bar = tqdm(initial=start, total=goal, unit="step", dynamic_ncols=True, disable=disable, desc="training")
+        shown = sys.stderr.isatty() if show is None else show
+        # Not tqdm(disable=True), which makes locks all the same.
+        self._bar = tqdm(initial=start, total=goal, unit="step", dynamic_ncols=True, desc="training") if shown else None
         self._goal = goal
 
     def advance(self) -> None:
         """One step is done."""
-        self._bar.update()
+        if self._bar is not None:
+            self._bar.update()
 
     def report(self, row: dict[str, float]) -> None:
         """Show the figures of one line of stats.jsonl."""
@@ -36,7 +38,7 @@ class Progress:
             f"d_loss {row['d_loss']:.3f} g_loss {row['g_loss']:.3f} "
             f"D(x) {row['d_real']:.2f} D(G(z)) {row['d_fake']:.2f} {row['img_s']:.0f} img/s"
         )
-        if self._bar.disable:
+        if self._bar is None:
             logger.info(
                 "step %d%s epoch %.2f %s", row["step"], f"/{self._goal}" if self._goal else "", row["epoch"], figures
             )
@@ -49,4 +51,5 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()

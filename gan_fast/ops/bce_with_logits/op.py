@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,13 @@ from gan_fast.ops.registry import Operator
 
 _NAME = "bce_with_logits"
 _REDUCTIONS = ("mean", "sum", "none")
+
+
+def broadcasts_to(small: Sequence[int], large: Sequence[int]) -> bool:
+    """Whether ``small`` broadcasts to exactly ``large``."""
+    if len(small) > len(large):
+        return False
+    return all(s in (1, n) for s, n in zip(reversed(small), reversed(large), strict=False))
 
 
 def _check(
@@ -34,7 +42,7 @@ def _check(
             f"{_NAME}: target must have the shape of input {tuple(input.shape)}, got {tuple(target.shape)}"
         )
     for name, factor in (("weight", weight), ("pos_weight", pos_weight)):
-        if factor is not None and torch.broadcast_shapes(factor.shape, input.shape) != input.shape:
+        if factor is not None and not broadcasts_to(factor.shape, input.shape):
             raise ValueError(f"{_NAME}: {name} must broadcast to {tuple(input.shape)}, got {tuple(factor.shape)}")
 
 

@@ -1,0 +1,123 @@
+"""Does the fast path train as well? The same network on MNIST by eager PyTorch and by `gan-fast train`, judged alike.
+
+    python benchmarks/quality.py eager                  # writes .../quality-eager.json with the bound it sets
+    python benchmarks/quality.py gan_fast               # writes .../quality-gan_fast.json and compares
+
+Eager is peers.Textbook on plain layers: the loop of tutorials. Both sides draw batches in the same order, judge
+10,000 samples in the features of the same cached classifier, and run for the same number of epochs; weights and
+latents come from the seed, but not in the same order, so only the distributions over seeds can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import machine
+import peers
+import torch
+
+import gan_fast
+from gan_fast import data, metrics
+
+#: What eager's seeds allow: their mean plus this many standard deviations is the bound for the fast path's mean.
+DEVIATIONS = 3.0
+
+
+def train_eager(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """One run of the textbook loop; its scores and images per second."""
+    torch.manual_seed(seed)
+    generator, discriminator = gan_fast.models.build(arguments.model, accelerate=False)
+    program = peers.Textbook(generator, discriminator)
+    feed = data.feed(arguments.data, arguments.batch_size, seed, data_dir=arguments.data_dir)
+    latents = torch.Generator().manual_seed(seed)
+    steps = arguments.epochs * feed.steps_per_epoch
+    start = time.perf_counter()
+    for _ in range(steps):
+        program.step(feed.next(), torch.randn(arguments.batch_size, *generator.latent_shape, generator=latents))
+    seconds = time.perf_counter() - start
+    scores = metrics.evaluate(generator, arguments.data, n=arguments.n, seed=0, data_dir=arguments.data_dir)
+    return {"seed": seed, "seconds": seconds, "img_s": steps * arguments.batch_size / seconds, **scores}
+
+
+def train_fast(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """One run of the command line; its scores and images per second."""
+    command = [sys.executable, "-m", "gan_fast"]
+    where = ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
+    with tempfile.TemporaryDirectory() as folder:
+        outdir = Path(arguments.outdir or folder)
+        name = f"quality-seed{seed}"
+        start = time.perf_counter()
+        subprocess.run(
+            [*command, "train", "--data", arguments.data, "--model", arguments.model, "--epochs", str(arguments.epochs),
+             "--batch-size", str(arguments.batch_size), "--seed", str(seed), "--outdir", str(outdir),
+             "--name", name, *where],
+            check=True,
+        )  # fmt: skip
+        wall = time.perf_counter() - start
+        run = sorted(outdir.glob(f"*-{name}"))[-1]
+        report = Path(folder) / "scores.json"
+        subprocess.run([*command, "eval", str(run), "--n", str(arguments.n), "--json", str(report), *where], check=True)
+        scores = json.loads(report.read_text(encoding="utf-8"))
+        last = json.loads((run / "stats.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    return {"seed": seed, "seconds": wall, "img_s": last["step"] * arguments.batch_size / wall, **scores}
+
+
+def compare(eager: list[float], fast: list[float]) -> str:
+    """The two samples' means, their difference in pooled standard errors."""
+    error = math.sqrt(statistics.variance(eager) / len(eager) + statistics.variance(fast) / len(fast))
+    difference = statistics.mean(fast) - statistics.mean(eager)
+    return (
+        f"eager {statistics.mean(eager):.2f}, gan_fast {statistics.mean(fast):.2f}: "
+        f"difference {difference:+.2f} = {difference / error:+.2f} pooled standard errors"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program", choices=["eager", "gan_fast"])
+    parser.add_argument("--model", default="dcgan28")
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--n", type=int, default=10_000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--outdir", help="keep gan_fast's run folders here")
+    arguments = parser.parse_args()
+    folder = machine.result_file().parent
+    train = train_eager if arguments.program == "eager" else train_fast
+    runs = []
+    for seed in arguments.seeds:
+        runs.append(train(arguments, seed))
+        shown = {
+            key: round(runs[-1][key], 3)
+            for key in ("seconds", "img_s", "frechet_distance", "class_entropy", "confidence")
+        }
+        print(f"{arguments.program} seed {seed}: {shown}", flush=True)
+    distances = [run["frechet_distance"] for run in runs]
+    content: dict[str, Any] = {"machine": machine.describe(), "settings": vars(arguments), "runs": runs}
+    content["settings"].pop("data_dir")
+    content["settings"].pop("outdir")
+    if arguments.program == "eager":
+        content["bound"] = statistics.mean(distances) + DEVIATIONS * statistics.stdev(distances)
+        print(f"bound for the mean Fréchet distance: {content['bound']:.2f}")
+    else:
+        eager = json.loads((folder / "quality-eager.json").read_text(encoding="utf-8"))
+        print(compare([run["frechet_distance"] for run in eager["runs"]], distances))
+        print(f"mean {statistics.mean(distances):.2f}, bound {eager['bound']:.2f}")
+    path = folder / f"quality-{arguments.program}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(path.relative_to(machine.ROOT))
+
+
+if __name__ == "__main__":
+    main()

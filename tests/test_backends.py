@@ -1,0 +1,172 @@
+"""gan_fast.backends: what exists, what was asked for, what the table decides."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from native import kernels
+
+import gan_fast
+from gan_fast import backends, functional
+
+
+def small() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(2, 3, 6, 6), torch.randn(4, 3, 3, 3)
+
+
+def large() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(8, 32, 24, 24), torch.randn(32, 32, 3, 3)
+
+
+@pytest.fixture
+def no_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if gan_fast._C had not been built."""
+    absent = backends._Extension()
+    absent.tried, absent.error = True, "ModuleNotFoundError: No module named 'gan_fast._C'"
+    monkeypatch.setattr(backends, "_extension", absent)
+
+
+def test_available_says_what_and_why(no_extension: None) -> None:
+    found = backends.available()
+    assert list(found) == ["reference", "cpu", "triton", "cuda"]
+    assert found["reference"][0] and not found["cpu"][0]
+    assert "No module named 'gan_fast._C'" in found["cpu"][1]
+    assert found["cuda"] == (False, "not built in this version")
+
+
+def test_import_failure_is_remembered_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = []
+
+    def fail(name: str) -> None:
+        attempts.append(name)
+        raise ImportError("undefined symbol")
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    monkeypatch.setattr(backends, "_extension", backends._Extension())
+    assert backends.extension() is None and backends.extension() is None
+    assert backends.extension_error() == "ImportError: undefined symbol"
+    assert attempts == ["gan_fast._C"]
+
+
+def test_without_the_binary_everything_runs(no_extension: None) -> None:
+    x, weight = large()
+    torch.testing.assert_close(functional.conv2d(x, weight), torch.nn.functional.conv2d(x, weight))
+    assert backends.choose("conv", mflop=1e6, groups=1).reason.startswith("the compiled module gan_fast._C is not")
+    with pytest.raises(RuntimeError, match=r"backend 'cpu' was asked for by name.*is not available"):
+        functional.conv2d(x, weight, backend="cpu")
+    gan_fast.empty_cache()
+
+
+def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GAN_FAST_BACKEND", raising=False)
+    assert backends.requested() == "auto"
+    monkeypatch.setenv("GAN_FAST_BACKEND", "cpu")
+    assert backends.requested() == "cpu"
+    with backends.use_backend("reference"):
+        assert backends.requested() == "reference"
+        with backends.use_backend("auto"):
+            assert backends.requested() == "auto"
+            assert backends.requested("cuda") == "cuda"
+        assert backends.requested() == "reference"
+    assert backends.requested() == "cpu"
+
+
+def test_use_backend_is_undone_by_an_error_and_stays_in_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GAN_FAST_BACKEND", raising=False)
+    seen: list[str] = []
+    with pytest.raises(KeyError), backends.use_backend("reference"):
+        thread = threading.Thread(target=lambda: seen.append(backends.requested()))
+        thread.start()
+        thread.join()
+        raise KeyError
+    assert seen == ["auto"] and backends.requested() == "auto"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("cuad", "cuda"), ("CPU", None), ("refrence", "reference"), ("torch", None)]
+)
+def test_unknown_names(name: str, near: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    match = f"unknown backend '{name}', expected one of auto, reference, cpu, triton, cuda"
+    match += f"; did you mean '{near}'" if near else ""
+    x, weight = small()
+    with pytest.raises(ValueError, match="use_backend: " + match), backends.use_backend(name):
+        pass
+    with pytest.raises(ValueError, match="backend: " + match):
+        functional.conv2d(x, weight, backend=name)
+    monkeypatch.setenv("GAN_FAST_BACKEND", name)
+    with pytest.raises(ValueError, match="GAN_FAST_BACKEND: " + match):
+        functional.conv2d(x, weight)
+
+
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_what_is_not_built_raises(name: str) -> None:
+    x, weight = small()
+    with pytest.raises(RuntimeError, match=f"'{name}' was asked for by name and cannot run conv: not built"):
+        functional.conv2d(x, weight, backend=name)
+
+
+def test_explicit_is_strict() -> None:
+    kernels()
+    x, weight = small()
+    cases = [
+        (lambda: functional.conv2d(x.bfloat16(), weight.bfloat16()), "take float32"),
+        (lambda: functional.conv2d(x.to(torch.complex64), weight.to(torch.complex64)), "dtypes"),
+        (lambda: functional.conv3d(torch.randn(1, 2, 3, 3, 3), torch.randn(2, 2, 1, 1, 1)), "1-D and 2-D"),
+        (lambda: functional.conv2d(x.to("meta"), weight.to("meta")), "tensors on the CPU"),
+        (lambda: functional.binary_cross_entropy_with_logits(x.half(), 1.0), "take float32"),
+    ]
+    for call, reason in cases:
+        with backends.use_backend("cpu"), pytest.raises(RuntimeError, match=f"'cpu' was asked for by name.*{reason}"):
+            call()
+        call()  # and "auto" leaves it to PyTorch
+
+
+def test_table() -> None:
+    kernels()
+    rules = backends.table_rules()
+    assert rules and all(set(rule) == {"ops", "when", "use", "why"} for rule in rules)
+    assert len(backends.table_hash()) == 16
+    facts = {"mflop": 500.0, "groups": 1, "elements": 1e6}
+    assert backends.choose("conv", rank=2, **facts).backend == "cpu"
+    assert backends.choose("conv", rank=2, **{**facts, "mflop": 0.01}) == backends.Choice("torch", rules[1]["why"])
+    assert backends.choose("conv", rank=2, **{**facts, "groups": 4}).backend == "torch"
+    assert "float64" in backends.choose("conv", rank=2, dtype=torch.float64, **facts).reason
+    assert "3-D" in backends.choose("conv", rank=3, **facts).reason
+    assert "cuda" in backends.choose("conv", rank=2, device="cuda", **facts).reason
+    assert "no rule" in backends.decide("frobnicate", facts).reason
+
+
+def test_environment_in_a_fresh_process() -> None:
+    code = "import torch; from gan_fast import functional as F; F.conv2d(torch.ones(1,1,3,3), torch.ones(1,1,3,3))"
+    environment = {**os.environ, "GAN_FAST_BACKEND": "cuda"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert result.returncode == 1 and "backend 'cuda' was asked for by name" in result.stderr
+
+
+def test_explain() -> None:
+    kernels()
+    nn = gan_fast.nn
+    module = torch.nn.Sequential(
+        nn.ConvTranspose2d(64, 32, 4, 2, 1, activation="relu"),
+        nn.Conv2d(32, 4, 3, groups=2),
+        torch.nn.Conv2d(4, 4, 3),
+        nn.KerasConv2d(4, 4, 3, 2),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+    )
+    rows = {row.name: row for row in gan_fast.explain(module, (16, 64, 8, 8))}
+    assert [rows[str(i)].forward.backend for i in range(5)] == ["cpu", "torch", "torch", "torch", "torch"]
+    assert "grouped" in rows["1"].forward.reason and "accelerate" in rows["2"].forward.reason
+    assert "MFLOP" in rows["3"].forward.reason and "reflect" in rows["4"].forward.reason
+    assert gan_fast.explain(module)[3].forward.backend == "cpu"  # if the input is large enough
+    with gan_fast.use_backend("reference"):
+        assert gan_fast.explain(module)[0].weight_grad.backend == "reference"
+    with gan_fast.use_backend("cuda"):
+        assert gan_fast.explain(module)[0].forward.backend == "none"
+    table = str(gan_fast.explain(module))
+    assert table.splitlines()[0].startswith("layer") and len(table.splitlines()) == 6

@@ -1,0 +1,47 @@
+"""How far a float32 kernel may be from the truth: at most twice as far as PyTorch's own float32 operation.
+
+The bound scales itself: it knows nothing of shapes, and it is the same on every machine. A small floor serves results
+that PyTorch happens to get exactly right.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FACTOR = 2.0
+#: Floor, in units of the last place of the largest element of the truth.
+FLOOR_ULPS = 4.0
+
+
+class Errors(NamedTuple):
+    """Distance from the truth: of the worst element, and in the mean square."""
+
+    largest: float
+    mean_square: float
+
+
+def errors(value: Tensor, truth: Tensor) -> Errors:
+    """How far ``value`` is from ``truth`` (float64)."""
+    if truth.numel() == 0:
+        return Errors(0.0, 0.0)
+    difference = (value.double() - truth).abs()
+    return Errors(float(difference.max()), float(difference.square().mean().sqrt()))
+
+
+def assert_as_good(ours: Tensor, truth: Tensor, theirs: Tensor | Errors, what: str, factor: float = FACTOR) -> None:
+    """``ours`` is as near to ``truth`` (float64) as ``factor`` times ``theirs``: PyTorch's result or errors."""
+    assert ours.shape == truth.shape, f"{what}: shape {tuple(ours.shape)}, expected {tuple(truth.shape)}"
+    if truth.numel() == 0:
+        return
+    assert bool(torch.isfinite(ours).all()), f"{what}: not finite where the truth is"
+    yardstick = errors(theirs, truth) if isinstance(theirs, Tensor) else theirs
+    # The smallest normal number, so that denormal results are held to their own absolute spacing.
+    scale = max(float(truth.abs().max()), torch.finfo(torch.float32).tiny)
+    floor = FLOOR_ULPS * torch.finfo(torch.float32).eps * scale
+    for name, mine, reference in zip(Errors._fields, errors(ours, truth), yardstick, strict=True):
+        assert mine <= factor * reference + floor, (
+            f"{what}: {name} error {mine:.3g} against float64, PyTorch's is {reference:.3g} (scale {scale:.3g})"
+        )
