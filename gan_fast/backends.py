@@ -216,6 +216,12 @@ def refusal(backend: str, *, device: str, dtype: torch.dtype, rank: int | None =
     return None
 
 
+@functools.cache
+def _log_once(op: str, reason: str) -> None:
+    """One line in the log for each operator and reason why PyTorch serves what the kernels might have."""
+    logger.info("%s runs on PyTorch: %s", op, reason)
+
+
 def choose(
     op: str,
     *,
@@ -243,5 +249,6 @@ def choose(
         return Choice("torch", f"{dtype} is served by PyTorch, the CPU kernels are for float32")
     why_not = refusal("cpu", device=device, dtype=dtype, rank=rank)
     if why_not is not None:
+        _log_once(op, why_not)
         return Choice("torch", why_not)
     return decide(op, {"rank": rank, **facts})

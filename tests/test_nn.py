@@ -176,6 +176,45 @@ def test_bce_with_logits_loss() -> None:
         assert list(ours.state_dict()) == list(theirs.state_dict())
 
 
+def critic(module: Any, activation: str) -> torch.nn.Module:
+    """Two convolutions, one transposed, with activations between: ours fused, PyTorch's as layers of their own."""
+    torch.manual_seed(0)
+    fused = module is nn
+    options = {"activation": activation, "negative_slope": 0.2} if fused else {}
+    act = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "sigmoid": torch.nn.Sigmoid}
+    between = act.get(activation, lambda: torch.nn.LeakyReLU(0.2))
+    layers: list[torch.nn.Module] = []
+    for layer in (
+        module.Conv2d(3, 16, 4, 2, 1, **options),
+        module.ConvTranspose2d(16, 8, 4, 2, 1, **options),
+        module.Conv2d(8, 12, 3, 2, bias=False, **options),
+    ):
+        layers += [layer] if fused else [layer, between()]
+    return torch.nn.Sequential(*layers, module.Conv2d(12, 1, 3))
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh", "sigmoid"])
+def test_gradient_penalties_reach_the_parameters(activation: str, backend: str) -> None:
+    """R1 and WGAN-GP: the gradient of a gradient's norm, through a chain of fused layers, is PyTorch's."""
+    if backend == "cpu":
+        kernels()
+    ours, theirs = critic(nn, activation), critic(torch.nn, activation)
+    x = torch.randn(3, 3, 11, 10)
+
+    def penalties(net: torch.nn.Module) -> list[Tensor]:
+        real = x.clone().requires_grad_()
+        (g,) = torch.autograd.grad(net(real).sum(), real, create_graph=True)
+        r1 = g.square().sum((1, 2, 3)).mean()
+        gp = (g.flatten(1).norm(dim=1) - 1).square().mean()
+        return [*torch.autograd.grad(r1 + 10 * gp, [p for p in net.parameters() if p.dim() > 1])]
+
+    with gan_fast.use_backend(backend):
+        mine = penalties(ours)
+    torch.testing.assert_close(mine, penalties(theirs), rtol=1e-3, atol=1e-6)
+    assert all(bool(g.abs().max() > 0) for g in mine)
+
+
 @pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d", "KerasConv2d", "KerasConvTranspose2d"])
 def test_compiles_whole(name: str) -> None:
     torch._dynamo.reset()

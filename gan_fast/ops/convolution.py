@@ -12,6 +12,7 @@ act'(y), the gradient that has passed the activation (fused into the kernels as 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -59,6 +60,24 @@ def check_same(op: str, **tensors: Tensor | None) -> None:
             )
 
 
+_verify = lru_cache(maxsize=4096)(geometry.check)
+
+
+def verify(
+    op: str,
+    transposed: bool,
+    input: Sequence[int],
+    weight: Sequence[int],
+    bias: Sequence[int] | None,
+    g: Geometry,
+) -> None:
+    """:func:`geometry.check`, once for each set of shapes: an operator is called with the same few again and again."""
+    try:
+        _verify(op, transposed, input, weight, bias, g)
+    except TypeError:  # symbolic sizes of a compiler cannot be looked up
+        geometry.check(op, transposed, input, weight, bias, g)
+
+
 def make_check(op: str, transposed: bool) -> Any:
     """The check of conv or conv_transpose."""
 
@@ -68,7 +87,7 @@ def make_check(op: str, transposed: bool) -> Any:
         prologue_y: Tensor | None, prologue_activation: str, prologue_slope: float,
     ) -> None:  # fmt: skip
         g = as_geometry(stride, pad_begin, dilation, groups, out_size)
-        geometry.check(op, transposed, input.shape, weight.shape, None if bias is None else bias.shape, g)
+        verify(op, transposed, input.shape, weight.shape, None if bias is None else bias.shape, g)
         activation.check_fusable(act, slope)
         check_prologue(op, input, prologue_y, prologue_activation, prologue_slope)
         check_same(op, input=input, weight=weight, bias=bias, prologue_y=prologue_y)
@@ -104,17 +123,23 @@ def make_facts(transposed: bool) -> Any:
     return facts
 
 
+_facts = lru_cache(maxsize=4096)(geometry.facts)
+
+
 def tensor_facts(input: Tensor, weight: Sequence[int], g: Geometry, transposed: bool) -> dict[str, Any]:
     """:func:`geometry.facts` of a call, with device, dtype and rank."""
     return {
         "device": input.device.type,
         "dtype": input.dtype,
         "rank": input.dim() - 2,
-        **geometry.facts(transposed, input.shape, weight, g, layout.is_channels_last(input)),
+        **_facts(transposed, input.shape, tuple(weight), g, layout.is_channels_last(input)),
     }
 
 
 # --------------------------------------------------------------------------------------------------------- kernels
+
+
+kernel_code = lru_cache(maxsize=4096)(geometry.kernel_code)
 
 
 def make_cpu(op: str) -> Any:
@@ -136,7 +161,7 @@ def make_cpu(op: str) -> Any:
         if out.numel():
             getattr(_kernels.module(), op)(
                 _kernels.DTYPE_CODES[input.dtype],
-                geometry.kernel_code(input.shape, shape, weight.shape[2:], g),
+                kernel_code(input.shape, shape, weight.shape[2:], g),
                 _kernels.pointer(x),
                 _kernels.pointer(w),
                 _kernels.pointer(b),

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gan_fast.ops import _kernels, activation, geometry, layout
+from gan_fast.ops import _kernels, activation, layout
 from gan_fast.ops.conv_weight_grad.reference import weight_shape
-from gan_fast.ops.convolution import as_geometry
+from gan_fast.ops.convolution import as_geometry, kernel_code
 
 
 def conv_weight_grad(
@@ -37,8 +37,11 @@ def conv_weight_grad(
     py = None if prologue_y is None else layout.to_kernel(prologue_y)
     _kernels.module().conv_weight_grad(
         _kernels.DTYPE_CODES[input.dtype],
-        geometry.kernel_code(
-            input.shape, grad_output.shape, kernel_size, as_geometry(stride, pad_begin, dilation, groups, out_size)
+        kernel_code(
+            input.shape,
+            grad_output.shape,
+            tuple(kernel_size),
+            as_geometry(stride, pad_begin, dilation, groups, out_size),
         ),
         transposed,
         _kernels.pointer(x),

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from gan_fast.ops import convolution as shared
-from gan_fast.ops import geometry
 from gan_fast.ops.conv_weight_grad import cpu, reference
 from gan_fast.ops.conv_weight_grad.reference import weight_shape
 from gan_fast.ops.registry import OPERATORS, Operator
@@ -37,7 +36,7 @@ def _check(
             f"{_NAME}: grad_output must have the batch size of input, {input.shape[0]}, got {grad_output.shape[0]}"
         )
     g = shared.as_geometry(stride, pad_begin, dilation, groups, grad_output.shape[2:])
-    geometry.check(
+    shared.verify(
         _NAME, transposed, input.shape, weight_shape(input, grad_output, kernel_size, groups, transposed), None, g
     )
     shared.check_prologue(_NAME, grad_output, prologue_y, prologue_activation, prologue_slope)

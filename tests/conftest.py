@@ -1,0 +1,18 @@
+"""What holds for every test: the same random numbers each time, and nothing of the caller's environment."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+
+# Examples are a function of the test alone, so that a red run is red again; no clock decides about slow machines.
+settings.register_profile("gan_fast", derandomize=True, deadline=None, database=None, print_blob=True)
+settings.load_profile("gan_fast")
+
+
+@pytest.fixture(autouse=True)
+def same_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fixed seed, and the automatic choice of backends whatever GAN_FAST_BACKEND says outside."""
+    monkeypatch.delenv("GAN_FAST_BACKEND", raising=False)
+    torch.manual_seed(0)
