@@ -7,6 +7,8 @@
 namespace gan_fast {
 namespace GF_LEVEL {
 
+#define GF_INLINE static inline __attribute__((always_inline))
+
 #if GF_VECTOR_BYTES == 64
 constexpr int kRows = 14;
 #else
@@ -146,35 +148,47 @@ void fold_line(const FoldLine<T>& job) {
   }
 }
 
+// Sums in two levels, kShortChain pixels and then their sums: one long chain would lose ten times as much as torch's does.
+constexpr int64_t kShortChain = 32;
+
+// One vector of channels, or `count` lanes of one.
+template <int ACT, int NV, bool WHOLE, class T>
+GF_INLINE void column_sums_of(const ColumnSumJob<T>& job, int64_t c, int64_t count) {
+  constexpr int lanes = VecOf<T>::lanes;
+  const auto read = [&](const T* p) __attribute__((always_inline)) { return WHOLE ? load<T>(p) : load_first<T>(p, count); };
+  Vec<T> total[NV];
+  for (int v = 0; v < NV; ++v) total[v] = Vec<T>{};
+  for (int64_t first = 0; first < job.pixels; first += kShortChain) {
+    const int64_t last = first + kShortChain < job.pixels ? first + kShortChain : job.pixels;
+    Vec<T> sum[NV];
+    for (int v = 0; v < NV; ++v) sum[v] = Vec<T>{};
+    for (int64_t p = first; p < last; ++p) {
+      const int64_t at = p * job.channels + c;
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) {
+        Vec<T> value = read(job.grad + at + v * lanes);
+        if constexpr (ACT != kNone) value = act_backward<ACT>(value, read(job.prologue_y + at + v * lanes), job.prologue_slope);
+        sum[v] += value;
+      }
+    }
+    for (int v = 0; v < NV; ++v) total[v] += sum[v];
+  }
+  for (int v = 0; v < NV; ++v) {
+    if (WHOLE) {
+      store<T>(job.sums + c + v * lanes, total[v]);
+    } else {
+      store_first<T>(job.sums + c, total[v], count);
+    }
+  }
+}
+
 template <int ACT, class T>
 void column_sums_impl(const ColumnSumJob<T>& job) {
   constexpr int lanes = VecOf<T>::lanes;
   int64_t c = 0;
-  // Four vectors of channels at a time: their sums stay in registers over all pixels.
-  for (; c + 4 * lanes <= job.channels; c += 4 * lanes) {
-    Vec<T> sum[4] = {load<T>(job.sums + c), load<T>(job.sums + c + lanes), load<T>(job.sums + c + 2 * lanes),
-                     load<T>(job.sums + c + 3 * lanes)};
-    for (int64_t p = 0; p < job.pixels; ++p) {
-      const int64_t at = p * job.channels + c;
-#pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) {
-        Vec<T> value = load<T>(job.grad + at + v * lanes);
-        if constexpr (ACT != kNone) value = act_backward<ACT>(value, load<T>(job.prologue_y + at + v * lanes), job.prologue_slope);
-        sum[v] += value;
-      }
-    }
-    for (int v = 0; v < 4; ++v) store<T>(job.sums + c + v * lanes, sum[v]);
-  }
-  for (; c < job.channels; ++c) {
-    T sum = job.sums[c];
-    for (int64_t p = 0; p < job.pixels; ++p) {
-      const int64_t at = p * job.channels + c;
-      Vec<T> value = splat<T>(job.grad[at]);
-      if constexpr (ACT != kNone) value = act_backward<ACT>(value, splat<T>(job.prologue_y[at]), job.prologue_slope);
-      sum += value[0];
-    }
-    job.sums[c] = sum;
-  }
+  for (; c + 4 * lanes <= job.channels; c += 4 * lanes) column_sums_of<ACT, 4, true>(job, c, lanes);
+  for (; c + lanes <= job.channels; c += lanes) column_sums_of<ACT, 1, true>(job, c, lanes);
+  if (c < job.channels) column_sums_of<ACT, 1, false>(job, c, job.channels - c);
 }
 
 template <class T>

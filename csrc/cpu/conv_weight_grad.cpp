@@ -352,15 +352,13 @@ void bias_grad(const Problem<T>& p, const T* grad_output, T* grad_bias) {
   const int64_t parts = ceil_div(pixels, kBiasPixels);
   T* const partial = static_cast<T*>(scratch(kPartialSums, parts * channels * sizeof(T)));
   parallel_tasks(parts, p.threads, [&](int64_t part) {
-    T* sums = partial + part * channels;
-    std::fill(sums, sums + channels, T(0));
     const int64_t first = part * kBiasPixels;
     ColumnSumJob<T> job{};
     job.grad = grad_output + first * channels;
     job.prologue_y = p.prologue.y == nullptr ? nullptr : static_cast<const T*>(p.prologue.y) + first * channels;
     job.pixels = std::min(kBiasPixels, pixels - first);
     job.channels = channels;
-    job.sums = sums;
+    job.sums = partial + part * channels;
     job.prologue_activation = p.prologue.activation;
     job.prologue_slope = static_cast<T>(p.prologue.slope);
     p.run.column_sums(job);

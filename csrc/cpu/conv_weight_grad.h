@@ -53,7 +53,7 @@ struct FoldLine {
   int64_t to_pixel;
 };
 
-// sums[channels] += column sums of `pixels` x channels values times act'(prologue_y).
+// sums[channels] = column sums of `pixels` x channels values times act'(prologue_y).
 template <class T>
 struct ColumnSumJob {
   const T* grad;

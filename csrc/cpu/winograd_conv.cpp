@@ -11,7 +11,7 @@
 namespace gan_fast {
 namespace {
 
-constexpr int64_t kTileBytes = 256 * 1024;       // read once per chunk, so it may live behind the transformed pieces
+constexpr int64_t kTileBytes = 640 * 1024;         // read once per chunk, so it may live behind the transformed pieces
 constexpr int64_t kTransformedBytes = 720 * 1024;  // of one chunk: together with one point's sums within a 1 MB L2
 constexpr int64_t kMostPieces = 56;
 constexpr int64_t kFewestPieces = 14;
