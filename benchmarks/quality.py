@@ -1,11 +1,13 @@
 """Does the fast path train as well? The same network on MNIST by eager PyTorch and by `gan-fast train`, judged alike.
 
-    python benchmarks/quality.py eager                  # writes .../quality-eager.json with the bound it sets
-    python benchmarks/quality.py gan_fast               # writes .../quality-gan_fast.json and compares
+    python benchmarks/quality.py eager                  # one result file for each seed
+    python benchmarks/quality.py gan_fast
+    python benchmarks/quality.py compare                # the bound that eager sets, both means, their difference
 
-Eager is peers.Textbook on plain layers: the loop of tutorials. Both sides draw batches in the same order, judge
-10,000 samples in the features of the same cached classifier, and run for the same number of epochs; weights and
-latents come from the seed, but not in the same order, so only the distributions over seeds can be compared.
+Eager is peers.Textbook on plain layers in channels_last, its faster format: the loop of tutorials. Both sides draw
+batches in the same order, judge 10,000 samples in the features of the same cached classifier, and run for the same
+number of epochs; weights and latents come from the seed, but not in the same order, so only the distributions over
+seeds can be compared.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def train_eager(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     """One run of the textbook loop; its scores and images per second."""
     torch.manual_seed(seed)
     generator, discriminator = gan_fast.models.build(arguments.model, accelerate=False)
-    program = peers.Textbook(generator, discriminator)
+    program = peers.Textbook(generator, discriminator, memory_format=torch.channels_last)
     feed = data.feed(arguments.data, arguments.batch_size, seed, data_dir=arguments.data_dir)
     latents = torch.Generator().manual_seed(seed)
     steps = arguments.epochs * feed.steps_per_epoch
@@ -71,19 +73,37 @@ def train_fast(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     return {"seed": seed, "seconds": wall, "img_s": last["step"] * arguments.batch_size / wall, **scores}
 
 
-def compare(eager: list[float], fast: list[float]) -> str:
-    """The two samples' means, their difference in pooled standard errors."""
+def load(program: str) -> list[dict[str, Any]]:
+    """The stored runs of one program, by seed."""
+    files = machine.result_file().parent.glob(f"quality-{program}-seed*.json")
+    runs = [json.loads(file.read_text(encoding="utf-8"))["run"] for file in files]
+    if len(runs) < 2:
+        raise SystemExit(f"{len(runs)} stored runs of {program}: a comparison needs at least 2; run it first")
+    return sorted(runs, key=lambda run: run["seed"])
+
+
+def compare() -> str:
+    """Eager's bound, the two samples' means, and their difference in pooled standard errors."""
+    lines = []
+    distances = {}
+    for program in ("eager", "gan_fast"):
+        runs = load(program)
+        hashes = {run["classifier_sha256"] for run in runs}
+        distances[program] = [run["frechet_distance"] for run in runs]
+        figures = ", ".join(f"{distance:.2f}" for distance in distances[program])
+        lines.append(f"{program}: {figures}; mean {statistics.mean(distances[program]):.2f}; classifier {hashes}")
+    eager, fast = distances["eager"], distances["gan_fast"]
+    bound = statistics.mean(eager) + DEVIATIONS * statistics.stdev(eager)
     error = math.sqrt(statistics.variance(eager) / len(eager) + statistics.variance(fast) / len(fast))
     difference = statistics.mean(fast) - statistics.mean(eager)
-    return (
-        f"eager {statistics.mean(eager):.2f}, gan_fast {statistics.mean(fast):.2f}: "
-        f"difference {difference:+.2f} = {difference / error:+.2f} pooled standard errors"
-    )
+    lines.append(f"bound set by eager: {bound:.2f}")
+    lines.append(f"difference of the means: {difference:+.2f} = {difference / error:+.2f} pooled standard errors")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("program", choices=["eager", "gan_fast"])
+    parser.add_argument("program", choices=["eager", "gan_fast", "compare"])
     parser.add_argument("--model", default="dcgan28")
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--data-dir")
@@ -93,30 +113,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--outdir", help="keep gan_fast's run folders here")
     arguments = parser.parse_args()
-    folder = machine.result_file().parent
+    if arguments.program == "compare":
+        print(compare())
+        return
     train = train_eager if arguments.program == "eager" else train_fast
-    runs = []
+    settings = {key: value for key, value in vars(arguments).items() if key not in ("data_dir", "outdir", "seeds")}
     for seed in arguments.seeds:
-        runs.append(train(arguments, seed))
-        shown = {
-            key: round(runs[-1][key], 3)
-            for key in ("seconds", "img_s", "frechet_distance", "class_entropy", "confidence")
-        }
-        print(f"{arguments.program} seed {seed}: {shown}", flush=True)
-    distances = [run["frechet_distance"] for run in runs]
-    content: dict[str, Any] = {"machine": machine.describe(), "settings": vars(arguments), "runs": runs}
-    content["settings"].pop("data_dir")
-    content["settings"].pop("outdir")
-    if arguments.program == "eager":
-        content["bound"] = statistics.mean(distances) + DEVIATIONS * statistics.stdev(distances)
-        print(f"bound for the mean Fréchet distance: {content['bound']:.2f}")
-    else:
-        eager = json.loads((folder / "quality-eager.json").read_text(encoding="utf-8"))
-        print(compare([run["frechet_distance"] for run in eager["runs"]], distances))
-        print(f"mean {statistics.mean(distances):.2f}, bound {eager['bound']:.2f}")
-    path = folder / f"quality-{arguments.program}.json"
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(path.relative_to(machine.ROOT))
+        run = train(arguments, seed)
+        shown = ("seconds", "img_s", "frechet_distance", "class_entropy", "confidence")
+        print(f"{arguments.program} seed {seed}: { ({key: round(run[key], 3) for key in shown}) }", flush=True)
+        path = machine.result_file().parent / f"quality-{arguments.program}-seed{seed}.json"
+        content = {"machine": machine.describe(), "settings": settings, "run": run}
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
