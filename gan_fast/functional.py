@@ -236,9 +236,7 @@ def bias_act(
     traced = dispatch.only_torch(asked, input, bias)
     ours = not traced and (bias is None or (bias.dtype, bias.device) == (input.dtype, input.device))
     if ours and input.numel():
-        choice = backends.choose(
-            "bias_act", backend=asked, device=input.device.type, dtype=input.dtype, elements=input.numel()
-        )
+        choice = dispatch.choose("bias_act", asked, device=input.device.type, dtype=input.dtype, elements=input.numel())
         if choice.backend != "torch":
             if activations.fusable(act, negative_slope):
                 return OPERATORS["bias_act"](input, bias, act, float(negative_slope), asked)
@@ -279,8 +277,8 @@ def binary_cross_entropy_with_logits(
     if not _bce_fits(tensors, size_average, reduce, reduction, asked):
         exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
         return by_torch() if exporting else dispatch.served_by_torch(by_torch(), asked, "this form of the loss")
-    choice = backends.choose(
-        "bce_with_logits", backend=asked, device=input.device.type, dtype=input.dtype, elements=input.numel()
+    choice = dispatch.choose(
+        "bce_with_logits", asked, device=input.device.type, dtype=input.dtype, elements=input.numel()
     )
     if choice.backend == "torch":
         return by_torch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import itertools
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from conv_checks import ACTIVATIONS
 from native import kernels
 from torch import Tensor
 
+from gan_fast import backends as backend_module
 from gan_fast import functional, use_backend
 
 NAMES = [f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3)]
@@ -247,6 +249,37 @@ def test_forward_mode_is_right_or_raises() -> None:
         torch.ops.gan_fast.conv(x, dual, None, [1, 1], [0, 0], [1, 1], 1, [4, 4])
 
 
+@pytest.mark.parametrize("name", TWO_D)
+def test_no_memory_is_kept_after_the_last_reference(name: str) -> None:
+    """Saved outputs and prologues form no cycles: without the garbage collector's help every block comes back."""
+    module = kernels()
+    x, weight, bias = tensors(name, large=True)
+    gc.disable()
+    try:
+        before = module.pool_stats()["live_blocks"]
+        for _ in range(3):
+            y = getattr(functional, name)(x, weight, bias, 2, 1, activation="tanh", backend="cpu")
+            (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+            penalties = torch.autograd.grad(g.square().sum(), (x, weight, bias))
+            assert module.pool_stats()["live_blocks"] > before
+            del y, g, penalties
+            assert module.pool_stats()["live_blocks"] == before
+    finally:
+        gc.enable()
+
+
+@backends
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", TWO_D)
+def test_without_gradients(name: str, mode: Callable[[], Any], backend: str) -> None:
+    need(backend)
+    with mode():
+        inputs = tensors(name, large=True)
+        ours = getattr(functional, name)(*inputs, 2, 1, activation="relu", backend=backend)
+        assert not ours.requires_grad
+        torch.testing.assert_close(ours, torch.relu(getattr(F, name)(*inputs, 2, 1)), rtol=1e-4, atol=1e-5)
+
+
 @backends
 @pytest.mark.parametrize("name", TWO_D)
 def test_compile_without_graph_breaks(name: str, backend: str) -> None:
@@ -266,6 +299,30 @@ def test_compile_without_graph_breaks(name: str, backend: str) -> None:
     torch.testing.assert_close(
         mine, torch.autograd.grad(step(x, weight, bias), (x, weight, bias)), rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_compile_any_size_before_the_binary_is_loaded(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Symbolic sizes; and as in a fresh process, where loading the binary is still to be done (it cannot be traced)."""
+    need(backend)
+    torch._dynamo.reset()
+
+    def step(x: Tensor, weight: Tensor) -> Tensor:
+        y = functional.conv2d(x, weight, None, 2, 1, activation="relu", backend=backend)
+        size = [2 * n for n in y.shape[2:]]
+        y = functional.conv_transpose_geometry(y, weight, stride=2, pad_begin=1, out_size=size, backend=backend)
+        y = functional.bias_act(y, None, "tanh", backend=backend)
+        return functional.binary_cross_entropy_with_logits(y, 1.0, backend=backend)
+
+    monkeypatch.setattr(backend_module, "_extension", backend_module._Extension())
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
+    weight = tensors("conv2d")[1]
+    for batch, size in ((2, 8), (3, 9), (5, 12)):
+        x = torch.randn(batch, 6, size, size, requires_grad=True)
+        ours, theirs = compiled(x, weight), step(x, weight)
+        torch.testing.assert_close(ours, theirs)
+        mine = torch.autograd.grad(ours, (x, weight))
+        torch.testing.assert_close(mine, torch.autograd.grad(theirs, (x, weight)), rtol=1e-4, atol=1e-6)
 
 
 def test_compiled_code_follows_use_backend(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,6 +356,8 @@ def test_inductor(backend: str) -> None:
 
 @backends
 def test_export_holds_only_aten(backend: str) -> None:
+    need(backend)
+
     class Net(torch.nn.Module):
         def forward(self, x: Tensor, weight: Tensor) -> Tensor:
             y = functional.conv2d(x, weight, None, 2, 1, activation="relu", backend=backend)

@@ -221,5 +221,10 @@ def test_compiles_whole(name: str) -> None:
     layer = getattr(nn, name)(6, 4, 3, 2, activation="relu")
     x = sample("Conv2d")
     torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
-    program = torch.export.export(layer, (x,))
+    n, h = torch.export.Dim("n", min=2, max=9), torch.export.Dim("h", min=6, max=64)
+    # KerasConv2d pads by the parity of the size: an exported program keeps the one that it was traced with.
+    dims = {0: n} if name == "KerasConv2d" else {0: n, 2: h}
+    program = torch.export.export(layer, (x,), dynamic_shapes=(dims,))
+    other = torch.randn(5, 6, 7 if name == "KerasConv2d" else 13, 7)
+    torch.testing.assert_close(program.module()(other), layer(other))
     assert all(str(n.target).startswith("aten.") for n in program.graph.nodes if n.op == "call_function")

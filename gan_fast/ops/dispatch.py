@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
 from gan_fast import backends
+from gan_fast.backends import Choice
 from gan_fast.ops import activation as activations
 from gan_fast.ops import geometry as geometries
 from gan_fast.ops import layout
@@ -61,7 +62,8 @@ def convolution(
     if tensors_fit(x, w, b):
         form = tuple(tuple(p) if isinstance(p, list) else p for p in parameters)
         bias_shape = None if b is None else b.shape
-        facts = (x.shape, x.stride(), w.shape, bias_shape, x.dtype, x.device.type, form, asked, backends.extension())
+        extension = None if torch.compiler.is_compiling() else backends.extension()
+        facts = (x.shape, x.stride(), w.shape, bias_shape, x.dtype, x.device.type, form, asked, extension)
         remembered = plan.__wrapped__ if torch.compiler.is_compiling() else plan  # the compiler traces no caches
         geometry = remembered(kind, *facts)
         if geometry is None and asked == "auto":
@@ -103,8 +105,18 @@ def plan(
         return None
     facts = geometries.facts(kind < 0, input, weight, geometry, layout.strides_are_channels_last(input, stride))
     op = "conv" if kind > 0 else "conv_transpose"
-    choice = backends.choose(op, backend=asked, device=device, dtype=dtype, rank=rank, **facts)
+    choice = choose(op, asked, device=device, dtype=dtype, rank=rank, **facts)
     return None if choice.backend == "torch" else geometry
+
+
+def choose(op: str, asked: str, **facts: Any) -> Choice:
+    """:func:`gan_fast.backends.choose`; while a compiler traces, what was asked for by name.
+
+    The operator makes the choice, or refuses, when the compiled program runs; loading a binary cannot be traced.
+    """
+    if torch.compiler.is_compiling():
+        return Choice(asked, "asked for by name")
+    return backends.choose(op, backend=asked, **facts)
 
 
 def only_torch(asked: str, *tensors: Any) -> bool:
@@ -200,8 +212,9 @@ def geometry_form(
     geometry = Geometry(values[0], values[1], values[3], parameters[4], values[2])
     geometries.check(op, transposed, x.shape, w.shape, None if b is None else b.shape, geometry)
     if not only_torch(asked, x, w, b) and x.shape[0] > 0:
-        choice = backends.choose(op, backend=asked, **tensor_facts(x, w.shape, geometry, transposed))
-        if choice.backend != "torch":
+        # A compiler in here was asked for the operator by name (see choose); it cannot trace the facts' caches.
+        ours = torch.compiler.is_compiling()
+        if ours or choose(op, asked, **tensor_facts(x, w.shape, geometry, transposed)).backend != "torch":
             return call(op, x, w, b, geometry, act, negative_slope, asked)
     # The reference is PyTorch's own operations, traced and differentiated as such.
     stride, pad_begin, dilation, groups, out_size = geometry

@@ -12,7 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
+
+_INT: Any = (int, torch.SymInt)  # symbolic sizes too: an export with a dynamic image size computes with them
 
 
 class Geometry(NamedTuple):
@@ -27,12 +31,12 @@ class Geometry(NamedTuple):
 
 def as_ints(value: object, rank: int) -> tuple[int, ...] | None:
     """``value`` (an int, or a sequence of 1 or ``rank`` ints) as ``rank`` ints; None if it is neither."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, _INT) and not isinstance(value, bool):
         return (value,) * rank
     if not isinstance(value, (tuple, list)) or len(value) not in (1, rank):
         return None
     for item in value:
-        if not isinstance(item, int) or isinstance(item, bool):
+        if not isinstance(item, _INT) or isinstance(item, bool):
             return None
     return tuple(value) * (rank // len(value)) if len(value) == 1 else tuple(value)
 
