@@ -18,12 +18,16 @@ namespace weight_grad {
 namespace {
 
 constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than the products they save
-constexpr int64_t kFewestPieces = 512;   // in the whole call: the sums' inverse transform is shared by them
+constexpr int64_t kFewestPieces = 256;   // in the whole call: the sums' inverse transform is shared by them
+constexpr double kLeastSaving = 1.7;     // the direct way is better here than for the other passes: its operands stay in L2
 // Pieces of one chunk: the transformed operands of a chunk stream through L2 from L3, the sums too; the more pieces, the fewer
 // passes over the sums.
 constexpr int64_t kPieces = 128;
-constexpr int64_t kTasks = 8;            // by shape alone, so that results do not depend on the thread count
-constexpr int64_t kPartialBytes = 64 << 20;
+// Tasks are cut by shape alone, so that results do not depend on the thread count: first over the dense operand's channels (the
+// other operand is transformed again for each range), then over the images, where each part needs sums of its own.
+constexpr int64_t kRangeBlocks = 4;
+constexpr int64_t kPiecesPerSplit = 1024;
+constexpr int64_t kMostSplits = 8;
 
 template <class T>
 auto winograd_functions() {
@@ -66,8 +70,8 @@ struct Call {
   int64_t pieces_y, pieces_x, pieces_per_image, tile_images;
   int64_t pixel;       // elements of a transformed piece of the gathered operand at one slot
   int64_t block_sums;  // rows x lanes
-  int64_t sums;        // of one partial result
-  int64_t splits;
+  int64_t sums;        // of one task
+  int64_t ranges, splits;
   TileLayout layout;
 
   explicit Call(const Problem<T>& problem);
@@ -96,15 +100,19 @@ Call<T>::Call(const Problem<T>& problem) : p(problem), axis_y(plan_y(problem)), 
   pieces_per_image = pieces_y * pieces_x;
   tile_images = std::clamp<int64_t>(kPieces / pieces_per_image, 1, p.g.batch);
   block_sums = rows * p.lanes;
-  sums = slots * n_blocks * m_blocks * block_sums;
-  const int64_t affordable = std::max<int64_t>(1, kPartialBytes / (sums * static_cast<int64_t>(sizeof(T)) * p.g.groups));
-  splits = std::min({ceil_div(kTasks, p.g.groups), ceil_div(p.g.batch, tile_images), affordable});
+  sums = slots * kRangeBlocks * m_blocks * block_sums;
+  ranges = ceil_div(n_blocks, kRangeBlocks);
+  // Powers of two: the usual numbers of cores divide them.
+  splits = 1;
+  while (2 * splits <= std::min({p.g.batch * pieces_per_image / kPiecesPerSplit, kMostSplits, ceil_div(p.g.batch, tile_images)})) {
+    splits *= 2;
+  }
   layout = TileLayout(2 * pieces_y + 2, 2 * pieces_x + 2, planes, in_blocks);
 }
 
 // Transforms and multiplies some images' pieces, a chunk at a time.
 template <class T>
-void add_images(const Call<T>& call, int64_t group, int64_t image, int64_t images, T* sums) {
+void add_images(const Call<T>& call, int64_t group, int64_t first_block, int64_t image, int64_t images, T* sums) {
   const Problem<T>& p = call.p;
   const auto winograd = winograd_functions<T>();
   const TilePlace place{group, image, images, 0, 0};
@@ -116,10 +124,13 @@ void add_images(const Call<T>& call, int64_t group, int64_t image, int64_t image
   // The dense operand, one zero row and column more where its size is odd: [block][image][row][column][lanes].
   const int64_t columns = 2 * call.pieces_x, lines = 2 * call.pieces_y;
   const int64_t dense_row = columns * p.lanes, dense_image = lines * dense_row, dense_block = images * dense_image + p.lanes;
-  T* const dense = static_cast<T*>(scratch(kTileB, call.n_blocks * dense_block * sizeof(T)));
+  const int64_t blocks = std::min(kRangeBlocks, call.n_blocks - first_block);
+  const int64_t first_channel = first_block * p.lanes;
+  const int64_t channels = std::min(blocks * p.lanes, p.dense.channels - first_channel);
+  T* const dense = static_cast<T*>(scratch(kTileB, blocks * dense_block * sizeof(T)));
   for (int64_t n = 0; n < images; ++n) {
     for (int64_t r = 0; r < lines; ++r) {
-      p.pack_line(p.dense, image + n, r, 0, 1, columns, group * p.dense.channels, p.dense.channels, p.lanes,
+      p.pack_line(p.dense, image + n, r, 0, 1, columns, group * p.dense.channels + first_channel, channels, p.lanes,
                   dense + n * dense_image + r * dense_row, p.lanes, dense_block);
     }
   }
@@ -153,7 +164,7 @@ void add_images(const Call<T>& call, int64_t group, int64_t image, int64_t image
       }
       winograd.input_transform(job);
     }
-    for (int64_t block = 0; block < call.n_blocks; ++block) {
+    for (int64_t block = 0; block < blocks; ++block) {
       GradientTransform<T> job{};
       job.tile = dense + block * dense_block;
       job.row_stride = dense_row;
@@ -166,7 +177,7 @@ void add_images(const Call<T>& call, int64_t group, int64_t image, int64_t image
       outer.images = outer.lines = 1;
       outer.length = count;
       outer.rows = static_cast<int>(call.rows);
-      outer.narrow = p.dense.channels - block * p.lanes <= p.lanes / 2;
+      outer.narrow = channels - block * p.lanes <= p.lanes / 2;
       for (int64_t plane = 0; plane < call.layout.planes; ++plane) {
         for (int point = 0; point < kPoints; ++point) {
           const int64_t slot = call.slot[plane][point];
@@ -174,7 +185,7 @@ void add_images(const Call<T>& call, int64_t group, int64_t image, int64_t image
           outer.b = e + point * e_point;
           for (int64_t m = 0; m < call.m_blocks; ++m) {
             outer.a = v + slot * v_slot + m * call.rows;
-            outer.sums = sums + ((slot * call.n_blocks + block) * call.m_blocks + m) * call.block_sums;
+            outer.sums = sums + ((slot * kRangeBlocks + block) * call.m_blocks + m) * call.block_sums;
             p.run.outer(outer);
           }
         }
@@ -189,21 +200,22 @@ template <class T>
 bool winograd_pays(const Problem<T>& p) {
   if (std::min(p.gathered.channels, p.dense.channels) < kFewestChannels) return false;
   if (p.g.batch * ceil_div(p.dense.h, 2) * ceil_div(p.dense.w, 2) < kFewestPieces) return false;
-  return winograd_saving(plan_y(p), plan_x(p)) >= kLeastWinogradSaving;
+  return winograd_saving(plan_y(p), plan_x(p)) >= kLeastSaving;
 }
 
 template <class T>
 void winograd(const Problem<T>& p, T* grad_weight) {
   const Call<T> call(p);
   const auto functions = winograd_functions<T>();
-  T* const partial = static_cast<T*>(scratch(kPartialSums, p.g.groups * call.splits * call.sums * sizeof(T)));
-  parallel_tasks(p.g.groups * call.splits, p.threads, [&](int64_t task) {
-    const int64_t group = task / call.splits, split = task % call.splits;
+  const int64_t tasks = p.g.groups * call.ranges * call.splits;
+  T* const partial = static_cast<T*>(scratch(kPartialSums, tasks * call.sums * sizeof(T)));
+  parallel_tasks(tasks, p.threads, [&](int64_t task) {
+    const int64_t split = task % call.splits, range = task / call.splits % call.ranges, group = task / call.splits / call.ranges;
     T* sums = partial + task * call.sums;
     std::fill(sums, sums + call.sums, T(0));
     const int64_t end = p.g.batch * (split + 1) / call.splits;
     for (int64_t image = p.g.batch * split / call.splits; image < end; image += call.tile_images) {
-      add_images(call, group, image, std::min(call.tile_images, end - image), sums);
+      add_images(call, group, range * kRangeBlocks, image, std::min(call.tile_images, end - image), sums);
     }
   });
 
@@ -215,8 +227,8 @@ void winograd(const Problem<T>& p, T* grad_weight) {
     T* const taps = line + call.slots * p.lanes;
     for (int64_t i = 0; i < m_valid; ++i) {
       for (int64_t slot = 0; slot < call.slots; ++slot) {
-        const T* from = partial + group * call.splits * call.sums +
-                        ((slot * call.n_blocks + n) * call.m_blocks + m) * call.block_sums + i * p.lanes;
+        const T* from = partial + (group * call.ranges + n / kRangeBlocks) * call.splits * call.sums +
+                        ((slot * kRangeBlocks + n % kRangeBlocks) * call.m_blocks + m) * call.block_sums + i * p.lanes;
         for (int64_t j = 0; j < p.lanes; ++j) {
           T sum = from[j];
           for (int64_t split = 1; split < call.splits; ++split) sum += from[split * call.sums + j];
