@@ -135,7 +135,7 @@ CONV = [
     conv_case("wide", (1, 8, 2, 70), (16, 8, 1, 9), pad=(0, 4), activation="relu"),
     conv_case("deep", (1, 64, 5, 5), (96, 64, 3, 3), pad=1, layout="channels_last"),
     # Enough channels and pixels for Winograd's algorithm, at sizes that 2x2 pieces do not cover evenly.
-    conv_case("winograd_k3", (5, 40, 9, 13), (48, 40, 3, 3), pad=1, activation="relu"),
+    conv_case("winograd_k3", (16, 40, 9, 13), (35, 40, 3, 3), pad=1, activation="relu"),
     conv_case("winograd_k5s2", (7, 35, 13, 14), (33, 35, 5, 5), stride=2, pad=2, layout="channels_last"),
     conv_case("winograd_k4s2", (7, 32, 12, 15), (64, 32, 4, 4), stride=2, pad=1, layout="strided", activation="tanh"),
     conv_case("line", (3, 5, 31), (7, 5, 4), stride=3, pad=2, activation="tanh"),
@@ -196,11 +196,16 @@ CONV_TRANSPOSE = [
     conv_case("all_cut", (1, 2, 3, 3), (2, 3, 2, 2), (2, 2), pad=(6, 0), transposed=True, activation="sigmoid"),
     conv_case("deep", (1, 64, 3, 3), (64, 48, 5, 5), stride=2, pad=2, transposed=True, layout="channels_last"),
     conv_case(
-        "winograd_k5s2", (7, 48, 7, 9), (48, 34, 5, 5), (14, 17), stride=2, pad=2, transposed=True, activation="leaky_relu"
+        "winograd_k5s2",
+        (13, 36, 8, 9),
+        (36, 34, 5, 5),
+        (16, 17),
+        stride=2,
+        pad=2,
+        transposed=True,
+        activation="leaky_relu",
     ),
-    conv_case(
-        "winograd_k4s2", (9, 33, 7, 8), (33, 40, 4, 4), stride=2, pad=1, transposed=True, layout="channels_last"
-    ),
+    conv_case("winograd_k4s2", (9, 33, 7, 8), (33, 40, 4, 4), stride=2, pad=1, transposed=True, layout="channels_last"),
     conv_case("line", (3, 5, 7), (5, 9, 4), stride=3, pad=1, transposed=True, activation="tanh"),
     conv_case("line_long", (2, 16, 16), (16, 32, 25), (64,), stride=4, pad=11, transposed=True, activation="relu"),
     conv_case("line_one", (2, 8, 9), (8, 1, 3), stride=2, transposed=True, dilation=2, layout="strided"),

@@ -6,19 +6,16 @@
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "gather_plan.h"
+#include "weight_grad_problem.h"
 
 namespace gan_fast {
 namespace {
 
-constexpr int64_t kSumsBytes = 448 * 1024;   // running sums and packed operands of one task share a 1 MB L2
-constexpr int64_t kTileBytes = 320 * 1024;
-constexpr int64_t kChainPixels = 640;        // longest chain of fp32 sums, as in gather_conv.cpp
-constexpr int64_t kWantedTasks = 8;          // by shape alone, so that results do not depend on the thread count
-constexpr int64_t kFoldTasks = 32;
-constexpr int64_t kFewChannels = 4;
-constexpr int64_t kBiasPixels = 1024;        // per partial bias sum
+using namespace weight_grad;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t kSumsBytes = 448 * 1024;   // running sums and packed operands of one task share a 1 MB L2
+constexpr int64_t kWantedTasks = 8;          // by shape alone, so that results do not depend on the thread count
+constexpr int64_t kBiasPixels = 1024;        // per partial bias sum
 
 template <class T>
 const WeightGradKernels& kernels() {
@@ -36,74 +33,6 @@ const WeightGradFunctions<T>& functions(const WeightGradKernels& table) {
   } else {
     return table.f32;
   }
-}
-
-template <class T>
-struct Operand {
-  const T* data;
-  const T* prologue_y;  // null unless the prologue multiplies this operand
-  int64_t channels;     // per group
-  int64_t all_channels;
-  int64_t h, w;
-};
-
-// What both ways of computing the sum share.
-template <class T>
-struct Problem {
-  const ConvGeometry& g;
-  Operand<T> gathered, dense;
-  Prologue prologue;
-  const WeightGradKernels& table;
-  const WeightGradFunctions<T>& run;
-  int64_t lanes, taps;
-  int threads;
-
-  // Fills a line of packed pixels of one operand; `row` may lie outside, columns too.
-  void pack_line(const Operand<T>& operand, int64_t image, int64_t row, int64_t first, int64_t step, int64_t columns,
-                 int64_t channel, int64_t channels, int64_t packed, T* out, int64_t out_pixel, int64_t out_block) const {
-    const bool inside = row >= 0 && row < operand.h;
-    const int64_t offset = (image * operand.h + row) * operand.w * operand.all_channels + channel;
-    PackChannels<T> job{};
-    job.input = inside ? operand.data + offset : nullptr;
-    job.prologue_y = inside && operand.prologue_y != nullptr ? operand.prologue_y + offset : nullptr;
-    job.pixel_stride = operand.all_channels;
-    job.first = first;
-    job.step = step;
-    job.width = operand.w;
-    job.columns = columns;
-    job.channels = channels;
-    job.packed = packed;
-    job.out = out;
-    job.out_pixel = out_pixel;
-    job.out_block = out_block;
-    job.prologue_activation = prologue.activation;
-    job.prologue_slope = static_cast<T>(prologue.slope);
-    run.pack_channels(job);
-  }
-};
-
-// Tiles of `t` x `u` pixels of one operand, or of several whole images.
-struct Tiling {
-  int64_t images, t, u;
-};
-
-// Largest tile whose pixels, at `elements(images, t, u)` packed elements, fit the budget and one chain of sums.
-template <class Elements>
-Tiling choose_tile(int64_t batch, int64_t h, int64_t w, int64_t budget, const Elements& elements) {
-  Tiling tile{1, h, w};
-  const auto too_large = [&] { return elements(tile.images, tile.t, tile.u) > budget || tile.images * tile.t * tile.u > kChainPixels; };
-  while (too_large() && tile.t > 1) tile.t = ceil_div(tile.t, 2);
-  while (too_large() && tile.u > 16) tile.u = ceil_div(tile.u, 2);
-  if (tile.t == h && tile.u == w) {
-    while (tile.images < batch) {
-      ++tile.images;
-      if (too_large()) {
-        --tile.images;
-        break;
-      }
-    }
-  }
-  return tile;
 }
 
 // ---- both operands have many channels: one register block per (tap, channel block, channel block) ----------------------------------
@@ -231,121 +160,6 @@ void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
   });
 }
 
-// ---- one operand has few channels: its taps become rows ----------------------------------------------------------------------------
-
-// Which pixel of the few-channel operand meets pixel (t, u) of the wide one at (ky, kx): place (t * step + ky * dilation,
-// u * step + kx * dilation) of an image that holds it `spread` apart, shifted by `lead` and zero elsewhere.
-struct FoldAxis {
-  int64_t step, spread, lead;
-  bool reversed;  // kernel index runs backwards
-};
-
-template <class T>
-void folded_weight_grad(const Problem<T>& p, bool gathered_is_few, T* grad_weight) {
-  const ConvGeometry& g = p.g;
-  const Operand<T>& few = gathered_is_few ? p.gathered : p.dense;
-  const Operand<T>& wide = gathered_is_few ? p.dense : p.gathered;
-  const auto fold_axis = [&](int64_t kernel, int64_t stride, int64_t pad, int64_t dilation) {
-    if (gathered_is_few) return FoldAxis{stride, 1, pad, false};
-    return FoldAxis{1, stride, (kernel - 1) * dilation - pad, true};
-  };
-  const FoldAxis fold_y = fold_axis(g.kernel_h, g.stride_h, g.pad_h, g.dilation_h);
-  const FoldAxis fold_x = fold_axis(g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
-  const int64_t channels = few.channels;
-  const int64_t folded = p.taps * channels;
-  const int64_t m_blocks = ceil_div(folded, p.table.rows);
-  const int64_t rows = ceil_div(folded, m_blocks);
-  const int64_t a_pixel = m_blocks * rows;
-  const int64_t n_blocks = ceil_div(wide.channels, p.lanes);
-  const int64_t splits = std::min(g.batch, kFoldTasks);
-
-  const auto image_rows = [&](int64_t t) { return (t - 1) * fold_y.step + (g.kernel_h - 1) * g.dilation_h + 1; };
-  const auto image_columns = [&](int64_t u) { return (u - 1) * fold_x.step + (g.kernel_w - 1) * g.dilation_w + 1; };
-  const Tiling tile = choose_tile(1, wide.h, wide.w, kTileBytes / static_cast<int64_t>(sizeof(T)), [&](int64_t, int64_t t, int64_t u) {
-    return t * u * (a_pixel + n_blocks * p.lanes) + image_rows(t) * image_columns(u) * channels;
-  });
-  const int64_t few_columns = image_columns(tile.u);
-  const int64_t slack = p.lanes;
-  const int64_t few_elements = image_rows(tile.t) * few_columns * channels + slack;
-  const int64_t a_elements = tile.t * tile.u * a_pixel + slack;
-  const int64_t b_block = tile.t * tile.u * p.lanes + p.lanes;
-  const int64_t split_sums = n_blocks * a_pixel * p.lanes;
-  T* const partial = static_cast<T*>(scratch(kPartialSums, splits * split_sums * sizeof(T)));
-
-  parallel_tasks(splits, p.threads, [&](int64_t split) {
-    T* sums = partial + split * split_sums;
-    std::fill(sums, sums + split_sums, T(0));
-    T* a = static_cast<T*>(scratch(kTileA, a_elements * sizeof(T)));
-    T* b = static_cast<T*>(scratch(kTileB, n_blocks * b_block * sizeof(T)));
-    T* image = static_cast<T*>(scratch(kTileC, few_elements * sizeof(T)));
-    for (int64_t n = g.batch * split / splits; n < g.batch * (split + 1) / splits; ++n) {
-      for (int64_t t = 0; t < wide.h; t += tile.t) {
-        for (int64_t u = 0; u < wide.w; u += tile.u) {
-          const int64_t lines = std::min(tile.t, wide.h - t), length = std::min(tile.u, wide.w - u);
-          const int64_t few_rows = image_rows(lines), used_columns = image_columns(length);
-          std::fill(image, image + few_elements, T(0));
-          for (int64_t r = 0; r < few_rows; ++r) {
-            const int64_t at = t * fold_y.step + r - fold_y.lead;
-            if (at < 0 || at % fold_y.spread != 0) continue;
-            const int64_t column = u * fold_x.step - fold_x.lead;
-            // First column of the window that holds a pixel.
-            const int64_t skip = ((-column) % fold_x.spread + fold_x.spread) % fold_x.spread;
-            if (skip >= used_columns) continue;
-            p.pack_line(few, n, at / fold_y.spread, (column + skip) / fold_x.spread, 1,
-                        ceil_div(used_columns - skip, fold_x.spread), 0, channels, channels,
-                        image + (r * few_columns + skip) * channels, fold_x.spread * channels, 0);
-          }
-          for (int64_t r = 0; r < lines; ++r) {
-            FoldLine<T> fold{};
-            fold.from = image + r * fold_y.step * few_columns * channels;
-            fold.from_pixel = fold_x.step * channels;
-            fold.from_tap_y = g.dilation_h * few_columns * channels;
-            fold.from_tap_x = g.dilation_w * channels;
-            fold.pixels = length;
-            fold.taps_y = g.kernel_h;
-            fold.taps_x = g.kernel_w;
-            fold.channels = channels;
-            fold.to = a + r * tile.u * a_pixel;
-            fold.to_pixel = a_pixel;
-            p.run.fold_line(fold);
-            p.pack_line(wide, n, t + r, u, 1, length, 0, wide.channels, p.lanes, b + r * tile.u * p.lanes, p.lanes, b_block);
-          }
-          OuterJob<T> job{};
-          job.a_line = tile.u * a_pixel;
-          job.a_pixel = a_pixel;
-          job.b_line = tile.u * p.lanes;
-          job.images = 1;
-          job.lines = lines;
-          job.length = length;
-          job.rows = static_cast<int>(rows);
-          for (int64_t block = 0; block < n_blocks; ++block) {
-            job.b = b + block * b_block;
-            job.narrow = wide.channels - block * p.lanes <= p.lanes / 2;
-            for (int64_t m = 0; m < m_blocks; ++m) {
-              job.a = a + m * rows;
-              job.sums = sums + (block * a_pixel + m * rows) * p.lanes;
-              p.run.outer(job);
-            }
-          }
-        }
-      }
-    }
-  });
-
-  for (int64_t row = 0; row < folded; ++row) {
-    const int64_t c = row % channels, place = row / channels;
-    const int64_t ky = fold_y.reversed ? g.kernel_h - 1 - place / g.kernel_w : place / g.kernel_w;
-    const int64_t kx = fold_x.reversed ? g.kernel_w - 1 - place % g.kernel_w : place % g.kernel_w;
-    for (int64_t w = 0; w < wide.channels; ++w) {
-      const T* sums = partial + (w / p.lanes * a_pixel + row) * p.lanes + w % p.lanes;
-      T sum = sums[0];
-      for (int64_t split = 1; split < splits; ++split) sum += sums[split * split_sums];
-      const int64_t n = gathered_is_few ? w : c, m = gathered_is_few ? c : w;
-      grad_weight[(n * p.gathered.channels + m) * p.taps + ky * g.kernel_w + kx] = sum;
-    }
-  }
-}
-
 template <class T>
 void bias_grad(const Problem<T>& p, const T* grad_output, T* grad_bias) {
   const int64_t channels = p.g.out_channels, pixels = p.g.batch * p.g.out_h * p.g.out_w;
@@ -396,7 +210,9 @@ void conv_weight_grad(const ConvGeometry& g, bool transposed, const T* x, const 
     return;
   }
   if (g.groups == 1 && std::min(m, n) <= kFewChannels && m != n) {
-    folded_weight_grad(p, m < n, grad_weight);
+    folded(p, m < n, grad_weight);
+  } else if (winograd_pays(p)) {
+    winograd(p, grad_weight);
   } else {
     blocked_weight_grad(p, grad_weight);
   }

@@ -35,7 +35,7 @@ void input_transform(const InputTransform<T>& job) {
 #pragma GCC unroll 4
           for (int y = 0; y < 4; ++y) by_row[y][x] = line[y];
         }
-        const int64_t at = b * job.out_block + i * kChannelBlock + c;
+        const int64_t at = b * job.out_block + i * job.out_piece + c;
 #pragma GCC unroll 4
         for (int y = 0; y < 4; ++y) {
           Vec<T> line[4];
@@ -133,12 +133,74 @@ void output_transform(const OutputTransform<T>& job) {
   }
 }
 
+// A y for one line of two.
+template <class V>
+GF_INLINE void transform_two(V y0, V y1, V* out) {
+  out[0] = y0;
+  out[1] = y0 + y1;
+  out[2] = y0 - y1;
+  out[3] = -y1;
+}
+
+template <class T>
+void gradient_transform(const GradientTransform<T>& job) {
+  constexpr int lanes = VecOf<T>::lanes;
+  for (int64_t i = 0; i < job.count; ++i) {
+    for (int v = 0; v < 2; ++v) {
+      const T* piece = job.tile + job.pieces[i] + v * lanes;
+      Vec<T> by_row[2][4];
+      for (int x = 0; x < 2; ++x) {
+        Vec<T> line[4];
+        transform_two(load<T>(piece + x * 2 * lanes), load<T>(piece + job.row_stride + x * 2 * lanes), line);
+        for (int y = 0; y < 4; ++y) by_row[x][y] = line[y];
+      }
+#pragma GCC unroll 4
+      for (int y = 0; y < 4; ++y) {
+        Vec<T> line[4];
+        transform_two(by_row[0][y], by_row[1][y], line);
+#pragma GCC unroll 4
+        for (int x = 0; x < 4; ++x) store<T>(job.out[y * 4 + x] + (i * 2 + v) * lanes, line[x]);
+      }
+    }
+  }
+}
+
+// G^T u for one line of four.
+template <class T>
+GF_INLINE void filter_four(const Vec<T>* u, Vec<T>* out) {
+  const Vec<T> half = splat<T>(T(0.5));
+  const Vec<T> even = (u[1] + u[2]) * half;
+  out[0] = u[0] + even;
+  out[1] = (u[1] - u[2]) * half;
+  out[2] = even + u[3];
+}
+
+template <class T>
+void filter_transform(const FilterTransform<T>& job) {
+  constexpr int lanes = VecOf<T>::lanes;
+  for (int v = 0; v < 2; ++v) {
+    Vec<T> by_row[3][4];
+    for (int x = 0; x < 4; ++x) {
+      Vec<T> u[4], line[3];
+      for (int y = 0; y < 4; ++y) u[y] = job.sums[y * 4 + x] == nullptr ? Vec<T>{} : load<T>(job.sums[y * 4 + x] + v * lanes);
+      filter_four<T>(u, line);
+      for (int y = 0; y < 3; ++y) by_row[y][x] = line[y];
+    }
+    for (int y = 0; y < 3; ++y) {
+      Vec<T> line[3];
+      filter_four<T>(by_row[y], line);
+      for (int x = 0; x < 3; ++x) store<T>(job.taps + ((y * 3 + x) * 2 + v) * lanes, line[x]);
+    }
+  }
+}
+
 extern const WinogradKernels winograd_kernels = {
-    {input_transform<float>, weight_transform<float>, output_transform<float>},
+    {input_transform<float>, weight_transform<float>, output_transform<float>, gradient_transform<float>, filter_transform<float>},
 #if GF_VECTOR_BYTES == 16
-    {input_transform<double>, weight_transform<double>, output_transform<double>},
+    {input_transform<double>, weight_transform<double>, output_transform<double>, gradient_transform<double>,
+     filter_transform<double>},
 #else
-    {nullptr, nullptr, nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr},
 #endif
 };
 

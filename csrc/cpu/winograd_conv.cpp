@@ -7,6 +7,7 @@
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "tile.h"
+#include "winograd_plan.h"
 
 namespace gan_fast {
 namespace {
@@ -17,7 +18,6 @@ constexpr int64_t kMostPieces = 56;
 constexpr int64_t kFewestPieces = 14;
 constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than the products they save
 constexpr int64_t kFewestTotal = 128;    // pieces in the whole call that the weights' transform is shared by
-constexpr double kLeastSaving = 1.4;     // direct products over products here, waste at the edges included
 constexpr int64_t kChunkDepth = 640;     // longest chain of fp32 sums, as in gather_conv.cpp
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -49,55 +49,9 @@ auto winograd_functions() {
   }
 }
 
-// Which of the four points of an axis a filter with these taps (offsets 0..2) has: 0 needs the first tap, infinity the last.
-unsigned alive_points(const AxisPhase& phase, int64_t plane) {
-  unsigned points = 0;
-  for (const AxisTap& tap : phase.taps) {
-    if (tap.plane != plane) continue;
-    points |= 0b0110u | (tap.offset == 0 ? 1u : 0u) | (tap.offset == 2 ? 8u : 0u);
-  }
-  return points;
-}
-
-int count_bits(unsigned bits) { return __builtin_popcount(bits); }
-
-// Products per two outputs along an axis, over all phases and planes: direct and with F(2, 3).
-void count_products(const AxisPlan& axis, double& direct, double& winograd) {
-  direct = winograd = 0;
-  for (const AxisPhase& phase : axis.phases) {
-    direct += static_cast<double>(phase.taps.size()) * static_cast<double>(phase.count);
-    for (int64_t plane = 0; plane < axis.planes; ++plane) {
-      winograd += count_bits(alive_points(phase, plane)) * static_cast<double>(ceil_div(phase.count, 2));
-    }
-  }
-}
-
-// One (phase, plane) pair of the two-dimensional problem: its taps as a 3x3 filter and its points.
-struct Filter {
-  int64_t kernel[9];  // index into the kernel, or -1
-  uint16_t points;    // bit y * 4 + x
-};
-
-Filter make_filter(const ConvGeometry& g, const AxisPhase& y, int64_t plane_y, const AxisPhase& x, int64_t plane_x) {
-  Filter filter{};
-  std::fill_n(filter.kernel, 9, int64_t{-1});
-  for (const AxisTap& ty : y.taps) {
-    for (const AxisTap& tx : x.taps) {
-      if (ty.plane == plane_y && tx.plane == plane_x) filter.kernel[ty.offset * 3 + tx.offset] = ty.kernel * g.kernel_w + tx.kernel;
-    }
-  }
-  const unsigned py = alive_points(y, plane_y), px = alive_points(x, plane_x);
-  for (int a = 0; a < 4; ++a) {
-    for (int b = 0; b < 4; ++b) {
-      if ((py >> a & 1) != 0 && (px >> b & 1) != 0) filter.points |= static_cast<uint16_t>(1u << (a * 4 + b));
-    }
-  }
-  return filter;
-}
-
 struct Phase {
   const AxisPhase *y, *x;
-  std::vector<Filter> filters;             // one for each plane
+  std::vector<WinogradFilter> filters;             // one for each plane
   int64_t depth[kPoints];                  // channels summed at each point: those of its planes; 0 if the point is dead
   int64_t weights[kPoints];                // where the point's panels start, in input channels x output blocks
 };
@@ -109,8 +63,8 @@ struct Call {
   int64_t in_channels, out_channels, in_blocks, lanes, out_blocks;
   std::vector<Phase> phases;
   int64_t weights_per_group;
-  uint16_t plane_points[64];     // points at which each plane is wanted by some phase
-  int64_t slot[kPoints][64];     // place of a plane among the point's transformed blocks
+  uint16_t plane_points[kMostPlanes];   // points at which each plane is wanted by some phase
+  int64_t slot[kPoints][kMostPlanes];   // place of a plane among the point's transformed blocks
   int64_t slots[kPoints];
   int64_t piece_elements;        // of one transformed piece, all points
   int64_t pieces;                // per chunk
@@ -130,12 +84,12 @@ Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPl
   out_blocks = ceil_div(out_channels, lanes);
   const int64_t planes = axis_y.planes * axis_x.planes;
 
-  std::fill_n(plane_points, 64, uint16_t{0});
+  std::fill_n(plane_points, kMostPlanes, uint16_t{0});
   for (const AxisPhase& y : axis_y.phases) {
     for (const AxisPhase& x : axis_x.phases) {
       Phase phase{&y, &x, {}, {}, {}};
       for (int64_t plane = 0; plane < planes; ++plane) {
-        phase.filters.push_back(make_filter(g, y, plane / axis_x.planes, x, plane % axis_x.planes));
+        phase.filters.push_back(winograd_filter(y, plane / axis_x.planes, x, plane % axis_x.planes, g.kernel_w));
         plane_points[plane] |= phase.filters.back().points;
       }
       phases.push_back(std::move(phase));
@@ -203,7 +157,7 @@ void pack_weights(const Call<T>& call, const WeightStrides& strides, const T* we
       }
       for (const Phase& phase : call.phases) {
         int64_t before[kPoints] = {};  // channels of the planes before this one
-        for (const Filter& filter : phase.filters) {
+        for (const WinogradFilter& filter : phase.filters) {
           WeightTransform<T> job{};
           for (int k = 0; k < 9; ++k) job.taps[k] = filter.kernel[k] < 0 ? nullptr : line + filter.kernel[k] * lanes;
           for (int p = 0; p < kPoints; ++p) {
@@ -260,6 +214,7 @@ void run_chunk(const Call<T>& call, const TilePlace& place, const std::vector<Pi
     job.count = padded;
     job.in_block = call.layout.block_stride;
     job.blocks = call.in_blocks;
+    job.out_piece = kChannelBlock;
     job.out_block = block;
     for (int p = 0; p < kPoints; ++p) {
       const bool alive = (call.plane_points[plane] >> p & 1) != 0;
@@ -337,13 +292,9 @@ void run_chunk(const Call<T>& call, const TilePlace& place, const std::vector<Pi
 }  // namespace
 
 bool winograd_pays(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x) {
-  if (axis_y.span != 3 || axis_x.span != 3 || axis_y.planes * axis_x.planes > 64) return false;
   if (std::min(g.in_channels, g.out_channels) / g.groups < kFewestChannels) return false;
   if (g.batch * ceil_div(axis_y.max_count, 2) * ceil_div(axis_x.max_count, 2) < kFewestTotal) return false;
-  double direct_y, direct_x, winograd_y, winograd_x;
-  count_products(axis_y, direct_y, winograd_y);
-  count_products(axis_x, direct_x, winograd_x);
-  return direct_y * direct_x >= kLeastSaving * winograd_y * winograd_x;
+  return winograd_saving(axis_y, axis_x) >= kLeastWinogradSaving;
 }
 
 template <class T>

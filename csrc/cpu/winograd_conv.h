@@ -30,7 +30,7 @@ struct InputTransform {
   int64_t count;
   int64_t in_block, blocks;  // stride and number of channel blocks
   T* out[kPoints];           // null: not wanted
-  int64_t out_block;
+  int64_t out_piece, out_block;
 };
 
 // Transforms the taps of one input channel for a block of output channels: out[point][lane].
@@ -55,11 +55,30 @@ struct OutputTransform {
   T slope;
 };
 
+// Transforms 2x2 pieces of an output's gradient: out[point][piece][2 vectors].
+template <class T>
+struct GradientTransform {
+  const T* tile;          // [row][column][2 vectors]
+  int64_t row_stride;
+  const int64_t* pieces;  // [count] offsets of each piece's first pixel
+  int64_t count;
+  T* out[kPoints];
+};
+
+// Turns the sums of one plane and one gathered channel, a line of 2 vectors at each point, into the gradients of its nine taps.
+template <class T>
+struct FilterTransform {
+  const T* sums[kPoints];  // null: the product vanishes
+  T* taps;                 // [9][2 vectors]
+};
+
 template <class T>
 struct WinogradFunctions {
   void (*input_transform)(const InputTransform<T>&);
   void (*weight_transform)(const WeightTransform<T>&);
   void (*output_transform)(const OutputTransform<T>&);
+  void (*gradient_transform)(const GradientTransform<T>&);
+  void (*filter_transform)(const FilterTransform<T>&);
 };
 
 struct WinogradKernels {

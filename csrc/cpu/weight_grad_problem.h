@@ -1,0 +1,98 @@
+// What the ways of computing a weight gradient share (conv_weight_grad.h says what they compute).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common/geometry.h"
+#include "conv_weight_grad.h"
+
+namespace gan_fast {
+namespace weight_grad {
+
+constexpr int64_t kTileBytes = 320 * 1024;  // packed operands of a task share a 1 MB L2 with its running sums
+constexpr int64_t kChainPixels = 640;       // longest chain of fp32 sums, as in gather_conv.cpp
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <class T>
+struct Operand {
+  const T* data;
+  const T* prologue_y;  // null unless the prologue multiplies this operand
+  int64_t channels;     // per group
+  int64_t all_channels;
+  int64_t h, w;
+};
+
+// What both ways of computing the sum share.
+template <class T>
+struct Problem {
+  const ConvGeometry& g;
+  Operand<T> gathered, dense;
+  Prologue prologue;
+  const WeightGradKernels& table;
+  const WeightGradFunctions<T>& run;
+  int64_t lanes, taps;
+  int threads;
+
+  // Fills a line of packed pixels of one operand; `row` may lie outside, columns too.
+  void pack_line(const Operand<T>& operand, int64_t image, int64_t row, int64_t first, int64_t step, int64_t columns,
+                 int64_t channel, int64_t channels, int64_t packed, T* out, int64_t out_pixel, int64_t out_block) const {
+    const bool inside = row >= 0 && row < operand.h;
+    const int64_t offset = (image * operand.h + row) * operand.w * operand.all_channels + channel;
+    PackChannels<T> job{};
+    job.input = inside ? operand.data + offset : nullptr;
+    job.prologue_y = inside && operand.prologue_y != nullptr ? operand.prologue_y + offset : nullptr;
+    job.pixel_stride = operand.all_channels;
+    job.first = first;
+    job.step = step;
+    job.width = operand.w;
+    job.columns = columns;
+    job.channels = channels;
+    job.packed = packed;
+    job.out = out;
+    job.out_pixel = out_pixel;
+    job.out_block = out_block;
+    job.prologue_activation = prologue.activation;
+    job.prologue_slope = static_cast<T>(prologue.slope);
+    run.pack_channels(job);
+  }
+};
+
+// Tiles of `t` x `u` pixels of one operand, or of several whole images.
+struct Tiling {
+  int64_t images, t, u;
+};
+
+// Largest tile whose pixels, at `elements(images, t, u)` packed elements, fit the budget and one chain of sums.
+template <class Elements>
+Tiling choose_tile(int64_t batch, int64_t h, int64_t w, int64_t budget, const Elements& elements) {
+  Tiling tile{1, h, w};
+  const auto too_large = [&] { return elements(tile.images, tile.t, tile.u) > budget || tile.images * tile.t * tile.u > kChainPixels; };
+  while (too_large() && tile.t > 1) tile.t = ceil_div(tile.t, 2);
+  while (too_large() && tile.u > 16) tile.u = ceil_div(tile.u, 2);
+  if (tile.t == h && tile.u == w) {
+    while (tile.images < batch) {
+      ++tile.images;
+      if (too_large()) {
+        --tile.images;
+        break;
+      }
+    }
+  }
+  return tile;
+}
+
+// One operand has at most kFewChannels channels: its taps become rows (folded_weight_grad.cpp).
+constexpr int64_t kFewChannels = 4;
+template <class T>
+void folded(const Problem<T>& problem, bool gathered_is_few, T* grad_weight);
+
+// Both operands have many channels, in the transform domain (winograd_weight_grad.cpp).
+template <class T>
+bool winograd_pays(const Problem<T>& problem);
+template <class T>
+void winograd(const Problem<T>& problem, T* grad_weight);
+
+}  // namespace weight_grad
+}  // namespace gan_fast

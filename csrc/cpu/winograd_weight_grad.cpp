@@ -1,0 +1,262 @@
+// The weight gradient in the transform domain of F(2x2, 3x3): with V = B^T d B of the gathered operand's 4x4 pieces and E = A y A^T of
+// the dense one's 2x2 pieces, the gradient of a 3x3 filter g is G^T (sum over pieces of V * E) G. At each of the points that is a product
+// of matrices whose inner dimension runs over the pieces. As many products as the forward pass: 49 instead of 100 for kernel 5.
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "common/parallel.h"
+#include "common/scratch.h"
+#include "gather_conv.h"
+#include "tile.h"
+#include "weight_grad_problem.h"
+#include "winograd_conv.h"
+#include "winograd_plan.h"
+
+namespace gan_fast {
+namespace weight_grad {
+namespace {
+
+constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than the products they save
+constexpr int64_t kFewestPieces = 256;   // in the whole call: the sums' inverse transform is shared by them
+constexpr double kLeastSaving = 1.7;     // the direct way is better here than for the other passes: its operands stay in L2
+// Pieces of one chunk: the transformed operands of a chunk stream through L2 from L3, the sums too; the more pieces, the fewer
+// passes over the sums.
+constexpr int64_t kPieces = 128;
+// Tasks are cut by shape alone, so that results do not depend on the thread count: first over the dense operand's channels (the
+// other operand is transformed again for each range), then over the images, where each part needs sums of its own.
+constexpr int64_t kRangeBlocks = 4;
+constexpr int64_t kPiecesPerSplit = 1024;
+constexpr int64_t kMostSplits = 8;
+
+template <class T>
+auto winograd_functions() {
+  if constexpr (std::is_same_v<T, double>) {
+    return portable::winograd_kernels.f64;
+  } else {
+    return winograd_kernels_for_level().f32;
+  }
+}
+
+template <class T>
+auto pack_row_function() {
+  if constexpr (std::is_same_v<T, double>) {
+    return portable::gather_kernels.f64.pack_row;
+  } else {
+    return gather_kernels_for_level().f32.pack_row;
+  }
+}
+
+template <class T>
+AxisPlan plan_y(const Problem<T>& p) {
+  return plan_conv_axis(p.gathered.h, p.dense.h, p.g.kernel_h, p.g.stride_h, p.g.pad_h, p.g.dilation_h);
+}
+
+template <class T>
+AxisPlan plan_x(const Problem<T>& p) {
+  return plan_conv_axis(p.gathered.w, p.dense.w, p.g.kernel_w, p.g.stride_w, p.g.pad_w, p.g.dilation_w);
+}
+
+// Everything that the tasks of a call share.
+template <class T>
+struct Call {
+  const Problem<T>& p;
+  AxisPlan axis_y, axis_x;
+  ConvGeometry gathered;  // the gathered operand, as pack_tile wants to be told of it
+  std::vector<WinogradFilter> filters;
+  int64_t slot[kMostPlanes][kPoints];  // place of a (plane, point) among the sums, or -1
+  int64_t slots;
+  int64_t rows, m_blocks, n_blocks, in_blocks;
+  int64_t pieces_y, pieces_x, pieces_per_image, tile_images;
+  int64_t pixel;       // elements of a transformed piece of the gathered operand at one slot
+  int64_t block_sums;  // rows x lanes
+  int64_t sums;        // of one task
+  int64_t ranges, splits;
+  TileLayout layout;
+
+  explicit Call(const Problem<T>& problem);
+};
+
+template <class T>
+Call<T>::Call(const Problem<T>& problem) : p(problem), axis_y(plan_y(problem)), axis_x(plan_x(problem)) {
+  gathered = p.g;
+  gathered.in_channels = p.gathered.all_channels;
+  gathered.in_h = p.gathered.h;
+  gathered.in_w = p.gathered.w;
+  const int64_t planes = axis_y.planes * axis_x.planes;
+  slots = 0;
+  for (int64_t plane = 0; plane < planes; ++plane) {
+    filters.push_back(
+        winograd_filter(axis_y.phases[0], plane / axis_x.planes, axis_x.phases[0], plane % axis_x.planes, p.g.kernel_w));
+    for (int point = 0; point < kPoints; ++point) slot[plane][point] = (filters.back().points >> point & 1) != 0 ? slots++ : -1;
+  }
+  m_blocks = ceil_div(p.gathered.channels, p.table.rows);
+  rows = ceil_div(p.gathered.channels, m_blocks);
+  n_blocks = ceil_div(p.dense.channels, p.lanes);
+  in_blocks = ceil_div(p.gathered.channels, kChannelBlock);
+  pixel = (in_blocks + 1) * kChannelBlock;  // one block more keeps pieces off strides that share L1 sets; and is slack
+  pieces_y = ceil_div(p.dense.h, 2);
+  pieces_x = ceil_div(p.dense.w, 2);
+  pieces_per_image = pieces_y * pieces_x;
+  tile_images = std::clamp<int64_t>(kPieces / pieces_per_image, 1, p.g.batch);
+  block_sums = rows * p.lanes;
+  sums = slots * kRangeBlocks * m_blocks * block_sums;
+  ranges = ceil_div(n_blocks, kRangeBlocks);
+  // Powers of two: the usual numbers of cores divide them.
+  splits = 1;
+  while (2 * splits <= std::min({p.g.batch * pieces_per_image / kPiecesPerSplit, kMostSplits, ceil_div(p.g.batch, tile_images)})) {
+    splits *= 2;
+  }
+  layout = TileLayout(2 * pieces_y + 2, 2 * pieces_x + 2, planes, in_blocks);
+}
+
+// Transforms and multiplies some images' pieces, a chunk at a time.
+template <class T>
+void add_images(const Call<T>& call, int64_t group, int64_t first_block, int64_t image, int64_t images, T* sums) {
+  const Problem<T>& p = call.p;
+  const auto winograd = winograd_functions<T>();
+  const TilePlace place{group, image, images, 0, 0};
+  T* const packed = static_cast<T*>(scratch(kTileA, images * call.layout.image_stride * sizeof(T)));
+  const bool prologue_here = p.gathered.prologue_y != nullptr;
+  const Prologue prologue{p.gathered.prologue_y, prologue_here ? p.prologue.activation : 0, p.prologue.slope};
+  pack_tile(call.gathered, call.axis_y, call.axis_x, call.layout, place, p.gathered.data, prologue, pack_row_function<T>(), packed);
+
+  // The dense operand, one zero row and column more where its size is odd: [block][image][row][column][lanes].
+  const int64_t columns = 2 * call.pieces_x, lines = 2 * call.pieces_y;
+  const int64_t dense_row = columns * p.lanes, dense_image = lines * dense_row, dense_block = images * dense_image + p.lanes;
+  const int64_t blocks = std::min(kRangeBlocks, call.n_blocks - first_block);
+  const int64_t first_channel = first_block * p.lanes;
+  const int64_t channels = std::min(blocks * p.lanes, p.dense.channels - first_channel);
+  T* const dense = static_cast<T*>(scratch(kTileB, blocks * dense_block * sizeof(T)));
+  for (int64_t n = 0; n < images; ++n) {
+    for (int64_t r = 0; r < lines; ++r) {
+      p.pack_line(p.dense, image + n, r, 0, 1, columns, group * p.dense.channels + first_channel, channels, p.lanes,
+                  dense + n * dense_image + r * dense_row, p.lanes, dense_block);
+    }
+  }
+
+  const int64_t all = images * call.pieces_per_image;
+  std::vector<int64_t> gathered_at(all), dense_at(all);
+  for (int64_t i = 0; i < all; ++i) {
+    const int64_t n = i / call.pieces_per_image, y = i % call.pieces_per_image / call.pieces_x, x = i % call.pieces_x;
+    gathered_at[i] = n * call.layout.image_stride + (2 * y * call.layout.columns + 2 * x) * kChannelBlock;
+    dense_at[i] = n * dense_image + 2 * y * dense_row + 2 * x * p.lanes;
+  }
+
+  const int64_t chunks = ceil_div(all, kPieces), most = ceil_div(all, chunks);
+  const int64_t v_slot = most * call.pixel, e_point = most * p.lanes + p.lanes;
+  T* const v = static_cast<T*>(scratch(kTileC, (call.slots * v_slot + kPoints * e_point) * sizeof(T)));
+  T* const e = v + call.slots * v_slot;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const int64_t first = all * chunk / chunks, count = all * (chunk + 1) / chunks - first;
+    for (int64_t plane = 0; plane < call.layout.planes; ++plane) {
+      InputTransform<T> job{};
+      job.tile = packed + plane * call.layout.plane_stride;
+      job.row_stride = call.layout.columns * kChannelBlock;
+      job.pieces = gathered_at.data() + first;
+      job.count = count;
+      job.in_block = call.layout.block_stride;
+      job.blocks = call.in_blocks;
+      job.out_piece = call.pixel;
+      job.out_block = kChannelBlock;
+      for (int point = 0; point < kPoints; ++point) {
+        job.out[point] = call.slot[plane][point] < 0 ? nullptr : v + call.slot[plane][point] * v_slot;
+      }
+      winograd.input_transform(job);
+    }
+    for (int64_t block = 0; block < blocks; ++block) {
+      GradientTransform<T> job{};
+      job.tile = dense + block * dense_block;
+      job.row_stride = dense_row;
+      job.pieces = dense_at.data() + first;
+      job.count = count;
+      for (int point = 0; point < kPoints; ++point) job.out[point] = e + point * e_point;
+      winograd.gradient_transform(job);
+      OuterJob<T> outer{};
+      outer.a_pixel = call.pixel;
+      outer.images = outer.lines = 1;
+      outer.length = count;
+      outer.rows = static_cast<int>(call.rows);
+      outer.narrow = channels - block * p.lanes <= p.lanes / 2;
+      for (int64_t plane = 0; plane < call.layout.planes; ++plane) {
+        for (int point = 0; point < kPoints; ++point) {
+          const int64_t slot = call.slot[plane][point];
+          if (slot < 0) continue;
+          outer.b = e + point * e_point;
+          for (int64_t m = 0; m < call.m_blocks; ++m) {
+            outer.a = v + slot * v_slot + m * call.rows;
+            outer.sums = sums + ((slot * kRangeBlocks + block) * call.m_blocks + m) * call.block_sums;
+            p.run.outer(outer);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+bool winograd_pays(const Problem<T>& p) {
+  if (std::min(p.gathered.channels, p.dense.channels) < kFewestChannels) return false;
+  if (p.g.batch * ceil_div(p.dense.h, 2) * ceil_div(p.dense.w, 2) < kFewestPieces) return false;
+  return winograd_saving(plan_y(p), plan_x(p)) >= kLeastSaving;
+}
+
+template <class T>
+void winograd(const Problem<T>& p, T* grad_weight) {
+  const Call<T> call(p);
+  const auto functions = winograd_functions<T>();
+  const int64_t tasks = p.g.groups * call.ranges * call.splits;
+  T* const partial = static_cast<T*>(scratch(kPartialSums, tasks * call.sums * sizeof(T)));
+  parallel_tasks(tasks, p.threads, [&](int64_t task) {
+    const int64_t split = task % call.splits, range = task / call.splits % call.ranges, group = task / call.splits / call.ranges;
+    T* sums = partial + task * call.sums;
+    std::fill(sums, sums + call.sums, T(0));
+    const int64_t end = p.g.batch * (split + 1) / call.splits;
+    for (int64_t image = p.g.batch * split / call.splits; image < end; image += call.tile_images) {
+      add_images(call, group, range * kRangeBlocks, image, std::min(call.tile_images, end - image), sums);
+    }
+  });
+
+  parallel_tasks(p.g.groups * call.n_blocks * call.m_blocks, p.threads, [&](int64_t task) {
+    const int64_t m = task % call.m_blocks, n = task / call.m_blocks % call.n_blocks, group = task / call.m_blocks / call.n_blocks;
+    const int64_t n_valid = std::min(p.lanes, p.dense.channels - n * p.lanes);
+    const int64_t m_valid = std::min(call.rows, p.gathered.channels - m * call.rows);
+    T* const line = static_cast<T*>(scratch(kTileA, (call.slots + 9) * p.lanes * sizeof(T)));
+    T* const taps = line + call.slots * p.lanes;
+    for (int64_t i = 0; i < m_valid; ++i) {
+      for (int64_t slot = 0; slot < call.slots; ++slot) {
+        const T* from = partial + (group * call.ranges + n / kRangeBlocks) * call.splits * call.sums +
+                        ((slot * kRangeBlocks + n % kRangeBlocks) * call.m_blocks + m) * call.block_sums + i * p.lanes;
+        for (int64_t j = 0; j < p.lanes; ++j) {
+          T sum = from[j];
+          for (int64_t split = 1; split < call.splits; ++split) sum += from[split * call.sums + j];
+          line[slot * p.lanes + j] = sum;
+        }
+      }
+      for (std::size_t plane = 0; plane < call.filters.size(); ++plane) {
+        FilterTransform<T> job{};
+        for (int point = 0; point < kPoints; ++point) {
+          job.sums[point] = call.slot[plane][point] < 0 ? nullptr : line + call.slot[plane][point] * p.lanes;
+        }
+        job.taps = taps;
+        functions.filter_transform(job);
+        for (int k = 0; k < 9; ++k) {
+          const int64_t tap = call.filters[plane].kernel[k];
+          if (tap < 0) continue;
+          T* out = grad_weight + ((group * p.dense.channels + n * p.lanes) * p.gathered.channels + m * call.rows + i) * p.taps + tap;
+          for (int64_t j = 0; j < n_valid; ++j) out[j * p.gathered.channels * p.taps] = taps[k * p.lanes + j];
+        }
+      }
+    }
+  });
+}
+
+template bool winograd_pays<float>(const Problem<float>&);
+template bool winograd_pays<double>(const Problem<double>&);
+template void winograd<float>(const Problem<float>&, float*);
+template void winograd<double>(const Problem<double>&, double*);
+
+}  // namespace weight_grad
+}  // namespace gan_fast
