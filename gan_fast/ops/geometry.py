@@ -221,6 +221,8 @@ def facts(
         "in_channels": inner if transposed else outer,
         "out_channels": outer if transposed else inner,
         "kernel": kernel,
+        "in_pixels": math.prod(input[2:]),
+        "out_pixels": math.prod(geometry.out_size),
         "stride": max(geometry.stride),
         "dilation": max(geometry.dilation),
         "batch": input[0],
