@@ -159,7 +159,7 @@ def test_explain() -> None:
         nn.KerasConv2d(4, 4, 3, 2),
         nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
     )
-    rows = {row.name: row for row in gan_fast.explain(module, (16, 64, 8, 8))}
+    rows = {row.name: row for row in gan_fast.explain(module, (128, 64, 8, 8))}
     assert [rows[str(i)].forward.backend for i in range(5)] == ["cpu", "torch", "torch", "torch", "torch"]
     assert "grouped" in rows["1"].forward.reason and "accelerate" in rows["2"].forward.reason
     assert "MFLOP" in rows["3"].forward.reason and "reflect" in rows["4"].forward.reason

@@ -220,6 +220,7 @@ def facts(
         "groups": groups,
         "in_channels": inner if transposed else outer,
         "out_channels": outer if transposed else inner,
+        "narrow": min(inner, outer),
         "kernel": kernel,
         "in_pixels": math.prod(input[2:]),
         "out_pixels": math.prod(geometry.out_size),
