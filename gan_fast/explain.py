@@ -101,15 +101,22 @@ def _explain_convolution(layer: Any, shape: tuple[int, ...] | None) -> tuple[Cho
     form = None if shape is None else _geometry(layer, shape, weight, transposed)
     if shape is None or form is None:
         # Large enough for every rule on size; what is left depends on the layer alone.
-        facts = {**geometry.facts(transposed, (1, 1, *[1] * rank), weight.shape, _unknown(layer, rank), False)}
-        facts.update(mflop=float("inf"), batch=float("inf"))
+        facts = {**geometry.facts(transposed, (1, 1, *[1] * rank), weight.shape, _unknown(layer, rank), rank == 2)}
+        facts.update(dict.fromkeys(("mflop", "batch", "in_pixels", "out_pixels"), float("inf")))
     else:
-        facts = geometry.facts(transposed, shape, weight.shape, form, False)
+        # Images are taken to be in channels_last, as `gan_fast.sequential` keeps them between layers.
+        facts = geometry.facts(transposed, shape, weight.shape, form, rank == 2)
     first, second = ("conv_transpose", "conv") if transposed else ("conv", "conv_transpose")
     forward = _choose(first, **common, **facts)
     if forward.backend in ("torch", "none"):
         return forward, forward, forward
-    swapped = {**facts, "in_channels": facts["out_channels"], "out_channels": facts["in_channels"]}
+    swapped = {
+        **facts,
+        "in_channels": facts["out_channels"],
+        "out_channels": facts["in_channels"],
+        "in_pixels": facts["out_pixels"],
+        "out_pixels": facts["in_pixels"],
+    }
     return forward, _choose(second, **common, **swapped), _choose("conv_weight_grad", **common, **facts)
 
 
