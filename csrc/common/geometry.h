@@ -5,6 +5,8 @@
 
 namespace gan_fast {
 
+static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 struct ConvGeometry {
   int64_t batch;
   int64_t in_channels, in_h, in_w;     // the forward operator's input

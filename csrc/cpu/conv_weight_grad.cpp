@@ -17,24 +17,6 @@ constexpr int64_t kSumsBytes = 448 * 1024;   // running sums and packed operands
 constexpr int64_t kWantedTasks = 8;          // by shape alone, so that results do not depend on the thread count
 constexpr int64_t kBiasPixels = 1024;        // per partial bias sum
 
-template <class T>
-const WeightGradKernels& kernels() {
-  if constexpr (std::is_same_v<T, double>) {
-    return portable::weight_grad_kernels;
-  } else {
-    return weight_grad_kernels_for_level();
-  }
-}
-
-template <class T>
-const WeightGradFunctions<T>& functions(const WeightGradKernels& table) {
-  if constexpr (std::is_same_v<T, double>) {
-    return table.f64;
-  } else {
-    return table.f32;
-  }
-}
-
 // ---- both operands have many channels: one register block per (tap, channel block, channel block) ----------------------------------
 
 template <class T>
@@ -192,13 +174,13 @@ void conv_weight_grad(const ConvGeometry& g, bool transposed, const T* x, const 
   const T* y = static_cast<const T*>(prologue.y);
   const Operand<T> input{x, nullptr, g.in_channels / g.groups, g.in_channels, g.in_h, g.in_w};
   const Operand<T> grad{grad_output, y, g.out_channels / g.groups, g.out_channels, g.out_h, g.out_w};
-  const WeightGradKernels& table = kernels<T>();
+  const WeightGradKernels& table = weight_grad_kernels_for<T>();
   const Problem<T> p{g,
                      transposed ? grad : input,
                      transposed ? input : grad,
                      prologue,
                      table,
-                     functions<T>(table),
+                     functions_of<T>(table),
                      2 * table.vector_bytes / static_cast<int64_t>(sizeof(T)),
                      g.kernel_h * g.kernel_w,
                      threads};

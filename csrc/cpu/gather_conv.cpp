@@ -22,26 +22,6 @@ constexpr int64_t kChunkDepth = 640;
 constexpr int64_t kStreamBytes = 16 << 20;
 constexpr int64_t kStreamDepth = 64;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-template <class T>
-const GatherKernels& kernels() {
-  if constexpr (std::is_same_v<T, double>) {
-    return portable::gather_kernels;
-  } else {
-    return gather_kernels_for_level();
-  }
-}
-
-template <class T>
-const GatherFunctions<T>& functions(const GatherKernels& table) {
-  if constexpr (std::is_same_v<T, double>) {
-    return table.f64;
-  } else {
-    return table.f32;
-  }
-}
-
 struct Tap {
   int64_t kernel;  // ky * kernel_w + kx
   int64_t plane;   // plane_y * planes_x + plane_x
@@ -84,7 +64,7 @@ struct Call {
 
 template <class T>
 Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int threads)
-    : g(geometry), table(kernels<T>()), run(functions<T>(table)), axis_y(y_plan), axis_x(x_plan) {
+    : g(geometry), table(gather_kernels_for<T>()), run(functions_of<T>(table)), axis_y(y_plan), axis_x(x_plan) {
   in_channels = g.in_channels / g.groups;
   out_channels = g.out_channels / g.groups;
   const int64_t vector = table.vector_bytes / static_cast<int64_t>(sizeof(T));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace gan_fast {
@@ -42,9 +43,35 @@ struct PerLevel {
 
 }  // namespace gan_fast
 
-// Declares gan_fast::<level>::<name> for the levels that this build has, and the inline chooser <name>_for_level().
+namespace gan_fast {
+
+// The functions for T in a table with the members f32 and f64.
+template <class T, class Table>
+const auto& functions_of(const Table& table) {
+  if constexpr (std::is_same_v<T, double>) {
+    return table.f64;
+  } else {
+    return table.f32;
+  }
+}
+
+}  // namespace gan_fast
+
+// Declares gan_fast::<level>::<name> for the levels that this build has, the inline chooser <name>_for_level(), and <name>_for<T>():
+// double, which only proves kernel texts, runs at the portable level.
+#define GAN_FAST_DECLARE_TABLE(Table, name)         \
+  GAN_FAST_DECLARE_LEVELS(Table, name)              \
+  template <class T>                                \
+  const Table& name##_for() {                       \
+    if constexpr (std::is_same_v<T, double>) {      \
+      return portable::name;                        \
+    } else {                                        \
+      return name##_for_level();                    \
+    }                                               \
+  }
+
 #ifdef GAN_FAST_X86
-#define GAN_FAST_DECLARE_TABLE(Table, name)                                                  \
+#define GAN_FAST_DECLARE_LEVELS(Table, name)                                                 \
   namespace avx512 { extern const Table name; }                                              \
   namespace avx2 { extern const Table name; }                                                \
   namespace portable { extern const Table name; }                                            \
@@ -53,7 +80,7 @@ struct PerLevel {
     return levels.current();                                                                 \
   }
 #else
-#define GAN_FAST_DECLARE_TABLE(Table, name)       \
+#define GAN_FAST_DECLARE_LEVELS(Table, name)      \
   namespace portable { extern const Table name; } \
   inline const Table& name##_for_level() { return portable::name; }
 #endif

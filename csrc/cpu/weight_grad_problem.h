@@ -13,8 +13,6 @@ namespace weight_grad {
 constexpr int64_t kTileBytes = 320 * 1024;  // packed operands of a task share a 1 MB L2 with its running sums
 constexpr int64_t kChainPixels = 640;       // longest chain of fp32 sums, as in gather_conv.cpp
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 template <class T>
 struct Operand {
   const T* data;

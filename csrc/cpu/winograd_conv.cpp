@@ -20,35 +20,6 @@ constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than
 constexpr int64_t kFewestTotal = 128;    // pieces in the whole call that the weights' transform is shared by
 constexpr int64_t kChunkDepth = 640;     // longest chain of fp32 sums, as in gather_conv.cpp
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-template <class T>
-const GatherKernels& gather_table() {
-  if constexpr (std::is_same_v<T, double>) {
-    return portable::gather_kernels;
-  } else {
-    return gather_kernels_for_level();
-  }
-}
-
-template <class T>
-auto gather_functions() {
-  if constexpr (std::is_same_v<T, double>) {
-    return portable::gather_kernels.f64;
-  } else {
-    return gather_kernels_for_level().f32;
-  }
-}
-
-template <class T>
-auto winograd_functions() {
-  if constexpr (std::is_same_v<T, double>) {
-    return portable::winograd_kernels.f64;
-  } else {
-    return winograd_kernels_for_level().f32;
-  }
-}
-
 struct Phase {
   const AxisPhase *y, *x;
   std::vector<WinogradFilter> filters;             // one for each plane
@@ -138,7 +109,7 @@ Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPl
 
 template <class T>
 void pack_weights(const Call<T>& call, const WeightStrides& strides, const T* weight, T* packed, int threads) {
-  const auto run = winograd_functions<T>();
+  const auto& run = functions_of<T>(winograd_kernels_for<T>());
   const int64_t all_taps = call.g.kernel_h * call.g.kernel_w;
   const int64_t lanes = call.lanes;
   parallel_tasks(call.g.groups * call.out_blocks * call.in_blocks, threads, [&](int64_t task) {
@@ -180,9 +151,9 @@ struct Piece {
 template <class T>
 void run_chunk(const Call<T>& call, const TilePlace& place, const std::vector<Piece>& pieces, std::size_t first, std::size_t count,
                const T* packed, const T* weights, const T* bias, T* y, const Epilogue& epilogue) {
-  const GatherKernels& table = gather_table<T>();
-  const auto gather = gather_functions<T>();
-  const auto winograd = winograd_functions<T>();
+  const GatherKernels& table = gather_kernels_for<T>();
+  const auto& gather = functions_of<T>(gather_kernels_for<T>());
+  const auto& winograd = functions_of<T>(winograd_kernels_for<T>());
   const ConvGeometry& g = call.g;
   const int64_t wanted = static_cast<int64_t>(count);
   const int64_t length = ceil_div(wanted, ceil_div(wanted, table.pixels));
@@ -300,8 +271,8 @@ bool winograd_pays(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan
 template <class T>
 void winograd_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const T* x,
                    const T* weight, T* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
-  const GatherKernels& table = gather_table<T>();
-  const auto gather = gather_functions<T>();
+  const GatherKernels& table = gather_kernels_for<T>();
+  const auto& gather = functions_of<T>(gather_kernels_for<T>());
   const Call<T> call(g, axis_y, axis_x, table.pixels, table.vector_bytes, threads);
   const int64_t weight_elements = g.groups * call.weights_per_group;
   const int64_t bias_elements = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * call.lanes;

@@ -5,8 +5,6 @@
 namespace gan_fast {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Which of the four points of an axis a filter with these taps (offsets 0..2) has: 0 needs the first tap, infinity the last.
 unsigned alive_points(const AxisPhase& phase, int64_t plane) {
   unsigned points = 0;

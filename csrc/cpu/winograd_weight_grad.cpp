@@ -30,24 +30,6 @@ constexpr int64_t kPiecesPerSplit = 1024;
 constexpr int64_t kMostSplits = 8;
 
 template <class T>
-auto winograd_functions() {
-  if constexpr (std::is_same_v<T, double>) {
-    return portable::winograd_kernels.f64;
-  } else {
-    return winograd_kernels_for_level().f32;
-  }
-}
-
-template <class T>
-auto pack_row_function() {
-  if constexpr (std::is_same_v<T, double>) {
-    return portable::gather_kernels.f64.pack_row;
-  } else {
-    return gather_kernels_for_level().f32.pack_row;
-  }
-}
-
-template <class T>
 AxisPlan plan_y(const Problem<T>& p) {
   return plan_conv_axis(p.gathered.h, p.dense.h, p.g.kernel_h, p.g.stride_h, p.g.pad_h, p.g.dilation_h);
 }
@@ -114,12 +96,12 @@ Call<T>::Call(const Problem<T>& problem) : p(problem), axis_y(plan_y(problem)), 
 template <class T>
 void add_images(const Call<T>& call, int64_t group, int64_t first_block, int64_t image, int64_t images, T* sums) {
   const Problem<T>& p = call.p;
-  const auto winograd = winograd_functions<T>();
+  const auto& winograd = functions_of<T>(winograd_kernels_for<T>());
   const TilePlace place{group, image, images, 0, 0};
   T* const packed = static_cast<T*>(scratch(kTileA, images * call.layout.image_stride * sizeof(T)));
   const bool prologue_here = p.gathered.prologue_y != nullptr;
   const Prologue prologue{p.gathered.prologue_y, prologue_here ? p.prologue.activation : 0, p.prologue.slope};
-  pack_tile(call.gathered, call.axis_y, call.axis_x, call.layout, place, p.gathered.data, prologue, pack_row_function<T>(), packed);
+  pack_tile(call.gathered, call.axis_y, call.axis_x, call.layout, place, p.gathered.data, prologue, functions_of<T>(gather_kernels_for<T>()).pack_row, packed);
 
   // The dense operand, one zero row and column more where its size is odd: [block][image][row][column][lanes].
   const int64_t columns = 2 * call.pieces_x, lines = 2 * call.pieces_y;
@@ -206,7 +188,7 @@ bool winograd_pays(const Problem<T>& p) {
 template <class T>
 void winograd(const Problem<T>& p, T* grad_weight) {
   const Call<T> call(p);
-  const auto functions = winograd_functions<T>();
+  const auto& functions = functions_of<T>(winograd_kernels_for<T>());
   const int64_t tasks = p.g.groups * call.ranges * call.splits;
   T* const partial = static_cast<T*>(scratch(kPartialSums, tasks * call.sums * sizeof(T)));
   parallel_tasks(tasks, p.threads, [&](int64_t task) {
