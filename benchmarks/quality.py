@@ -69,6 +69,7 @@ def train_fast(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         report = Path(folder) / "scores.json"
         subprocess.run([*command, "eval", str(run), "--n", str(arguments.n), "--json", str(report), *where], check=True)
         scores = json.loads(report.read_text(encoding="utf-8"))
+        scores.pop("run", None)  # a path of this machine
         last = json.loads((run / "stats.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     return {"seed": seed, "seconds": wall, "img_s": last["step"] * arguments.batch_size / wall, **scores}
 
