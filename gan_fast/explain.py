@@ -142,7 +142,12 @@ def _unknown(layer: Any, rank: int) -> geometry.Geometry:
 def _layer_inputs(module: nn.Module, input_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """Layer name -> shape of its first input in one forward pass of a copy on the "meta" device (no data, no time)."""
     shapes: dict[str, tuple[int, ...]] = {}
-    twin = copy.deepcopy(module).to("meta")
+    # Old-style weight_norm leaves a computed weight, which deepcopy refuses; its hook computes it again.
+    computed = (
+        t for m in module.modules() for t in vars(m).values() if isinstance(t, Tensor) and t.grad_fn is not None
+    )
+    twin = copy.deepcopy(module, {id(t): t.detach() for t in computed}).to("meta")
+    dtype = next((p.dtype for p in twin.parameters() if p.is_floating_point()), None)
     handles = []
     for name, layer in twin.named_modules():
         if isinstance(layer, (*_CONV, *_CONV_TRANSPOSE)):
@@ -151,8 +156,11 @@ def _layer_inputs(module: nn.Module, input_shape: Sequence[int]) -> dict[str, tu
                 shapes[name] = tuple(args[0].shape)
 
             handles.append(layer.register_forward_pre_hook(record))
-    with torch.no_grad():
-        twin(torch.empty(tuple(input_shape), device="meta"))
+    with (
+        torch.no_grad(),
+        backends.use_backend("reference"),
+    ):  # sizes only: whoever was asked for by name, runs no "meta"
+        twin(torch.empty(tuple(input_shape), dtype=dtype, device="meta"))
     for handle in handles:
         handle.remove()
     return shapes

@@ -74,10 +74,7 @@ def fused_activation(layer: torch.nn.Module, follower: torch.nn.Module | None) -
         return None
     if layer.activation is not None:
         return None
-    # The layer's pre-forward hooks (old-style weight_norm and spectral_norm are such) see inputs only.
-    if any(getattr(layer, hooks) for hooks in _HOOKS_AROUND):
-        return None
-    if any(getattr(follower, hooks) for hooks in _HOOKS_BEFORE + _HOOKS_AROUND):
+    if _watched(layer) or _hooked(follower) or _replaced(layer) or _replaced(follower):
         return None
     slope = float(getattr(follower, "negative_slope", 0.01))
     if isinstance(follower, torch.nn.LeakyReLU) and slope <= 0:
@@ -105,9 +102,15 @@ class Sequential(torch.nn.Sequential):
                 fused = False
                 continue
             kind = type(child)
-            if isinstance(child, Sequential) and kind is Sequential and keep and not (watched or _hooked(child)):
+            plain = _replaced(child)
+            if (
+                isinstance(child, Sequential)
+                and kind is Sequential
+                and keep
+                and not (watched or plain or _hooked(child))
+            ):
                 value, channels_last = child._run(value, channels_last)
-            elif kind.forward in _FORWARDS:
+            elif kind.forward in _FORWARDS and not (plain or _watched(child)):
                 if keep and _is_image(value):
                     # PyTorch's rule: the result is channels_last if the input or the weight is.
                     channels_last = channels_last or _is_channels_last(child._parameters.get("weight"))
@@ -121,7 +124,10 @@ class Sequential(torch.nn.Sequential):
                 else:
                     value = child(value, then=activation)
                     fused = True
-            elif kind in _FORMAT_FREE and not _hooked(child):
+                    if keep and channels_last and _is_image(value) and value.is_contiguous():
+                        # One channel or one pixel: PyTorch's elementwise functions answer in plain strides.
+                        channels_last = False
+            elif kind in _FORMAT_FREE and not (plain or _hooked(child)):
                 value = child(value)
             else:
                 value = child(_in_format(value, channels_last) if keep else value)
@@ -134,6 +140,18 @@ class Sequential(torch.nn.Sequential):
 
 def _hooked(module: torch.nn.Module) -> bool:
     return any(getattr(module, hooks) for hooks in _HOOKS_BEFORE + _HOOKS_AROUND)
+
+
+def _watched(layer: torch.nn.Module) -> bool:
+    """Whether a hook looks at what goes in or comes out. Those of weight_norm and spectral_norm look at the weight."""
+    before = layer._forward_pre_hooks.values()
+    foreign = any(not type(hook).__module__.startswith("torch.nn.utils.") for hook in before)
+    return foreign or any(getattr(layer, hooks) for hooks in _HOOKS_AROUND)
+
+
+def _replaced(module: torch.nn.Module) -> bool:
+    """Whether the instance has a forward of its own, or is compiled by itself (``module.compile()``)."""
+    return "forward" in module.__dict__ or module._compiled_call_impl is not None
 
 
 def _keeps_channels_last() -> bool:

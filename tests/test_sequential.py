@@ -36,27 +36,44 @@ def test_output_format_is_the_one_that_pytorch_gives(name: str, what: str, backe
         agree(plain, fast, x)
 
 
-def test_images_stay_in_channels_last_between_known_layers() -> None:
+def test_images_stay_in_channels_last_between_known_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     if backends.extension() is None:
         pytest.skip("without the compiled module images stay as they come")
     network = NETWORKS["nested"][0]()
     accelerate(network)
-    seen: dict[str, tuple[int, ...]] = {}
-    for key in (
-        "0.1",
-        "1.2.0",
-        "2",
-        "3",
-    ):  # a batch norm, a convolution in two nested containers, the upsampling, the last
-        network.get_submodule(key).register_forward_pre_hook(
-            lambda m, args, key=key: seen.update({key: args[0].stride()})
-        )
+    seen: dict[int, tuple[int, ...]] = {}
+    plain = gan_fast.nn.Conv2d._function
+
+    def spy(x: torch.Tensor, weight: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
+        seen[id(weight)] = x.stride()
+        return plain(x, weight, *args, **options)
+
+    monkeypatch.setattr(gan_fast.nn.Conv2d, "_function", staticmethod(spy))
     with gan_fast.use_backend("auto"):
         network(torch.randn(2, 3, 24, 24))
-    # A module with a hook may look at what it gets, so only the hooked convolution's own rule applies to it.
-    assert seen["2"] == (16 * 144, 144, 12, 1)
-    assert seen["1.2.0"] == (32 * 144, 1, 12 * 32, 32)
-    assert seen["3"] == (16 * 576, 1, 24 * 16, 16)
+    # A convolution in two nested containers, and the last one.
+    for key, stride in (("1.2.0", (32 * 144, 1, 12 * 32, 32)), ("3", (16 * 576, 1, 24 * 16, 16))):
+        assert seen[id(network.get_submodule(key).weight)] == stride
+
+
+def test_a_hook_on_a_convolution_sees_plain_strides() -> None:
+    """Feature-matching losses flatten what a hook sees with view()."""
+    network = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3, padding=1), nn.Tanh())
+    accelerate(network)
+    features: list[torch.Tensor] = []
+    network[2].register_forward_hook(lambda module, args, output: features.append(output.view(len(output), -1)))
+    network(torch.randn(2, 3, 12, 12))
+    assert [feature.shape for feature in features] == [(2, 8 * 144)]
+
+
+def test_a_replaced_forward_is_obeyed() -> None:
+    for key in ("0", "1"):
+        network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh())
+        accelerate(network)
+        network.get_submodule(key).forward = lambda x: 3 * x
+        x = torch.randn(2, 3, 8, 8)
+        expected = torch.tanh(3 * x) if key == "0" else 3 * torch.nn.functional.conv2d(x, *network[0].parameters())
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_one_channel_and_one_pixel_keep_plain_strides() -> None:

@@ -30,6 +30,14 @@ def test_bf16_keeps_parameters_and_losses_in_fp32() -> None:
     torch.testing.assert_close(metrics.d_loss, exact.d_loss, rtol=0.05, atol=0.02)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_images_and_latents_of_other_widths_are_cast(dtype: torch.dtype) -> None:
+    """Both where D sees one batch and where it sees two: neither half of the step may meet another dtype."""
+    for kind in ("plain", "convolutional"):
+        metrics = trainer(kind).train_step(images(4).to(dtype), torch.randn(4, LATENT).to(dtype))
+        assert metrics.d_loss.dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("word", "expected"), [("bf-16", "mean 'bf16'"), ("float32", "'fp32'"), ("?", "known: fp32, bf16")]
 )

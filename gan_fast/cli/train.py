@@ -55,10 +55,9 @@ def add_parser(subparsers: Any) -> None:
     what.add_argument("--loss", metavar="NAME", help="bce, minimax (bce)")
 
     length = parser.add_argument_group("how long; counted from the run's beginning, a resume included")
-    length.add_argument(
-        "--steps", "--num_steps", "--niter", type=int, help=f"batches ({_DEFAULT_STEPS} if no length is given)"
-    )
-    length.add_argument("--epochs", "--n_epochs", type=int, help="passes over the data")
+    length.add_argument("--steps", "--num_steps", type=int, help=f"batches ({_DEFAULT_STEPS} if no length is given)")
+    # PyTorch's DCGAN script counts epochs in --niter.
+    length.add_argument("--epochs", "--n_epochs", "--niter", type=int, help="passes over the data")
     length.add_argument("--until", metavar="RULE", help="'converged', or 'window=1000,tolerance=0.05,patience=3'")
 
     how = parser.add_argument_group("how")

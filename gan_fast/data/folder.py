@@ -6,13 +6,14 @@ import io
 import os
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from .errors import DataError
@@ -137,7 +138,8 @@ class ImageFiles:
             with self._lock:  # a zip has one file position for all threads
                 content = self._archive.read(name)
             return Image.open(io.BytesIO(content))
-        except (UnidentifiedImageError, OSError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
+        # RuntimeError: encrypted, or (NotImplementedError) packed in a way that Python cannot unpack.
+        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, Image.DecompressionBombError) as error:
             raise DataError(f"{self.root / name} cannot be read as an image ({error})") from error
 
     def _decode(self, name: str) -> np.ndarray:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import pickle
 import shutil
 from collections import OrderedDict
@@ -96,6 +97,7 @@ def write(
         OutputError: the place is full, read-only or not a folder; what was begun is removed again.
         CheckpointError: ``folder`` exists and holds something else.
     """
+    folder = Path(os.path.realpath(folder))  # through a link, not over it
     state = dict(state)
     contents: dict[str, bytes] = {}
     for name in _NETWORKS:
@@ -147,6 +149,8 @@ def verify(folder: Path) -> dict[str, Any]:
         version = int(manifest["format"])
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no {MANIFEST}: it is no checkpoint, or an unfinished one") from None
+    except OSError as error:
+        raise CheckpointError(f"{folder / MANIFEST} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / MANIFEST} is damaged: {error}") from error
     if version > FORMAT:

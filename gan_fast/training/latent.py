@@ -40,7 +40,7 @@ class Latent:
         if not isinstance(z, Tensor) or z.shape[:1] != (n,):
             found = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
             raise ValueError(f"latent must return a tensor with {n} latents in its first dimension, got {found}")
-        return z.to(self.device)
+        return z.to(self.device, torch.float32)
 
     def check(self, z: Tensor, n: int) -> Tensor:
         """Refuse latents of another shape than (n, *shape)."""
@@ -51,7 +51,7 @@ class Latent:
             raise ValueError(
                 f"z must have shape {(n, *self.shape)} (one latent for each real image), got {tuple(z.shape)}"
             )
-        return z.to(self.device)
+        return z.to(self.device, torch.float32)
 
 
 def latent_shape(generator: nn.Module, latent_dim: int | Sequence[int] | None) -> tuple[int, ...]:

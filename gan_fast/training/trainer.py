@@ -166,7 +166,7 @@ class Trainer:
             self._checks += 1
         self._restore_randomness()
         z = self._latent.draw(len(real)) if z is None else self._latent.check(z, len(real))
-        metrics = self._step(real.to(self.device), z)
+        metrics = self._step(real.to(self.device, torch.float32), z)
         self.step += 1
         return metrics
 
