@@ -33,8 +33,8 @@ def test_bf16_keeps_parameters_and_losses_in_fp32() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_images_and_latents_of_other_widths_are_cast(dtype: torch.dtype) -> None:
     """Both where D sees one batch and where it sees two: neither half of the step may meet another dtype."""
-    for kind in ("plain", "convolutional"):
-        metrics = trainer(kind).train_step(images(4).to(dtype), torch.randn(4, LATENT).to(dtype))
+    for kind, latent in (("plain", (LATENT,)), ("convolutional", (LATENT, 1, 1))):
+        metrics = trainer(kind).train_step(images(4).to(dtype), torch.randn(4, *latent).to(dtype))
         assert metrics.d_loss.dtype == torch.float32
 
 
