@@ -45,10 +45,14 @@ def describe() -> dict[str, Any]:
 
 
 def slug() -> str:
-    """A folder name for this machine: the processor's name and the number of cores."""
+    """A folder name for this machine: processor, instruction level and number of cores (virtual machines of unlike
+    processors may all be called "AMD EPYC")."""
+    from gan_fast import backends
     from gan_fast.cli.doctor import cpu_model
 
-    return f"{re.sub(r'[^a-z0-9]+', '-', cpu_model().lower()).strip('-')}-{os.cpu_count()}cores"
+    module = backends.extension()
+    level = module.isa() if module is not None else "pure"
+    return f"{re.sub(r'[^a-z0-9]+', '-', cpu_model().lower()).strip('-')}-{level}-{os.cpu_count()}cores"
 
 
 def result_file() -> Path:
