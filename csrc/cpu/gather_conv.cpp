@@ -230,6 +230,25 @@ struct Runs {
   int64_t length;
 };
 
+// The run length with the least work for `rows` rows of `width` pixels: what rounding adds (a row's last run overlaps, the last
+// register block is padded) against what a small block loses to the latency of its few sums, and a little for each run's pointer.
+int64_t best_run_length(int64_t rows, int64_t width, int64_t pixels) {
+  constexpr double kFewestPixels = 4, kRunCost = 0.03, kBlockCost = 0.3;  // in pixels
+  int64_t best = 1;
+  double least = 0;
+  for (int64_t length = std::min(width, pixels); length >= 1; --length) {
+    const int64_t runs = std::min<int64_t>(kMaxRuns, pixels / length);
+    const int64_t blocks = ceil_div(rows * ceil_div(width, length), runs);
+    const double block = std::max(kFewestPixels, static_cast<double>(runs * length)) + kRunCost * static_cast<double>(runs) + kBlockCost;
+    const double cost = static_cast<double>(blocks) * block;
+    if (least == 0 || cost < least) {
+      least = cost;
+      best = length;
+    }
+  }
+  return best;
+}
+
 template <class T>
 Runs cut_runs(const Call<T>& call, const Tile& tile, const Phase& phase, int64_t length) {
   const ConvGeometry& g = call.g;
@@ -291,7 +310,8 @@ template <class T>
 void run_gemm(const Call<T>& call, const Tile& tile, const Phase& phase, const T* packed, const T* weights, const T* bias, T* y,
               const Epilogue& epilogue, bool stream) {
   const int64_t width = std::min(tile.u + call.tile_u, phase.x->count) - tile.u;
-  const int64_t length = ceil_div(width, ceil_div(width, call.table.pixels));
+  const int64_t rows = tile.images * (std::min(tile.t + call.tile_t, phase.y->count) - tile.t);
+  const int64_t length = best_run_length(rows, width, call.table.pixels);
   const int64_t runs_per_block = std::min<int64_t>(kMaxRuns, call.table.pixels / length);
   Runs runs = cut_runs(call, tile, phase, length);
   while (runs.in.size() % runs_per_block != 0) {
