@@ -18,13 +18,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-import interleaved
 import machine
 import torch
 from shapes import FAMILIES, LayerShape, select
 from torch import Tensor
 
 from gan_fast import backends, functional
+from gan_fast.bench import interleaved
 
 PASSES = ("forward", "input_grad", "weight_grad")
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -161,7 +161,12 @@ def main() -> None:
     if not arguments.no_file:
         path = machine.result_file()
         path = path.with_name(f"{path.stem}-layers-{provider}.json")
-        content = {"machine": machine.describe(), "table": backends.table_hash(), "provider": provider, "cells": cells}
+        content = {
+            "machine": machine.describe(),
+            "table": backends.table_hash(),
+            "provider": provider,
+            "cells": cells,
+        }
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         print(path.relative_to(machine.ROOT))
 

@@ -29,7 +29,7 @@ def describe() -> dict[str, Any]:
 
     import gan_fast
     from gan_fast import backends
-    from gan_fast.cli.doctor import cpu_model
+    from gan_fast.machine import cpu_model
 
     module = backends.extension()
     return {
@@ -48,7 +48,7 @@ def slug() -> str:
     """A folder name for this machine: processor, instruction level and number of cores (virtual machines of unlike
     processors may all be called "AMD EPYC")."""
     from gan_fast import backends
-    from gan_fast.cli.doctor import cpu_model
+    from gan_fast.machine import cpu_model
 
     module = backends.extension()
     level = module.isa() if module is not None else "pure"

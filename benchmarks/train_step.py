@@ -18,12 +18,12 @@ import subprocess
 import sys
 from typing import Any
 
-import interleaved
 import machine
 import peers
 import torch
 
 import gan_fast
+from gan_fast.bench import interleaved
 
 TUNED = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=10000000000"
 ALLOCATORS = ("default", "tuned")

@@ -2,7 +2,7 @@
 
 Backends of the operators: ``"reference"`` (plain PyTorch, any device and dtype), ``"cpu"`` (the compiled kernels in
 ``gan_fast._C``), ``"triton"`` and ``"cuda"`` (named here, not built in this version). ``"auto"`` is the default: it
-follows the rules in ``backends_table.json`` and may answer ``"torch"``, which means "call torch.nn.functional, do not
+follows :mod:`gan_fast.choice_table` and may answer ``"torch"``, which means "call torch.nn.functional, do not
 enter our operator". An explicit name is strict: what it cannot run raises and says why.
 
 Precedence: the ``backend=`` argument of a call, then :func:`use_backend`, then the environment variable
@@ -14,34 +14,23 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
-import hashlib
 import importlib
-import importlib.resources
-import json
 import logging
-import operator
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextvars import ContextVar
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+
+from gan_fast import choice_table
+from gan_fast.choice_table import Choice
 
 logger = logging.getLogger(__name__)
 
 #: Names a user may ask for.
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
-
-_TABLE_FILE = "backends_table.json"
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "lt": operator.lt,
-    "le": operator.le,
-    "gt": operator.gt,
-    "ge": operator.ge,
-    "eq": operator.eq,
-    "in": lambda value, options: value in options,
-}
 
 _context: ContextVar[str | None] = ContextVar("gan_fast_backend", default=None)
 
@@ -54,13 +43,6 @@ class _Traced:
 
 
 _traced = _Traced()
-
-
-class Choice(NamedTuple):
-    """A backend's name (one of :data:`BACKENDS` without "auto", or "torch") and the sentence that says why."""
-
-    backend: str
-    reason: str
 
 
 # ---------------------------------------------------------------------------------------------- the compiled module
@@ -98,6 +80,17 @@ def extension_error() -> str | None:
     """Why :func:`extension` is None: the import error's text; None if the module loaded."""
     extension()
     return _extension.error
+
+
+def instruction_level() -> str | None:
+    """The level that the compiled kernels run at: "avx512_bf16", "avx512", "avx2" or "portable"; None without them."""
+    module = extension()
+    return None if module is None else module.isa()
+
+
+def table_hash() -> str:
+    """Identity of the tables that decide here, shipped rules and cells of this machine; part of a checkpoint."""
+    return choice_table.table_hash(instruction_level())
 
 
 def available() -> dict[str, tuple[bool, str]]:
@@ -165,41 +158,6 @@ def requested(backend: str | None = None) -> str:
 # ------------------------------------------------------------------------------------------------------- the choice
 
 
-@functools.cache
-def _table() -> tuple[str, dict[str, Any]]:
-    text = importlib.resources.files("gan_fast").joinpath(_TABLE_FILE).read_text(encoding="utf-8")
-    return hashlib.sha256(text.encode()).hexdigest()[:16], json.loads(text)
-
-
-def table_hash() -> str:
-    """First 16 hex digits of the sha256 of the rules in force; part of a checkpoint, since they decide which kernel
-    (hence which rounding) a run uses."""
-    return _table()[0]
-
-
-def table_rules() -> list[dict[str, Any]]:
-    """The rules in force, first match wins (format: see the "about" entry of backends_table.json)."""
-    return list(_table()[1]["rules"])
-
-
-def _matches(rule: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-    for fact, condition in rule["when"].items():
-        if fact not in facts:
-            return False
-        for name, bound in condition.items():
-            if not _COMPARE[name](facts[fact], bound):
-                return False
-    return True
-
-
-def decide(op: str, facts: Mapping[str, Any]) -> Choice:
-    """The table's answer for operator ``op`` with these facts, supposing that the CPU kernels can run it."""
-    for rule in _table()[1]["rules"]:
-        if op in rule["ops"] and _matches(rule, facts):
-            return Choice(rule["use"], rule["why"])
-    return Choice("torch", f"no rule of {_TABLE_FILE} covers {op}")
-
-
 def refusal(backend: str, *, device: str, dtype: torch.dtype, rank: int | None = None) -> str | None:
     """Why ``backend`` cannot run a call at all, or None if it can. ``rank``: spatial dimensions of a convolution."""
     if backend in ("reference", "torch"):
@@ -251,4 +209,4 @@ def choose(
     if why_not is not None:
         _log_once(op, why_not)
         return Choice("torch", why_not)
-    return decide(op, {"rank": rank, **facts})
+    return choice_table.decide(op, {"rank": rank, **facts}, instruction_level())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gan_fast import backends
 from gan_fast import nn as fast_nn
-from gan_fast.backends import Choice
+from gan_fast.choice_table import Choice
 from gan_fast.ops import geometry
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

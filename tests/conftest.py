@@ -13,6 +13,7 @@ settings.load_profile("gan_fast")
 
 @pytest.fixture(autouse=True)
 def same_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fixed seed, and the automatic choice of backends whatever GAN_FAST_BACKEND says outside."""
+    """A fixed seed, and the automatic choice by the shipped rules, whatever the environment says."""
     monkeypatch.delenv("GAN_FAST_BACKEND", raising=False)
+    monkeypatch.setenv("GAN_FAST_TABLE", "shipped")
     torch.manual_seed(0)

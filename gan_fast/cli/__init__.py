@@ -15,7 +15,7 @@ import gan_fast
 
 __all__ = ["main"]
 
-_COMMANDS = ("train", "sample", "eval", "doctor", "demo")
+_COMMANDS = ("train", "sample", "eval", "tune", "doctor", "demo")
 
 # What a user can cause: wrong arguments, files, data, checkpoints, missing extras. Anything else is a bug and keeps its
 # traceback.

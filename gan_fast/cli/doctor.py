@@ -16,6 +16,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from gan_fast.machine import cpu_model
+
 OPENMP_LIBRARY = re.compile(r"\blib(gomp|iomp5|omp5?)(-\w+)?\.(so|dylib|dll)[.\d]*$")
 
 # Whose layers are listed with the backend that serves them, with batches as they are trained.
@@ -96,16 +98,6 @@ def _versions() -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
     return found
-
-
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def build_error() -> str | None:

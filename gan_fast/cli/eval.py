@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print(render(figures))
     if args.json is not None:
-        from gan_fast.data.cache import atomic_write
+        from gan_fast.cache import atomic_write
 
         text = json.dumps({"run": str(args.run_folder), **figures}, indent=2) + "\n"
         atomic_write(args.json, lambda path: _write(path, text))

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from .cache import cache_dir
+from gan_fast.cache import cache_dir
+
 from .errors import DataError, DownloadError
 from .feed import Feed, MapFeed, MemoryFeed, mix_seed
 from .folder import ImageFiles

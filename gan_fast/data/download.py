@@ -19,7 +19,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .cache import locked
+from gan_fast.cache import locked
+
 from .errors import DownloadError
 
 __all__ = ["RemoteFile", "fetch", "instructions"]

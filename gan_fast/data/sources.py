@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cache import cache_dir
+from gan_fast.cache import cache_dir
+
 from .download import RemoteFile, fetch, instructions
 from .errors import DataError, DownloadError
 from .folder import ImageFiles

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from gan_fast.cache import atomic_write
 from gan_fast.data import DataError, ImageData, cache_dir, load
-from gan_fast.data.cache import atomic_write
 from gan_fast.data.feed import permutation
 
 from .frechet import Moments, frechet_distance

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
-from gan_fast import backends
-from gan_fast.backends import Choice
+from gan_fast import backends, choice_table
+from gan_fast.choice_table import Choice
 from gan_fast.ops import activation as activations
 from gan_fast.ops import geometry as geometries
 from gan_fast.ops import layout
@@ -107,6 +107,9 @@ def plan(
     op = "conv" if kind > 0 else "conv_transpose"
     choice = choose(op, asked, device=device, dtype=dtype, rank=rank, **facts)
     return None if choice.backend == "torch" else geometry
+
+
+choice_table.on_change(plan.cache_clear)
 
 
 def choose(op: str, asked: str, **facts: Any) -> Choice:

@@ -10,7 +10,8 @@ right one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +29,22 @@ OPERATORS: dict[str, Operator] = {}
 def autocast_enabled(device: str) -> bool:
     """Whether autocast is on for this type of device; False for those that know no autocast (meta)."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+_recorder: Callable[[Operator, list[Any]], None] | None = None
+
+
+@contextlib.contextmanager
+def recording(recorder: Callable[[Operator, list[Any]], None]) -> Iterator[None]:
+    """Within the ``with`` block ``recorder`` gets every operator that runs, in any thread, and all its arguments but
+    the last; they hold the call's own tensors, which it must not keep."""
+    global _recorder
+    before = _recorder
+    _recorder = recorder
+    try:
+        yield
+    finally:
+        _recorder = before
 
 
 class Operator:
@@ -95,6 +112,8 @@ class Operator:
         if forward_ad._current_level >= 0:  # autograd has dropped the tangents by now: 0 would be the wrong answer
             raise NotImplementedError(f"gan_fast::{self.name} has no forward-mode derivative")
         self._check(*arguments)
+        if _recorder is not None:
+            _recorder(self, arguments)
         choice = backends.choose(self.name, backend=backend, **self.facts(*arguments))
         implementation = self.implementations["reference" if choice.backend == "torch" else choice.backend]
         device = arguments[0].device.type

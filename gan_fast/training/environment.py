@@ -15,6 +15,7 @@ import torch
 
 import gan_fast
 from gan_fast import backends
+from gan_fast.machine import cpu_model
 
 __all__ = ["describe", "fingerprint", "warn_if_other"]
 
@@ -29,7 +30,7 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "table_hash": backends.table_hash(),
         "backend": backends.requested(),
-        "compiled_module": backends.extension() is not None,
+        "level": backends.instruction_level(),
         "torch": str(torch.__version__),
         "gan_fast": gan_fast.__version__,
     }
@@ -50,7 +51,7 @@ def warn_if_other(stored: Mapping[str, Any], device: torch.device) -> list[str]:
 
 def describe(device: torch.device, step: int) -> dict[str, Any]:
     """One entry of env.json: versions, machine and time of a start or resume at ``step``."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
     return {
         "from_step": step,
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -61,14 +62,3 @@ def describe(device: torch.device, step: int) -> dict[str, Any]:
         "numpy": np.__version__,
         "platform": platform.platform(),
     }
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()

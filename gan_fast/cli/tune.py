@@ -1,0 +1,101 @@
+"""``gan-fast tune``: let this machine decide between our kernels and PyTorch's, for one's own training."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the ``tune`` subcommand to the command line."""
+    parser = subparsers.add_parser(
+        "tune",
+        help="measure which backend is faster here for each call of a training step, and keep the answer",
+        description="Runs one training step, measures every operator call of it on our kernel and on PyTorch in turns, "
+        "and writes the faster one to a table that later trainings on this machine follow. Keep the machine quiet "
+        "meanwhile. A resumed run says so if the table has changed since: its last bits then differ.",
+    )
+    parser.add_argument(
+        "--model",
+        default="dcgan28",
+        metavar="NAME",
+        help="a model's name, or module:function that returns (G, D) (%(default)s)",
+    )
+    parser.add_argument("--batch-size", "--batch_size", type=int, default=128, help="images in a step (%(default)s)")
+    parser.add_argument("--loss", default="bce", help="as of gan-fast train (%(default)s)")
+    parser.add_argument("--latent-dim", "--latent_dim", type=int, help="size of a latent (the model's own)")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each backend that must count (%(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads (PyTorch's own choice); the table holds for these")
+    parser.add_argument("--file", type=Path, help="the table's file (default: in the cache folder, found by itself)")
+    parser.add_argument("--dry-run", action="store_true", help="measure and show, write nothing")
+    parser.add_argument("--reset", action="store_true", help="remove this machine's table and stop")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Record, measure, write; 0 if that worked.
+
+    Raises:
+        ValueError, OSError, RuntimeError, ImportError: with a text for the user, which the command line prints.
+    """
+    import torch
+
+    from gan_fast import Trainer, tuning
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    path = args.file or tuning.default_file()
+    if args.reset:
+        path.unlink(missing_ok=True)
+        print(f"removed {path}: the shipped rules decide")
+        return 0
+    if args.rounds < 1:
+        raise ValueError(f"--rounds must be at least 1, got {args.rounds}")
+    generator, discriminator = _networks(args.model)
+    latent = {} if args.latent_dim is None else {"latent_dim": args.latent_dim}
+    trainer = Trainer(
+        generator, discriminator, loss=args.loss, batch_size=args.batch_size, outdir=None, progress=False, **latent
+    )
+    real = torch.rand(args.batch_size, *trainer.sample_shape) * 2 - 1
+    calls = tuning.record(lambda: trainer.train_step(real))
+    print(f"{len(calls)} different calls in a step of {args.model}, batch {args.batch_size}")
+    width = max((len(call.text) for call in calls), default=0)
+
+    def report(cell: tuning.Cell) -> None:
+        print(
+            f"{cell.call.text:{width}s}  kernel {1e3 * cell.cpu:8.3f} ms  PyTorch {1e3 * cell.torch:8.3f} ms  "
+            f"x{cell.torch / cell.cpu:5.2f}  {cell.use or 'undecided: the shipped rules'}"
+        )
+        sys.stdout.flush()
+
+    cells = tuning.measure(calls, args.rounds, report)
+    if args.dry_run:
+        return 0
+    print(f"written to {tuning.save(cells, path)}")
+    if args.file is not None:
+        print(f"to use it: GAN_FAST_TABLE={args.file}")
+    return 0
+
+
+def _networks(name: str) -> Any:
+    """(G, D) of a preset, or of the user's own function."""
+    from gan_fast import models
+
+    if ":" not in name:
+        return models.build(name)
+    module, _, function = name.partition(":")
+    sys.path.insert(0, "")
+    try:
+        made = getattr(importlib.import_module(module), function)()
+    except AttributeError:
+        raise ValueError(f"--model {name}: module {module!r} has no {function!r}") from None
+    finally:
+        sys.path.remove("")
+    if not (isinstance(made, tuple) and len(made) == 2):
+        raise ValueError(f"--model {name}: expected a pair (generator, discriminator), got {type(made).__name__}")
+    return made

@@ -1,0 +1,197 @@
+"""`gan-fast tune`: measure, on this machine, each operator call that a training makes, and keep the faster backend.
+
+    calls = tuning.record(step)             # what one training step asks for
+    measured = tuning.measure(calls)        # the kernel and PyTorch take turns
+    tuning.save(measured)                   # the automatic choice follows it from now on
+
+A call is measured at the operator's own level, with the activation that it carries: the kernel through the dispatcher
+(what a Python operator costs is part of it), PyTorch as its own operations. Where the two are within
+:data:`UNDECIDED` of each other the shipped rules go on deciding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import gan_fast
+from gan_fast import backends, choice_table
+from gan_fast.bench import interleaved
+from gan_fast.cache import atomic_write
+from gan_fast.choice_table import Choice
+from gan_fast.machine import cpu_model
+from gan_fast.ops.registry import OPERATORS, Operator, recording
+
+__all__ = ["UNDECIDED", "Call", "Cell", "default_file", "measure", "record", "save"]
+
+logger = logging.getLogger(__name__)
+
+#: A ratio of times this near to 1 decides nothing.
+UNDECIDED = 0.03
+#: A turn lasts at least so many seconds, by repeating what is shorter.
+SHORTEST_TURN = 2e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One kind of call: the operator, what the choice may ask about it, and the arguments without their tensors."""
+
+    op: str
+    facts: Mapping[str, Any]
+    arguments: tuple[Any, ...]
+
+    def make(self) -> list[Any]:
+        """Arguments of this kind, with new random tensors."""
+        generator = torch.Generator().manual_seed(0)
+        return [value.make(generator) if isinstance(value, _TensorLike) else value for value in self.arguments]
+
+    @property
+    def text(self) -> str:
+        """Operator and shapes, for a table."""
+        tensors = [value for value in self.arguments[:2] if isinstance(value, _TensorLike)]
+        shapes = ["x".join(map(str, tensor.shape)) for tensor in tensors]
+        return f"{self.op} {' '.join(shapes)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A measured call: medians in seconds of the kernel and of PyTorch, and the backend to use (None: undecided)."""
+
+    call: Call
+    cpu: float
+    torch: float
+
+    @property
+    def use(self) -> str | None:
+        """ "cpu", "torch", or None where the difference is too small to tell."""
+        if abs(self.torch / self.cpu - 1) <= UNDECIDED:
+            return None
+        return "cpu" if self.cpu < self.torch else "torch"
+
+
+@dataclasses.dataclass(frozen=True)
+class _TensorLike:
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def make(self, generator: torch.Generator) -> Tensor:
+        # By strides, since a gradient may be expanded from fewer elements.
+        held = 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+        return (torch.randn(held, generator=generator) * 0.1).as_strided(self.shape, self.stride)
+
+
+def record(step: Callable[[], Any]) -> list[Call]:
+    """The different float32 calls of the CPU kernels' operators that ``step()`` makes, as if kernels served them all.
+
+    Raises:
+        RuntimeError: the compiled module is not available, so there is nothing to choose from.
+    """
+    if backends.extension() is None:
+        raise RuntimeError(f"there is nothing to tune without the compiled module: {backends.extension_error()}")
+    found: dict[choice_table.Key, Call] = {}
+
+    def recorder(operator: Operator, arguments: list[Any]) -> None:
+        facts = operator.facts(*arguments)
+        device, dtype, rank = facts.pop("device"), facts.pop("dtype"), facts.get("rank")
+        if dtype != torch.float32 or backends.refusal("cpu", device=device, dtype=dtype, rank=rank) is not None:
+            return
+        facts.setdefault("rank", None)
+        key = choice_table.key(operator.name, facts)
+        if key not in found:
+            specs = tuple(
+                _TensorLike(tuple(value.shape), value.stride()) if isinstance(value, Tensor) else value
+                for value in arguments
+            )
+            found[key] = Call(operator.name, facts, specs)
+
+    with choice_table.always(Choice("cpu", "being recorded")), recording(recorder):
+        step()
+    return list(found.values())
+
+
+def measure(calls: Iterable[Call], rounds: int = 9, report: Callable[[Cell], None] | None = None) -> list[Cell]:
+    """Time every call on both backends, in turns. ``report`` gets each cell as soon as it is known."""
+    cells = []
+    for call in calls:
+        operator = OPERATORS[call.op]
+        arguments = call.make()
+        programs = {
+            "cpu": functools.partial(operator, *arguments, "cpu"),
+            "torch": functools.partial(operator.implementations["reference"], *arguments),
+        }
+        with torch.no_grad():
+            first = interleaved.measure(programs, 1)
+            shortest = min(result["seconds"] for result in first.values())
+            repeats = max(1, math.ceil(SHORTEST_TURN / shortest))
+            times = interleaved.measure(programs, rounds, 1, repeats)
+        cells.append(Cell(call, times["cpu"]["seconds"], times["torch"]["seconds"]))
+        if report is not None:
+            report(cells[-1])
+    return cells
+
+
+def default_file() -> Path:
+    """Where this machine's cells are kept: in the cache folder, or where GAN_FAST_TABLE says."""
+    level = backends.instruction_level()
+    return choice_table.tuned_file(level or "none", torch.get_num_threads(), cpu_model())
+
+
+def save(cells: Iterable[Cell], path: Path | None = None) -> Path:
+    """Write the cells beside those that the file has already (a new one replaces its own kind); in force at once.
+
+    Args:
+        cells: what was measured.
+        path: the file; by default :func:`default_file`, which the choice reads by itself.
+
+    Returns:
+        The file.
+    """
+    path = default_file() if path is None else path
+    machine = {
+        "cpu": cpu_model(),
+        "level": backends.instruction_level(),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "gan_fast": gan_fast.__version__,
+    }
+    entries = {choice_table.key(entry["op"], entry["facts"]): entry for entry in _kept(path, machine)}
+    for cell in cells:
+        entries[choice_table.key(cell.call.op, cell.call.facts)] = {
+            "op": cell.call.op,
+            "facts": dict(cell.call.facts),
+            "use": cell.use,
+            "seconds": {"cpu": cell.cpu, "torch": cell.torch},
+        }
+    content = {"format": choice_table.FORMAT, "machine": machine, "cells": list(entries.values())}
+    text = json.dumps(content, indent=1) + "\n"
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    atomic_write(path, write)
+    choice_table.forget()
+    return path
+
+
+def _kept(path: Path, machine: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The cells of the file at ``path`` if it is of the very same machine and versions; figures of others do not
+    mix."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] == choice_table.FORMAT and content["machine"] == machine:
+            return list(content["cells"])
+        logger.info("%s is of another machine or version, its cells go", path)
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("%s is no table of gan-fast tune (%s), replaced", path, error)
+    return []
