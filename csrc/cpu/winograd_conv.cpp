@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kTileBytes = 640 * 1024;         // read once per chunk, so it may live behind the transformed pieces
 constexpr int64_t kTransformedBytes = 720 * 1024;  // of one chunk: together with one point's sums within a 1 MB L2
+constexpr int64_t kSumBytes = 192 * 1024;          // of one chunk, all points of some output blocks
 constexpr int64_t kMostPieces = 56;
 constexpr int64_t kFewestPieces = 14;
 constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than the products they save
@@ -194,10 +195,16 @@ void run_chunk(const Call<T>& call, const TilePlace& place, const std::vector<Pi
     winograd.input_transform(job);
   }
 
-  T* const sums = static_cast<T*>(scratch(kTileC, kPoints * padded * call.lanes * sizeof(T)));
+  // Points outside, output blocks inside: a point's pieces are then read from the near cache for every block of the group. The
+  // group is what the near cache holds of sums besides.
+  const int64_t block_sums = padded * call.lanes;
+  const int64_t group_blocks =
+      std::clamp<int64_t>(kSumBytes / static_cast<int64_t>(sizeof(T)) / (kPoints * block_sums), 1, call.out_blocks);
+  T* const sums = static_cast<T*>(scratch(kTileC, group_blocks * kPoints * block_sums * sizeof(T)));
   std::vector<int64_t> out(count);
   std::vector<uint8_t> valid(count);
   std::vector<GemmStep> steps;
+  std::vector<std::size_t> flights;  // ends of the chains of sums in steps
   for (const Phase& phase : call.phases) {
     for (std::size_t i = 0; i < count; ++i) {
       const Piece& piece = pieces[first + i];
@@ -209,53 +216,62 @@ void run_chunk(const Call<T>& call, const TilePlace& place, const std::vector<Pi
                                                  (piece.t + 1 < phase.y->count ? kSecondRow : 0));
       out[i] = ((piece.image * g.out_h + row) * g.out_w + column) * g.out_channels + place.group * call.out_channels;
     }
-    for (int64_t out_block = 0; out_block < call.out_blocks; ++out_block) {
-      OutputTransform<T> finish{};
-      finish.out_lanes = std::min(call.lanes, call.out_channels - out_block * call.lanes);
+    for (int64_t first_block = 0; first_block < call.out_blocks; first_block += group_blocks) {
+      const int64_t end_block = std::min(first_block + group_blocks, call.out_blocks);
       for (int p = 0; p < kPoints; ++p) {
         if (phase.depth[p] == 0) continue;
-        GemmJob<T> job{};
-        job.tile = point_start[p];
-        job.run_in = run_in.data();
-        job.run_length = static_cast<int>(length);
-        job.blocks = blocks;
-        job.sums = sums + p * padded * call.lanes;
-        job.out_lanes = finish.out_lanes;
-        job.panel = weights + phase.weights[p] + out_block * phase.depth[p] * call.lanes;
-        int64_t depth = 0;
         steps.clear();
-        const auto flush = [&] {
-          if (steps.empty()) return;
-          job.steps = steps.data();
-          job.step_count = static_cast<int64_t>(steps.size());
-          gather.gemm(job);
-          job.panel += depth * call.lanes;
-          job.accumulate = true;
-          depth = 0;
-          steps.clear();
-        };
+        flights.clear();
+        int64_t depth = 0;
         for (std::size_t plane = 0; plane < phase.filters.size(); ++plane) {
           if ((phase.filters[plane].points >> p & 1) == 0) continue;
           for (int64_t b = 0; b < call.in_blocks; ++b) {
             const int64_t channels = std::min(kChannelBlock, call.in_channels - b * kChannelBlock);
-            if (depth + channels > kChunkDepth) flush();
+            if (depth + channels > kChunkDepth) {
+              flights.push_back(steps.size());
+              depth = 0;
+            }
             steps.push_back({(call.slot[p][plane] * call.in_blocks + b) * block, channels});
             depth += channels;
           }
         }
-        flush();
-        finish.sums[p] = job.sums;
+        flights.push_back(steps.size());
+        for (int64_t out_block = first_block; out_block < end_block; ++out_block) {
+          GemmJob<T> job{};
+          job.tile = point_start[p];
+          job.run_in = run_in.data();
+          job.run_length = static_cast<int>(length);
+          job.blocks = blocks;
+          job.sums = sums + ((out_block - first_block) * kPoints + p) * block_sums;
+          job.out_lanes = std::min(call.lanes, call.out_channels - out_block * call.lanes);
+          job.panel = weights + phase.weights[p] + out_block * phase.depth[p] * call.lanes;
+          std::size_t begin = 0;
+          for (const std::size_t end : flights) {
+            job.steps = steps.data() + begin;
+            job.step_count = static_cast<int64_t>(end - begin);
+            gather.gemm(job);
+            for (; begin < end; ++begin) job.panel += steps[begin].depth * call.lanes;
+            job.accumulate = true;
+          }
+        }
       }
-      finish.count = wanted;
-      finish.out = out.data();
-      finish.valid = valid.data();
-      finish.output = y + out_block * call.lanes;
-      finish.out_row = phase.y->out_step * g.out_w * g.out_channels;
-      finish.out_pixel = phase.x->out_step * g.out_channels;
-      finish.bias = bias == nullptr ? nullptr : bias + (place.group * call.out_blocks + out_block) * call.lanes;
-      finish.activation = epilogue.activation;
-      finish.slope = static_cast<T>(epilogue.slope);
-      winograd.output_transform(finish);
+      for (int64_t out_block = first_block; out_block < end_block; ++out_block) {
+        OutputTransform<T> finish{};
+        finish.out_lanes = std::min(call.lanes, call.out_channels - out_block * call.lanes);
+        for (int p = 0; p < kPoints; ++p) {
+          if (phase.depth[p] != 0) finish.sums[p] = sums + ((out_block - first_block) * kPoints + p) * block_sums;
+        }
+        finish.count = wanted;
+        finish.out = out.data();
+        finish.valid = valid.data();
+        finish.output = y + out_block * call.lanes;
+        finish.out_row = phase.y->out_step * g.out_w * g.out_channels;
+        finish.out_pixel = phase.x->out_step * g.out_channels;
+        finish.bias = bias == nullptr ? nullptr : bias + (place.group * call.out_blocks + out_block) * call.lanes;
+        finish.activation = epilogue.activation;
+        finish.slope = static_cast<T>(epilogue.slope);
+        winograd.output_transform(finish);
+      }
     }
   }
 }

@@ -29,7 +29,8 @@ void count_products(const AxisPlan& axis, double& direct, double& winograd) {
 }  // namespace
 
 double winograd_saving(const AxisPlan& axis_y, const AxisPlan& axis_x) {
-  if (axis_y.span != 3 || axis_x.span != 3 || axis_y.planes * axis_x.planes > kMostPlanes) return 0;
+  const auto fits = [](const AxisPlan& axis) { return axis.span == 2 || axis.span == 3; };
+  if (!fits(axis_y) || !fits(axis_x) || axis_y.planes * axis_x.planes > kMostPlanes) return 0;
   double direct_y, direct_x, winograd_y, winograd_x;
   count_products(axis_y, direct_y, winograd_y);
   count_products(axis_x, direct_x, winograd_x);
