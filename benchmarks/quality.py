@@ -75,8 +75,8 @@ def train_fast(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
 
 
 def load(program: str) -> list[dict[str, Any]]:
-    """The stored runs of one program, by seed."""
-    files = machine.result_file().parent.glob(f"quality-{program}-seed*.json")
+    """The stored runs of one program, by seed; of all machines, since quality is no matter of speed."""
+    files = (machine.ROOT / "benchmarks" / "results").glob(f"*/quality-{program}-seed*.json")
     runs = [json.loads(file.read_text(encoding="utf-8"))["run"] for file in files]
     if len(runs) < 2:
         raise SystemExit(f"{len(runs)} stored runs of {program}: a comparison needs at least 2; run it first")
