@@ -21,6 +21,8 @@ constexpr int64_t kChunkDepth = 640;
 // Outputs above this leave the cache anyway; below kStreamDepth products per output the store is what the time goes into.
 constexpr int64_t kStreamBytes = 16 << 20;
 constexpr int64_t kStreamDepth = 64;
+// Up to here a block of kChannelBlock channels would be so empty that the tile is better kept as rows of the input (RowLayout).
+constexpr int64_t kShallow = 12;
 
 struct Tap {
   int64_t kernel;  // ky * kernel_w + kx
@@ -45,7 +47,8 @@ struct Call {
   const GatherFunctions<T>& run;
   const AxisPlan &axis_y, &axis_x;
   int64_t in_channels, out_channels;  // per group
-  bool few;
+  bool few;      // output channels
+  bool shallow;  // few input channels
   int64_t lanes;        // output channels per block
   int64_t out_blocks;   // per group
   int64_t in_blocks;    // channel blocks per group
@@ -54,10 +57,14 @@ struct Call {
   // tile
   int64_t tile_images, tile_t, tile_u;  // images, phase rows, phase columns
   TileLayout layout;
+  RowLayout row_layout;
   int64_t tile_elements;
   int64_t tiles_n, tiles_t, tiles_u;
 
   Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int threads);
+  // Where a tap reads, in rows and columns of the input from a pixel's own place.
+  int64_t row_of(const Tap& tap) const { return tap.dy * axis_y.planes + tap.plane / axis_x.planes; }
+  int64_t column_of(const Tap& tap) const { return tap.dx * axis_x.planes + tap.plane % axis_x.planes; }
   void choose_tile(int threads);
   void lay_out();
 };
@@ -73,6 +80,7 @@ Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPl
   in_blocks = ceil_div(in_channels, kChannelBlock);
   // A vector of output channels would be mostly empty: run the vector over input channels instead.
   few = out_channels <= vector / 2 && in_channels >= vector;
+  shallow = !few && in_channels <= kShallow && g.groups == 1;
   int64_t depth = 0;
   for (const AxisPhase& y : axis_y.phases) {
     for (const AxisPhase& x : axis_x.phases) {
@@ -81,6 +89,12 @@ Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPl
         for (const AxisTap& tx : x.taps) {
           phase.taps.push_back({ty.kernel * g.kernel_w + tx.kernel, ty.plane * axis_x.planes + tx.plane, ty.offset, tx.offset});
         }
+      }
+      if (shallow) {  // in the order in which the input's rows hold them
+        std::sort(phase.taps.begin(), phase.taps.end(), [&](const Tap& a, const Tap& b) {
+          const int64_t row_a = row_of(a), row_b = row_of(b);
+          return row_a != row_b ? row_a < row_b : column_of(a) < column_of(b);
+        });
       }
       depth += static_cast<int64_t>(phase.taps.size()) * in_channels;
       phases.push_back(std::move(phase));
@@ -93,7 +107,7 @@ Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPl
 template <class T>
 void Call<T>::choose_tile(int threads) {
   const int64_t budget = (few ? kFewTileBytes : kTileBytes) / static_cast<int64_t>(sizeof(T));
-  const int64_t per_position = in_blocks * kChannelBlock * axis_y.planes * axis_x.planes;
+  const int64_t per_position = (shallow ? in_channels : in_blocks * kChannelBlock) * axis_y.planes * axis_x.planes;
   tile_t = axis_y.max_count;
   tile_u = axis_x.max_count;
   const auto size = [&] { return per_position * (tile_t + axis_y.span - 1) * (tile_u + axis_x.span - 1); };
@@ -121,6 +135,10 @@ template <class T>
 void Call<T>::lay_out() {
   layout = TileLayout(tile_t + axis_y.span - 1, tile_u + axis_x.span - 1, axis_y.planes * axis_x.planes, in_blocks);
   tile_elements = tile_images * layout.image_stride + 2 * table.few_pixels_wide * kChannelBlock;  // segments may read past the last row
+  if (shallow) {
+    row_layout = RowLayout(layout.rows * axis_y.planes, layout.columns * axis_x.planes, in_channels);
+    tile_elements = tile_images * row_layout.image_stride;
+  }
   weights_per_group = 0;
   for (Phase& phase : phases) {
     const auto place = [&](const Tap& tap) {
@@ -142,7 +160,23 @@ void Call<T>::lay_out() {
       continue;
     }
     int64_t depth = kChunkDepth;
+    for (std::size_t i = 0; shallow && i < phase.taps.size(); ++i) {
+      const Tap& tap = phase.taps[i];
+      const bool joins = i > 0 && row_of(phase.taps[i - 1]) == row_of(tap) && column_of(phase.taps[i - 1]) + 1 == column_of(tap);
+      if (depth + in_channels > kChunkDepth) {
+        phase.chunk_steps.push_back(0);
+        depth = 0;
+      }
+      if (joins && depth != 0) {
+        phase.steps.back().depth += in_channels;
+      } else {
+        phase.steps.push_back({row_of(tap) * row_layout.row_stride + column_of(tap) * in_channels, in_channels});
+        ++phase.chunk_steps.back();
+      }
+      depth += in_channels;
+    }
     for (const Tap& tap : phase.taps) {
+      if (shallow) break;
       for (int64_t b = 0; b < in_blocks; ++b) {
         const int64_t channels = std::min(kChannelBlock, in_channels - b * kChannelBlock);
         if (depth + channels > kChunkDepth) {
@@ -261,7 +295,9 @@ Runs cut_runs(const Call<T>& call, const Tile& tile, const Phase& phase, int64_t
       const int64_t out_row = ((tile.image + n) * g.out_h + phase.y->out_start + t * phase.y->out_step) * g.out_w;
       for (int64_t done = 0; done < width; done += length) {
         const int64_t u = call.few ? done : std::min(done, width - length);
-        runs.in.push_back(n * call.layout.image_stride + ((t - tile.t) * call.layout.columns + u) * kChannelBlock);
+        runs.in.push_back(call.shallow ? n * call.row_layout.image_stride + (t - tile.t) * call.axis_y.planes * call.row_layout.row_stride +
+                                             u * call.axis_x.planes * call.in_channels
+                                       : n * call.layout.image_stride + ((t - tile.t) * call.layout.columns + u) * kChannelBlock);
         runs.out.push_back((out_row + phase.x->out_start + (tile.u + u) * phase.x->out_step) * g.out_channels +
                            tile.group * call.out_channels);
       }
@@ -311,7 +347,8 @@ void run_gemm(const Call<T>& call, const Tile& tile, const Phase& phase, const T
               const Epilogue& epilogue, bool stream) {
   const int64_t width = std::min(tile.u + call.tile_u, phase.x->count) - tile.u;
   const int64_t rows = tile.images * (std::min(tile.t + call.tile_t, phase.y->count) - tile.t);
-  const int64_t length = best_run_length(rows, width, call.table.pixels);
+  // Pixels of a tile of rows have no common stride that the kernel knows: every run is one pixel.
+  const int64_t length = call.shallow ? 1 : best_run_length(rows, width, call.table.pixels);
   const int64_t runs_per_block = std::min<int64_t>(kMaxRuns, call.table.pixels / length);
   Runs runs = cut_runs(call, tile, phase, length);
   while (runs.in.size() % runs_per_block != 0) {
@@ -390,7 +427,11 @@ void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     tile.block_begin = call.out_blocks * split / splits;
     tile.block_end = call.out_blocks * (split + 1) / splits;
     T* packed = static_cast<T*>(scratch(kTileA, call.tile_elements * sizeof(T)));
-    pack_tile(g, axis_y, axis_x, call.layout, tile, x, prologue, call.run.pack_row, packed);
+    if (call.shallow) {
+      pack_rows(g, axis_y, axis_x, call.row_layout, tile, x, prologue, packed);
+    } else {
+      pack_tile(g, axis_y, axis_x, call.layout, tile, x, prologue, call.run.pack_row, packed);
+    }
     const T* weights = packed_weights + tile.group * call.weights_per_group;
     for (const Phase& phase : call.phases) {
       if (tile.t >= phase.y->count || tile.u >= phase.x->count) continue;

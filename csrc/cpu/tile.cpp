@@ -1,5 +1,10 @@
 #include "tile.h"
 
+#include <algorithm>
+#include <type_traits>
+
+#include "act_grad.h"
+
 namespace gan_fast {
 namespace {
 
@@ -12,6 +17,11 @@ TileLayout::TileLayout(int64_t rows, int64_t columns, int64_t planes, int64_t in
   plane_stride = rows * columns * kChannelBlock + kPlanePad;
   block_stride = planes * plane_stride;
   image_stride = in_blocks * block_stride;
+}
+
+RowLayout::RowLayout(int64_t rows, int64_t columns, int64_t channels) : rows(rows), columns(columns) {
+  row_stride = columns * channels;
+  image_stride = rows * row_stride;
 }
 
 template <class T>
@@ -51,5 +61,42 @@ template void pack_tile<float>(const ConvGeometry&, const AxisPlan&, const AxisP
                                const Prologue&, void (*)(const PackRow<float>&), float*);
 template void pack_tile<double>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const TileLayout&, const TilePlace&,
                                 const double*, const Prologue&, void (*)(const PackRow<double>&), double*);
+
+template <class T>
+void pack_rows(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const RowLayout& layout, const TilePlace& place,
+               const T* x, const Prologue& prologue, T* packed) {
+  const int64_t channels = g.in_channels;
+  const int64_t first = place.u * axis_x.planes - axis_x.lead;  // input column of the tile's first
+  const int64_t begin = std::clamp<int64_t>(-first, 0, layout.columns), end = std::clamp<int64_t>(g.in_w - first, begin, layout.columns);
+  ActGrad job{std::is_same_v<T, double> ? 1 : 0, (end - begin) * channels, nullptr, nullptr, nullptr, prologue.activation,
+              prologue.slope};
+  const auto act_grad = std::is_same_v<T, double> ? portable::act_grad_table.f64 : act_grad_table_for_level().f32;
+  for (int64_t n = 0; n < place.images; ++n) {
+    for (int64_t r = 0; r < layout.rows; ++r) {
+      T* const row = packed + n * layout.image_stride + r * layout.row_stride;
+      const int64_t in_row = place.t * axis_y.planes + r - axis_y.lead;
+      if (in_row < 0 || in_row >= g.in_h || begin == end) {
+        std::fill_n(row, layout.row_stride, T(0));
+        continue;
+      }
+      const int64_t from = (((place.image + n) * g.in_h + in_row) * g.in_w + first + begin) * channels;
+      std::fill_n(row, begin * channels, T(0));
+      if (prologue.y == nullptr) {
+        std::copy_n(x + from, job.n, row + begin * channels);
+      } else {
+        job.grad_output = x + from;
+        job.y = static_cast<const T*>(prologue.y) + from;
+        job.out = row + begin * channels;
+        act_grad(job, 0, job.n);
+      }
+      std::fill_n(row + end * channels, (layout.columns - end) * channels, T(0));
+    }
+  }
+}
+
+template void pack_rows<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const RowLayout&, const TilePlace&, const float*,
+                               const Prologue&, float*);
+template void pack_rows<double>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const RowLayout&, const TilePlace&,
+                                const double*, const Prologue&, double*);
 
 }  // namespace gan_fast

@@ -20,6 +20,16 @@ struct TileLayout {
   TileLayout(int64_t rows, int64_t columns, int64_t planes, int64_t in_blocks);
 };
 
+// A tile of few input channels: the input's own rows, [image][row][column][channel], zero-padded. The taps of a kernel row lie side
+// by side in it, and no channel block is mostly empty.
+struct RowLayout {
+  int64_t rows, columns;  // of the input
+  int64_t row_stride, image_stride;
+
+  RowLayout() = default;
+  RowLayout(int64_t rows, int64_t columns, int64_t channels);
+};
+
 // One task's place: images, and the first phase row and column.
 struct TilePlace {
   int64_t group, image, images, t, u;
@@ -29,6 +39,11 @@ struct TilePlace {
 template <class T>
 void pack_tile(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const TileLayout& layout,
                const TilePlace& place, const T* x, const Prologue& prologue, void (*pack_row)(const PackRow<T>&), T* packed);
+
+// The same for a tile of rows; all groups' channels together.
+template <class T>
+void pack_rows(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const RowLayout& layout,
+               const TilePlace& place, const T* x, const Prologue& prologue, T* packed);
 
 // Copies a bias (groups * channels) so that each group takes `padded` elements, zeros behind.
 template <class T>
