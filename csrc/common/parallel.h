@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <exception>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -25,7 +27,8 @@ inline int usable_threads(int requested, int64_t tasks) {
 #endif
 }
 
-// Runs body(task) for task = 0..tasks-1. Tasks are handed out dynamically, so body must not depend on the thread.
+// Runs body(task) for task = 0..tasks-1. Tasks are handed out dynamically, so body must not depend on the thread. What body throws
+// (std::bad_alloc above all) is thrown here, after the region: an exception that leaves a parallel region ends the process.
 template <class Body>
 void parallel_tasks(int64_t tasks, int requested, const Body& body) {
   const int threads = usable_threads(requested, tasks);
@@ -34,8 +37,18 @@ void parallel_tasks(int64_t tasks, int requested, const Body& body) {
     return;
   }
 #ifdef _OPENMP
+  std::exception_ptr failure;
+  std::atomic<bool> failed{false};
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (int64_t t = 0; t < tasks; ++t) body(t);
+  for (int64_t t = 0; t < tasks; ++t) {
+    if (failed.load(std::memory_order_relaxed)) continue;
+    try {
+      body(t);
+    } catch (...) {
+      if (!failed.exchange(true)) failure = std::current_exception();
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
 #endif
 }
 

@@ -1,5 +1,7 @@
 // Kernels of gather_conv.h. The register block is `pixels` x 2 vectors: 14 x 2 accumulators, 2 weight vectors and one broadcast fill
 // the 32 registers of AVX-512 and keep its two FMA pipes busy with 16 loads per 28 FMAs; 6 x 2 fill the 16 of AVX2 and SSE2/NEON.
+#include <utility>
+
 #include "common/activation.h"
 #include "gather_conv.h"
 #include "vec.h"
@@ -264,22 +266,38 @@ GF_INLINE void few_groups(const FewJob<T>& job, const T* tile, Vec<T>* sums) {
   }
 }
 
-// One step of a transposing tree: halves the lanes that each sum still occupies, so that two vectors fit into one.
+// One step of a transposing tree: halves the lanes that each sum still occupies, so that two vectors fit into one. In each group of
+// 2 * half lanes, the result's first half comes from a (lanes 0 .. lanes - 1 of the pair), its second from b.
+constexpr int fold_source(int lane, int half, int lanes) {
+  return (lane % (2 * half) < half ? 0 : lanes) + lane / (2 * half) * (2 * half) + lane % half;
+}
+
+#ifdef __clang__
+template <int HALF, class V, int... LANE>
+GF_INLINE V fold_lanes(V a, V b, std::integer_sequence<int, LANE...>) {
+  constexpr int lanes = sizeof...(LANE);
+  return __builtin_shufflevector(a, b, fold_source(LANE, HALF, lanes)...) +
+         __builtin_shufflevector(a, b, (fold_source(LANE, HALF, lanes) + HALF)...);
+}
+
+template <int HALF, class T>
+GF_INLINE Vec<T> fold_pair(Vec<T> a, Vec<T> b) {
+  return fold_lanes<HALF>(a, b, std::make_integer_sequence<int, VecOf<T>::lanes>{});
+}
+#else
+// GCC knows clang's builtin from version 12 on.
 template <int HALF, class T>
 GF_INLINE Vec<T> fold_pair(Vec<T> a, Vec<T> b) {
   constexpr int lanes = VecOf<T>::lanes;
   decltype(a < b) low{}, high{};
 #pragma GCC unroll 16
   for (int i = 0; i < lanes; ++i) {
-    // In each group of 2 * HALF lanes, the result's first half comes from a, its second from b.
-    const int group = i / (2 * HALF) * (2 * HALF);
-    const int within = i % HALF;
-    const int source = i % (2 * HALF) < HALF ? 0 : lanes;
-    low[i] = source + group + within;
-    high[i] = source + group + within + HALF;
+    low[i] = fold_source(i, HALF, lanes);
+    high[i] = low[i] + HALF;
   }
   return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
 }
+#endif
 
 // Lane i of the result is the sum of all lanes of v[i] (HALF = lanes / 2): two shuffles and an add per vector, where a horizontal
 // sum of each would take a dozen.

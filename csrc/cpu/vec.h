@@ -79,7 +79,7 @@ template <>
 inline __attribute__((always_inline)) void store_stream<float>(float* p, Vec<float> v) {
   _mm512_stream_ps(p, reinterpret_cast<__m512>(v));
 }
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) && GF_VECTOR_BYTES == 32
 template <>
 inline __attribute__((always_inline)) void store_stream<float>(float* p, Vec<float> v) {
   _mm256_stream_ps(p, reinterpret_cast<__m256>(v));
