@@ -21,7 +21,8 @@ constexpr int64_t kChunkDepth = 640;
 // Outputs above this leave the cache anyway; below kStreamDepth products per output the store is what the time goes into.
 constexpr int64_t kStreamBytes = 16 << 20;
 constexpr int64_t kStreamDepth = 64;
-// Up to here a block of kChannelBlock channels would be so empty that the tile is better kept as rows of the input (RowLayout).
+// Up to here a block of kChannelBlock channels would be so empty that the tile is better kept as rows of the input (RowLayout);
+// not with several phases, whose few products per pixel would not pay for runs of one pixel.
 constexpr int64_t kShallow = 12;
 
 struct Tap {
@@ -80,7 +81,7 @@ Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPl
   in_blocks = ceil_div(in_channels, kChannelBlock);
   // A vector of output channels would be mostly empty: run the vector over input channels instead.
   few = out_channels <= vector / 2 && in_channels >= vector;
-  shallow = !few && in_channels <= kShallow && g.groups == 1;
+  shallow = !few && in_channels <= kShallow && g.groups == 1 && axis_y.phases.size() * axis_x.phases.size() == 1;
   int64_t depth = 0;
   for (const AxisPhase& y : axis_y.phases) {
     for (const AxisPhase& x : axis_x.phases) {
