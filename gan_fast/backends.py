@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from gan_fast import choice_table
+from gan_fast import __version__, choice_table
 from gan_fast.choice_table import Choice
 
 logger = logging.getLogger(__name__)
@@ -61,11 +61,30 @@ class _Extension:
             self.tried = True
             try:
                 # After torch (imported above), so that both share one OpenMP runtime and its pool of threads.
-                self.module = importlib.import_module("gan_fast._C")
+                module = importlib.import_module("gan_fast._C")
             except ImportError as error:  # also covers a binary that the loader refuses (wrong Python, missing symbol)
                 self.error = f"{type(error).__name__}: {error}"
                 logger.info("gan_fast._C is not available, operators run on PyTorch (%s)", self.error)
+            else:
+                self.error = _foreign(module)
+                if self.error is None:
+                    self.module = module
+                else:
+                    logger.warning("operators run on PyTorch: %s", self.error)
         return self.module
+
+
+def _foreign(module: ModuleType) -> str | None:
+    """Why the compiled module must not be used with this package, or None: one left behind by another version takes
+    other arguments, or computes what was since corrected."""
+    built = module.build_info().get("version")
+    if built == __version__:
+        return None
+    made = f"version {built}" if built else "an unknown version"
+    return (
+        f"{module.__file__} was built for {made} of gan_fast, this is {__version__}; "
+        "install gan_fast again, or in a clone run: python setup.py build_ext --inplace"
+    )
 
 
 _extension = _Extension()
