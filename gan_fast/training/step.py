@@ -83,6 +83,9 @@ class GanStep:
         self.discriminator = discriminator
         self.loss = loss
         self.device = device
+        #: From the beginning of an update to its end: a step that failed in between leaves networks and optimisers
+        #: between two steps.
+        self.halfway = False
         self._sigmoid = found.sigmoid
         self._mixes_samples = found.mixes_samples
         self._statistics = statistics_layers(discriminator)
@@ -108,6 +111,7 @@ class GanStep:
 
     def __call__(self, real: Tensor, z: Tensor) -> StepMetrics:
         """One step on ``real`` (N, ...) and ``z`` (N, ...), both on the training's device."""
+        self.halfway = True
         for network in (self.generator, self.discriminator):
             if not network.training:  # left in eval mode by its owner; single layers held in eval mode stay so
                 network.train()
@@ -116,6 +120,7 @@ class GanStep:
                 fakes = self.generator(z)
             d_loss, real_logits, fake_logits = self._update_discriminator(real, fakes.detach())
             g_loss = self._update_generator(fakes)
+        self.halfway = False
         return StepMetrics(d_loss, g_loss, real_logits, fake_logits)
 
     def _update_discriminator(self, real: Tensor, fakes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

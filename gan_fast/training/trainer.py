@@ -308,6 +308,11 @@ class Trainer:
             changes=changes,
         )
 
+    @property
+    def halfway(self) -> bool:
+        """Whether the last step failed in its middle, so that the networks are between two steps."""
+        return self._step.halfway
+
     def save_to_run(self, run: RunFolder) -> Path:
         """Write the checkpoint of this step into the run folder."""
         return run.save(self.run_settings.keep_last, **self._contents())
