@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import DataError
-from .images import ImageData, to_float
+from .images import ImageData, positive, to_float
 from .items import stack, warn_if_unit_range
 
 __all__ = ["Feed", "MapFeed", "MemoryFeed", "mix_seed", "permutation"]
@@ -94,12 +94,11 @@ class _OwnedFeed(Feed):
     _kind: str
 
     def __init__(self, name: str, samples: int, batch_size: int, seed: int, drop_last: bool) -> None:
-        if batch_size < 1:
-            raise DataError(f"batch_size={batch_size}, expected at least 1")
+        batch_size = positive("batch_size", batch_size)
         if batch_size > samples:
             raise DataError(f"batch_size={batch_size} is larger than the data set: {name} has {samples} samples")
-        self.name, self.samples, self.batch_size = name, samples, batch_size
-        self.seed, self.drop_last = seed, drop_last
+        self.name, self.samples, self.drop_last = name, samples, drop_last
+        self.batch_size, self.seed = batch_size, int(seed)
         self.steps_per_epoch: int = samples // batch_size if drop_last else -(-samples // batch_size)
         self._order: tuple[int, Tensor] | None = None  # (epoch, its permutation)
 
