@@ -174,6 +174,27 @@ def requested(backend: str | None = None) -> str:
     return check_name(name, "GAN_FAST_BACKEND") if name else "auto"
 
 
+def check_environment() -> None:
+    """Refuse a GAN_FAST_BACKEND, ``use_backend`` or GAN_FAST_CPU_ISA that nothing here can follow, before any operator
+    meets it in a place where the error would look like another one.
+
+    Raises:
+        ValueError: a name that does not exist, or an instruction level that this CPU does not have.
+        RuntimeError: a backend that cannot run here at all.
+    """
+    name = requested()
+    module = extension()
+    if module is not None:
+        module.isa()  # reads GAN_FAST_CPU_ISA, and names it in its error
+    if name == "auto":
+        return
+    found = available()
+    if not found[name][0]:
+        source = "use_backend" if _context.get() is not None else "GAN_FAST_BACKEND"
+        usable = ", ".join(["auto", *(other for other, (ok, _) in found.items() if ok)])
+        raise RuntimeError(f"{source}: backend {name!r} cannot run here ({found[name][1]}); expected one of {usable}")
+
+
 # ------------------------------------------------------------------------------------------------------- the choice
 
 

@@ -128,7 +128,8 @@ class FitLoop:
         position = self.feed.state_dict()
         batch = self._next_batch()
         try:
-            inputs.check_values(inputs.check_form(batch, self.trainer.sample_shape))
+            what = f"a batch of {self.feed.name}"
+            inputs.check_values(inputs.check_form(batch, self.trainer.sample_shape, what), what)
             self.run = self.trainer.open_run_folder(self.feed, self.goal, self.watch)
             self._first_pictures(batch)
         except (ValueError, TypeError, OSError):
