@@ -120,6 +120,14 @@ def check_headers(includes: list[str]) -> None:
         raise CompileError(f"Python.h not found in {', '.join(includes)}: the Python headers are not installed")
 
 
+def package_version() -> str:
+    """Compiled into the module, so that one left behind by another version of the package is recognised."""
+    text = (ROOT / "gan_fast/__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    assert found is not None, "gan_fast/__init__.py defines no __version__"
+    return found[1]
+
+
 def translation_units() -> list[tuple[str, Path, list[str]]]:
     """(object name, source, extra flags): plain sources once, kernel texts once per level."""
     units = []
@@ -184,6 +192,7 @@ class BuildKernels(build_ext):
         ]
         flags += [f"-I{path}" for path in dict.fromkeys(includes)]
         about = [
+            f'-DGAN_FAST_VERSION="{package_version()}"',
             f'-DGAN_FAST_COMPILER="{version[0] if version else cxx[0]}"',
             f'-DGAN_FAST_FLAGS="{" ".join([*COMMON_FLAGS, *openmp, *user_flags])}"',
         ]

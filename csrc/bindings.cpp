@@ -16,6 +16,7 @@ py::list isa_level_names() {
 
 py::dict build_info() {
   py::dict info;
+  info["version"] = GAN_FAST_VERSION;
   info["compiler"] = GAN_FAST_COMPILER;
   info["flags"] = GAN_FAST_FLAGS;
 #ifdef _OPENMP

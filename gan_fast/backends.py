@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from gan_fast import choice_table
+from gan_fast import __version__, choice_table
 from gan_fast.choice_table import Choice
 
 logger = logging.getLogger(__name__)
@@ -61,11 +61,30 @@ class _Extension:
             self.tried = True
             try:
                 # After torch (imported above), so that both share one OpenMP runtime and its pool of threads.
-                self.module = importlib.import_module("gan_fast._C")
+                module = importlib.import_module("gan_fast._C")
             except ImportError as error:  # also covers a binary that the loader refuses (wrong Python, missing symbol)
                 self.error = f"{type(error).__name__}: {error}"
                 logger.info("gan_fast._C is not available, operators run on PyTorch (%s)", self.error)
+            else:
+                self.error = _foreign(module)
+                if self.error is None:
+                    self.module = module
+                else:
+                    logger.warning("operators run on PyTorch: %s", self.error)
         return self.module
+
+
+def _foreign(module: ModuleType) -> str | None:
+    """Why the compiled module must not be used with this package, or None: one left behind by another version takes
+    other arguments, or computes what was since corrected."""
+    built = module.build_info().get("version")
+    if built == __version__:
+        return None
+    made = f"version {built}" if built else "an unknown version"
+    return (
+        f"{module.__file__} was built for {made} of gan_fast, this is {__version__}; "
+        "install gan_fast again, or in a clone run: python setup.py build_ext --inplace"
+    )
 
 
 _extension = _Extension()
@@ -153,6 +172,27 @@ def requested(backend: str | None = None) -> str:
         return name
     name = os.environ.get("GAN_FAST_BACKEND")
     return check_name(name, "GAN_FAST_BACKEND") if name else "auto"
+
+
+def check_environment() -> None:
+    """Refuse a GAN_FAST_BACKEND, ``use_backend`` or GAN_FAST_CPU_ISA that nothing here can follow, before any operator
+    meets it in a place where the error would look like another one.
+
+    Raises:
+        ValueError: a name that does not exist, or an instruction level that this CPU does not have.
+        RuntimeError: a backend that cannot run here at all.
+    """
+    name = requested()
+    module = extension()
+    if module is not None:
+        module.isa()  # reads GAN_FAST_CPU_ISA, and names it in its error
+    if name == "auto":
+        return
+    found = available()
+    if not found[name][0]:
+        source = "use_backend" if _context.get() is not None else "GAN_FAST_BACKEND"
+        usable = ", ".join(["auto", *(other for other, (ok, _) in found.items() if ok)])
+        raise RuntimeError(f"{source}: backend {name!r} cannot run here ({found[name][1]}); expected one of {usable}")
 
 
 # ------------------------------------------------------------------------------------------------------- the choice

@@ -267,6 +267,8 @@ def binary_cross_entropy_with_logits(
     come from one pass over input. Under torch.func's transforms PyTorch serves it.
     """
     asked = backends.requested(backend)
+    if target is None:
+        raise TypeError("target: got None, expected a tensor of the input's shape or a number")
     constant = None if isinstance(target, Tensor) else float(target)
 
     def by_torch() -> Tensor:

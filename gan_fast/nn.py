@@ -37,7 +37,18 @@ __all__ = [
 Then = tuple[str, float] | None
 
 
-class _Activated:
+class _Unscripted:
+    """torch.jit.script asks every module for this method; without it the error would be about our source text."""
+
+    def __prepare_scriptable__(self) -> None:
+        raise RuntimeError(
+            f"torch.jit.script cannot compile gan_fast.nn.{type(self).__name__}. Call gan_fast.restore(model) first, "
+            "which gives swapped layers their torch.nn classes back; or use torch.jit.trace or torch.compile, which "
+            "take the model as it is"
+        )
+
+
+class _Activated(_Unscripted):
     """The two attributes that our layers add to PyTorch's, and their part of the repr."""
 
     activation: str | None = None
@@ -225,7 +236,7 @@ class KerasConvTranspose2d(ConvTranspose2d):
         )  # fmt: skip
 
 
-class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
+class BCEWithLogitsLoss(_Unscripted, torch.nn.BCEWithLogitsLoss):
     """torch.nn.BCEWithLogitsLoss; the target may also be a number, the same for all elements."""
 
     def forward(self, input: Tensor, target: Tensor | float) -> Tensor:

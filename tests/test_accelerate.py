@@ -294,6 +294,17 @@ def test_scripted_modules_are_left() -> None:
     assert not report.swapped and "torch.jit" in report.reasons["0"]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_scripting_after_accelerate_says_what_to_do() -> None:
+    for make in (lambda: nn.Sequential(nn.ConvTranspose2d(2, 2, 3), nn.ReLU()), nn.BCEWithLogitsLoss):
+        network = make()
+        accelerate(network)
+        with pytest.raises(RuntimeError, match=r"cannot compile gan_fast\.nn\.\w+\. Call gan_fast\.restore\(model\)"):
+            torch.jit.script(network)
+        assert gan_fast.restore(network), "the failed attempt has left the swapped layers in place"
+        torch.jit.script(network)
+
+
 @pytest.mark.parametrize("call", [accelerate, restore])
 def test_only_modules_are_taken(call: Callable[..., object]) -> None:
     good = nn.Conv2d(1, 1, 1)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 import torch
@@ -52,6 +53,30 @@ def test_import_failure_is_remembered_not_repeated(monkeypatch: pytest.MonkeyPat
     assert backends.extension() is None and backends.extension() is None
     assert backends.extension_error() == "ImportError: undefined symbol"
     assert attempts == ["gan_fast._C"]
+
+
+@pytest.mark.parametrize("info", [{"version": "0.0.9"}, {"compiler": "g++"}], ids=["older", "without a version"])
+def test_a_binary_of_another_version_is_left_aside(
+    info: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stale = types.SimpleNamespace(__file__="somewhere/_C.so", build_info=lambda: info)
+    monkeypatch.setattr(importlib, "import_module", lambda name: stale)
+    monkeypatch.setattr(backends, "_extension", backends._Extension())
+    x, weight = large()
+    torch.testing.assert_close(functional.conv2d(x, weight), torch.nn.functional.conv2d(x, weight))
+    assert backends.extension() is None and not backends.available()["cpu"][0]
+    made = info.get("version", "an unknown version")
+    assert "somewhere/_C.so was built for" in backends.extension_error() and made in backends.extension_error()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert (
+        len(warnings) == 1
+        and f"this is {gan_fast.__version__}" in warnings[0]
+        and "install gan_fast again" in warnings[0]
+    )
+
+
+def test_the_binary_here_is_of_this_version() -> None:
+    assert kernels().build_info()["version"] == gan_fast.__version__
 
 
 def test_without_the_binary_everything_runs(no_extension: None) -> None:

@@ -175,3 +175,5 @@ def test_bad_arguments_are_refused() -> None:
         op(x.long(), None, 0.0, None, None, "mean")
     with pytest.raises(ValueError, match="Target size"):  # PyTorch's own words
         functional.binary_cross_entropy_with_logits(x, torch.zeros(3))
+    with pytest.raises(TypeError, match="target: got None, expected a tensor of the input's shape or a number"):
+        functional.binary_cross_entropy_with_logits(x, None)  # type: ignore[arg-type]  # wrong on purpose

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def run_folder(tmp_path_factory):
 
 
 def test_a_run_is_judged_and_written_down(run_folder, tmp_path, capsys):
-    out = tmp_path / "new" / "figures.json"
+    out = tmp_path / "figures.json"
     assert main(["eval", str(run_folder), "--n", "130", "--json", str(out)]) == 0
     printed = capsys.readouterr().out
     figures = json.loads(out.read_text())
@@ -125,10 +126,24 @@ def test_data_dir_of_the_run_is_used_for_its_own_set_only(tmp_path, asked, argum
     assert (call["source"], call["n"], call["batch_size"], call["seed"]) == (tmp_path, 77, 7, 0)
 
 
+def test_spellings_of_train_are_understood(tmp_path, asked):
+    write_config(tmp_path, {"source": "mnist"})
+    assert main(["eval", str(tmp_path), "--data_dir", "here", "--batch_size", "7", "--dataroot", "digits"]) == 2
+    (call,) = asked
+    assert (call["real"], call["data_dir"], call["batch_size"]) == ("digits", "here", 7)
+
+
 def test_errors_are_one_sentence_and_status_two(run_folder, tmp_path, capsys):
+    nameless = tmp_path / "nameless"
+    shutil.copytree(run_folder, nameless)
+    write_config(nameless, None)
+    no_folder = tmp_path / "no" / "figures.json"
     cases = {
-        (str(tmp_path),): "name the real set with --data",
-        (str(tmp_path / "nowhere"), "--data", "digits"): "nowhere",
+        (str(nameless),): "name the real set with --data",
+        (str(tmp_path / "nowhere"), "--data", "digits"): "nowhere: there is no such folder; expected a run folder",
+        (str(tmp_path), "--data", "digits"): "neither a run folder nor a checkpoint folder; expected one such as runs/",
+        (str(run_folder.parent),): f"it holds the runs {run_folder.name}: name one of them",
+        (str(run_folder), "--json", str(no_folder)): f"--json {no_folder}: there is no folder {no_folder.parent}",
         (str(run_folder), "--n", "9"): "n=9 samples, expected more than the 64",
         (str(run_folder), "--data", "minst"): "did you mean 'mnist'",
     }
@@ -136,8 +151,9 @@ def test_errors_are_one_sentence_and_status_two(run_folder, tmp_path, capsys):
         assert main(["eval", *arguments]) == 2
         error = capsys.readouterr().err
         assert words in error and "Traceback" not in error
-    (tmp_path / "config.json").write_text("{half")
-    assert main(["eval", str(tmp_path)]) == 2
+    assert not no_folder.parent.exists()
+    (nameless / "config.json").write_text("{half")
+    assert main(["eval", str(nameless)]) == 2
     assert "config.json is damaged" in capsys.readouterr().err
 
 

@@ -113,6 +113,45 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not (tmp_path / "runs").exists()
 
 
+def test_dry_run_looks_at_the_run_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def everything() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    assert train(tmp_path, "--name", "x", "--steps", "2") == 0
+    before = everything()
+    run = str(tmp_path / "00000-x")
+    capsys.readouterr()
+    for place in (run, "auto"):
+        assert train(tmp_path, "--name", "x", "--steps", "5", "--resume", place, "--dry-run") == 0
+        assert f"resume         {run}, step 2" in capsys.readouterr().out
+    for arguments, text in (
+        (["--resume", run, "--lr", "0.1"], "g_lr: 0.0002 in the checkpoint, 0.1 now"),
+        (["--resume", "auto", "--name", "x", "--seed", "3"], "seed: 0 in the checkpoint, 3 now"),
+        (["--resume", run, "--ngf", "3"], "generator: "),
+        (["--resume", str(tmp_path / "nowhere")], "there is no such folder"),
+    ):
+        assert train(tmp_path, *arguments, "--dry-run") == 2
+        assert text in error_line(capsys)
+    assert train(tmp_path, "--name", "y", "--resume", "auto", "--dry-run") == 0
+    assert "resume         nothing to resume: a new run" in capsys.readouterr().out
+    assert everything() == before
+    damaged = next((tmp_path / "00000-x" / "checkpoints").rglob("generator.safetensors"))
+    damaged.write_bytes(b"half")
+    assert train(tmp_path, "--resume", run, "--dry-run") == 2
+    assert "generator.safetensors is truncated or changed" in error_line(capsys)
+
+
+def test_auto_names_the_run_that_differs_only_in_its_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path, "--steps", "1") == 0
+    capsys.readouterr()
+    assert train(tmp_path, "--steps", "1", "--resume", "auto", "--batch-size", "9") == 0
+    error = capsys.readouterr().err
+    assert "warning: resume: no run is called dcgan28-digits-b9, so a new one begins" in error
+    assert "00000-dcgan28-digits-b8 trained the same model on the same data (batch_size: 8 in the check" in error
+
+
 def test_names_from_other_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--dataroot", "digits", "--batch", "8", "--nz", "16", "--ngf", "2", "--ndf", "2", "--n_epochs", "1"]
     more = ["--glr", "1e-3", "--b1", "0.4", "--manualSeed", "3", "--loss", "vanilla", "--outf", str(tmp_path), "--amp"]
@@ -148,7 +187,7 @@ def test_until(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--steps", "0"], ["steps must be a positive integer, got 0"]),
         (["--steps", "1", "--epochs", "1"], ["give steps or epochs, not both"]),
         (["--until", "soon"], ["expected 'converged'"]),
-        (["--lr", "-1"], ["g_lr must be a positive number"]),
+        (["--lr", "-1"], ["error: --lr must be a positive number, got -1.0"]),
         (["--seed", "-1"], ["--seed must be at least 0"]),
         (["--threads", "0"], ["--threads must be at least 1"]),
         (["--name", "a/b"], ["name must be a plain folder name"]),
@@ -193,6 +232,26 @@ def test_help_lists_the_commands_but_not_the_demo(capsys: pytest.CaptureFixture[
     for command in ("train", "sample", "eval", "doctor"):
         assert f"    {command} " in output
     assert "demo" not in output
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean train? expected one of train, sample, eval, tune, doctor"),
+        (["frobnicate"], "unknown command 'frobnicate'; expected one of train, sample, eval, tune, doctor"),
+        (["train", "--epoch-s", "3"], "unrecognized arguments: --epoch-s 3; did you mean --epochs? gan-fast train --h"),
+        (["sample", "x", "--colums=3"], "unrecognized arguments: --colums=3; did you mean --columns?"),
+        (["eval", "x", "--frobnicate"], "unrecognized arguments: --frobnicate; gan-fast eval --help lists the options"),
+        (["--vrsion"], "unrecognized arguments: --vrsion; did you mean --version?"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_unknown_words_get_the_near_ones(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(words)
+    error = capsys.readouterr().err
+    assert done.value.code == 2 and f"gan-fast: error: {text}" in error
+    assert "demo" not in error
 
 
 def test_python_m_gan_fast_and_an_unknown_option() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 import pickle
 import struct
 import sys
@@ -364,3 +366,33 @@ def test_fingerprint_follows_content_shape_and_labels():
         data.ImageData(images, torch.zeros(2, dtype=torch.int64)),
     ]
     assert len({base.fingerprint, *(o.fingerprint for o in others)}) == 4
+
+
+# ---- wrong options ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", ["32", 32.0, 0, -1, True])
+def test_image_size_must_be_a_positive_integer(tmp_path, size):
+    write_png(tmp_path / "a.png")
+    for source in (tmp_path, torch.zeros(2, 1, 8, 8)):
+        with pytest.raises(data.DataError, match=rf"image_size={size!r}, expected a positive integer"):
+            data.load(source, image_size=size)
+    assert data.load(tmp_path, image_size=np.int64(4)).shape == (1, 4, 4)
+
+
+def test_a_folder_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+    """Simulated, because the superuser may read everything."""
+    write_png(tmp_path / "open" / "a.png")
+    (tmp_path / "closed").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for source in (tmp_path / "closed", tmp_path):
+        with pytest.raises(data.DataError, match=r"closed cannot be read: Permission denied"):
+            data.load(source)
+    assert len(data.load(tmp_path / "open")) == 1

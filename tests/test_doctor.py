@@ -119,21 +119,41 @@ def test_typical_layers_are_listed_with_their_backends(report: dict) -> None:
     assert all(choice["reason"] for choice in report["choices"])
 
 
-def test_openmp_runtimes_are_counted_and_two_are_a_warning(report: dict) -> None:
+def test_openmp_runtimes_are_listed_with_their_users(report: dict) -> None:
     found = doctor.openmp_runtimes(MAPS)
     assert found == ["/env/torch/lib/libgomp-98b21ff3.so.1.0.0", "/usr/lib/my folder/libiomp5.so"]
-    assert any("2 OpenMP runtimes" in text for text in doctor._warnings({**report, "openmp": found}))
-    assert not any("OpenMP" in text for text in doctor._warnings({**report, "openmp": found[:1]}))
+    torchs, other = found
+    text = doctor.render({**report, "openmp": found, "openmp_of": {"torch": torchs, "gan_fast": torchs}})
+    assert f"OpenMP        {torchs} (torch and gan_fast)" in text and f"{other} (other packages)" in text
+    assert "OpenMP        none found" in doctor.render({**report, "openmp": []})
+
+
+def test_a_second_openmp_runtime_is_a_warning_only_if_it_is_ours(report: dict) -> None:
+    def warned(torchs: str | None, ours: str | None) -> bool:
+        used = {"torch": torchs, "gan_fast": ours}
+        return any("two pools of threads" in text for text in doctor._warnings({**report, "openmp_of": used}))
+
+    assert warned("one", "other") and not warned("one", "one")
+    assert not warned("one", None) and not warned(None, "one")
+    assert not any("OpenMP" in text for text in doctor._warnings({**report, "openmp_of": {"torch": "one"}}))
 
 
 def test_ours_and_torch_s_openmp_runtime_are_one() -> None:
-    """Two pools would compete for the cores. In a fresh interpreter: other packages may bring runtimes of their own."""
-    program = (
-        "import json, pathlib, torch; from gan_fast import backends; from gan_fast.cli import doctor; "
-        "backends.extension(); print(json.dumps(doctor.openmp_runtimes(pathlib.Path('/proc/self/maps').read_text())))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert len(json.loads(done.stdout)) <= 1, done.stdout
+    """Two pools would compete for the cores. In fresh interpreters: scikit-learn, which brings a runtime of its own,
+    may come first, last or not at all."""
+    for packages in ("torch", "torch, sklearn.cluster", "sklearn.cluster, torch"):
+        program = (
+            f"import json, {packages}; from gan_fast import backends; from gan_fast.cli import doctor; import pathlib; "
+            "module = backends.extension(); path = pathlib.Path(torch.__file__).parent / 'lib' / 'libtorch_cpu.so'; "
+            "paths = [str(path), *([module.__file__] if module else [])]; "
+            "print(json.dumps([[doctor.openmp_of(path) for path in paths], doctor.openmp_runtimes()]))"
+        )
+        if "sklearn" in packages:
+            pytest.importorskip("sklearn", reason="brings the second runtime")
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        used, loaded = json.loads(done.stdout)
+        assert len(set(used)) == 1, f"import {packages}: torch and gan_fast use {used}"
+        assert used[0] is None or used[0] in {os.path.realpath(path) for path in loaded}
 
 
 def test_works_without_the_compiled_module() -> None:

@@ -216,6 +216,14 @@ def test_other_arrays_are_refused(change: Any, message: str, weights: Any) -> No
         keras_mnist.from_keras(*change(*weights))
 
 
+def test_what_is_no_list_of_arrays_is_refused(weights: Any) -> None:
+    g_weights, d_weights = weights
+    with pytest.raises(TypeError, match=r"g_weights: got NoneType, expected the list that get_weights\(\) returns"):
+        keras_mnist.from_keras(None, d_weights)  # type: ignore[arg-type]  # wrong on purpose
+    with pytest.raises(TypeError, match=r"d_weights: got Linear, expected the list"):
+        keras_mnist.from_keras(g_weights, torch.nn.Linear(1, 1))  # type: ignore[arg-type]  # wrong on purpose
+
+
 def test_to_keras_takes_these_networks_only() -> None:
     generator, discriminator = gan_fast.models.build("keras_mnist", ngf=4, ndf=4)
     with pytest.raises(TypeError, match="discriminator: got Linear"):

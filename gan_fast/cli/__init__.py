@@ -4,6 +4,7 @@ int``."""
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import logging
 import os
@@ -16,6 +17,7 @@ import gan_fast
 __all__ = ["main"]
 
 _COMMANDS = ("train", "sample", "eval", "tune", "doctor", "demo")
+_UNLISTED = ("demo",)  # for make demo
 
 # What a user can cause: wrong arguments, files, data, checkpoints, missing extras. Anything else is a bug and keeps its
 # traceback.
@@ -31,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 if it worked, 1 if the command's own check failed, 2 after an error, 130 after Ctrl-C.
     """
-    parser = _parser()
-    args = parser.parse_args(argv)
+    args = _parse(sys.argv[1:] if argv is None else list(argv))
     debug = getattr(args, "debug", False)
     _set_up_messages(debug)
     try:
@@ -51,6 +52,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _parse(words: list[str]) -> argparse.Namespace:
+    """The parsed command line; unknown commands and options end the program with the near ones."""
+    parser = _parser()
+    command = next((word for word in words if not word.startswith("-")), None)
+    if command is not None and command not in _COMMANDS:
+        listed = [name for name in _COMMANDS if name not in _UNLISTED]
+        parser.error(f"unknown command {command!r}; {_near(command, listed)}expected one of {', '.join(listed)}")
+    if command is None and words and not any(option.startswith(words[0]) for option in parser._option_string_actions):
+        hint = _near(words[0], list(parser._option_string_actions))
+        parser.error(f"unrecognized arguments: {' '.join(words)}; {hint}gan-fast --help lists the commands")
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        hints = [_near(word.partition("=")[0], args.options) for word in unknown if word.startswith("-")]
+        hint = next((hint for hint in hints if hint), "")
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}; {hint}gan-fast {command} --help lists the options")
+    return args
+
+
+def _near(word: str, choices: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.7)
+    return f"did you mean {close[0]}? " if close else ""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gan-fast",
@@ -63,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         importlib.import_module(f"gan_fast.cli.{name}").add_parser(subparsers)
     for subparser in subparsers.choices.values():
         subparser.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
+        subparser.set_defaults(options=[word for word in subparser._option_string_actions if word.startswith("--")])
     return parser
 
 

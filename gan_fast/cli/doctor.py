@@ -6,6 +6,7 @@ Works with and without the compiled module. Exit status 1 if a self-test fails, 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.metadata
 import importlib.util
 import json
@@ -13,6 +14,7 @@ import math
 import os
 import platform
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,10 @@ def collect() -> dict[str, Any]:
         "self_test": _self_test(),
     }
     report["openmp"] = openmp_runtimes()  # last: by now everything that brings one is loaded
+    libraries = {"torch": str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")}
+    if module is not None:
+        libraries["gan_fast"] = str(module.__file__)
+    report["openmp_of"] = {name: openmp_of(path) for name, path in libraries.items()}
     report["warnings"] = _warnings(report)
     return report
 
@@ -118,6 +124,35 @@ def openmp_runtimes(maps: str | None = None) -> list[str]:
             return []
     paths = {line.split(maxsplit=5)[5] for line in maps.splitlines() if len(line.split(maxsplit=5)) == 6}
     return sorted(path for path in paths if OPENMP_LIBRARY.search(path))
+
+
+class _SymbolInfo(ctypes.Structure):
+    """Dl_info of dlfcn.h."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("symbol", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+def openmp_of(library: str) -> str | None:
+    """The OpenMP runtime that a loaded shared library calls: where its omp_get_max_threads lies. None if it has none,
+    is not loaded, or the system cannot tell.
+
+    Several runtimes in one process are the rule (scikit-learn's wheel brings a copy of its own); who calls which is
+    what matters.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        function = ctypes.CDLL(library, mode=os.RTLD_NOLOAD | os.RTLD_LAZY).omp_get_max_threads
+    except (OSError, AttributeError):
+        return None
+    info = _SymbolInfo()
+    found = ctypes.CDLL(None).dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(info))
+    return os.path.realpath(os.fsdecode(info.file)) if found and info.file else None
 
 
 def _choices() -> list[dict[str, str]]:
@@ -177,11 +212,11 @@ def _number(value: float) -> float | None:
 
 def _warnings(report: dict[str, Any]) -> list[str]:
     found = []
-    runtimes = {os.path.realpath(path) for path in report["openmp"]}
-    if len(runtimes) > 1:
+    ours, theirs = report["openmp_of"].get("gan_fast"), report["openmp_of"]["torch"]
+    if ours is not None and theirs is not None and ours != theirs:
         found.append(
-            f"{len(runtimes)} OpenMP runtimes are loaded ({', '.join(sorted(runtimes))}): their threads compete for "
-            "the cores; build gan_fast with the compiler family that torch was built with, or set OMP_NUM_THREADS=1"
+            f"gan_fast's kernels use {ours} and torch uses {theirs}: two pools of threads compete for the cores; build "
+            "gan_fast with the compiler family that torch was built with, or set OMP_NUM_THREADS=1"
         )
     if report["build"]["build_error"]:
         found.append(
@@ -200,7 +235,8 @@ def render(report: dict[str, Any]) -> str:
     threads = report["threads"]
     lines += [f"  threads       {threads['torch']} (OMP_NUM_THREADS={threads['OMP_NUM_THREADS'] or 'not set'})"]
     lines += [f"  cuda          {report['cuda'] or 'no device'}"]
-    lines += [f"  OpenMP        {', '.join(report['openmp']) or 'none found'}"]
+    lines += [f"  OpenMP        {_whose(path, report['openmp_of'])}" for path in report["openmp"]]
+    lines += [] if report["openmp"] else ["  OpenMP        none found"]
     lines += [f"  environment   {name}={value}" for name, value in report["environment"].items()]
     lines += ["", "compiled module"]
     if build["compiled_module"]:
@@ -231,3 +267,10 @@ def render(report: dict[str, Any]) -> str:
     lines += ["", *(f"warning: {text}" for text in report["warnings"])]
     lines.append(f"self-test: {test['passed']} passed, {test['failed']} failed")
     return "\n".join(lines)
+
+
+def _whose(runtime: str, used: dict[str, str | None]) -> str:
+    """An OpenMP runtime's path and who calls it. That of another package is no trouble: its threads sleep outside that
+    package's own work."""
+    users = [name for name, path in used.items() if path == os.path.realpath(runtime)]
+    return f"{runtime} ({' and '.join(users) or 'other packages'})"

@@ -30,10 +30,14 @@ def add_parser(subparsers: Any) -> None:
         metavar="SET",
         help="labelled set: a name, or a folder or zip with class subfolders (default: what the run was trained on)",
     )
-    parser.add_argument("--data-dir", metavar="DIR", help="folder with the files of a named set, or its parent")
+    parser.add_argument(
+        "--data-dir", "--data_dir", metavar="DIR", help="folder with the files of a named set, or its parent"
+    )
     parser.add_argument("--n", type=int, default=10_000, help="how many samples (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the samples (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=500, help="samples drawn at once (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", "--batch_size", type=int, default=500, help="samples drawn at once (default: %(default)s)"
+    )
     parser.add_argument("--no-download", action="store_true", help="never fetch a named set from the network")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to this file")
     parser.set_defaults(run=run)
@@ -45,6 +49,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError, ImportError: with a text for the user, which the command line prints.
     """
+    if args.json is not None and not args.json.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--json {args.json}: there is no folder {args.json.parent}")
+    from gan_fast import Trainer
+    from gan_fast.metrics import evaluate
+
+    trainer = Trainer.load(args.run_folder)
     trained_on, trained_dir = _trained_on(args.run_folder)
     data = args.data or trained_on
     if data is None:
@@ -52,10 +62,6 @@ def run(args: argparse.Namespace) -> int:
             f"{args.run_folder} does not say what it was trained on: name the real set with --data, as in --data mnist"
         )
     data_dir = args.data_dir if args.data_dir or data != trained_on else trained_dir
-    from gan_fast import Trainer
-    from gan_fast.metrics import evaluate
-
-    trainer = Trainer.load(args.run_folder)
     figures = evaluate(
         trainer,
         data,

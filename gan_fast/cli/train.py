@@ -99,7 +99,9 @@ def add_parser(subparsers: Any) -> None:
         "--continue_train", dest="resume", action="store_const", const="auto", help="the same as --resume auto"
     )
     where.add_argument("--allow-changes", action="store_true", help="resume although settings differ from the run's")
-    where.add_argument("-n", "--dry-run", action="store_true", help="check everything, do one step, write nothing")
+    where.add_argument(
+        "-n", "--dry-run", action="store_true", help="check everything, a resume too; one step; write nothing"
+    )
     parser.set_defaults(run=run)
 
 
@@ -122,12 +124,14 @@ def run(args: argparse.Namespace) -> int:
         goal["until"] = Convergence.make(before.get("until"))
         goal["steps"] = before.get("step") or (None if goal["until"] else _DEFAULT_STEPS)
     trainer = _build(args, options)
-    data_options = _data_options(args, options, trainer.sample_shape, stored.get("data") or {})
+    given = {
+        "resume": args.resume,
+        "allow_changes": args.allow_changes,
+        "data_options": _data_options(args, options, stored.get("data") or {}),
+    }
     if args.dry_run:
-        return _dry_run(trainer, options, goal, data_options)
-    result = trainer.fit(
-        options["data"], **goal, resume=args.resume, allow_changes=args.allow_changes, data_options=data_options
-    )
+        return _dry_run(trainer, options, goal, given)
+    result = trainer.fit(options["data"], **goal, **given)
     print(f"{result.reason}; {result.steps} steps, {result.img_s:.0f} img/s")
     print(f"run folder: {result.folder}")
     return 0
@@ -147,7 +151,7 @@ def _stored(resume: str | None) -> dict[str, Any]:
 def _resolve(args: argparse.Namespace, training: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     """Each setting from the command line, else from the run to go on with, else the default."""
     from gan_fast import losses
-    from gan_fast.training.config import near
+    from gan_fast.training.config import near, number
 
     settled = {**_DEFAULTS, **{key: value for key, value in training.items() if key in _DEFAULTS}}
     if "betas" in training:
@@ -156,6 +160,8 @@ def _resolve(args: argparse.Namespace, training: dict[str, Any], data: dict[str,
         raise ValueError(f"--resume {args.resume}: networks of your own go on in Python, with gan_fast.Trainer.load")
     if data:
         settled["data"] = data.get("source")
+    if args.lr is not None:
+        number("--lr", args.lr)
     given = {key: getattr(args, key, None) for key in _DEFAULTS}
     for key in ("g_lr", "d_lr"):
         given[key] = args.lr if given[key] is None else given[key]
@@ -199,7 +205,7 @@ def _build(args: argparse.Namespace, options: dict[str, Any]) -> Any:
             key: options[key]
             for key in ("loss", "batch_size", "precision", "g_lr", "d_lr", "eps", "seed", "accelerate")
         },
-        outdir=None if args.dry_run else args.outdir,
+        outdir=args.outdir,
         name=args.name,
         device=args.device,
         log_every=args.log_every,
@@ -209,25 +215,24 @@ def _build(args: argparse.Namespace, options: dict[str, Any]) -> Any:
     )
 
 
-def _data_options(
-    args: argparse.Namespace, options: dict[str, Any], sample_shape: tuple[int, ...], data: dict[str, Any]
-) -> dict[str, Any]:
-    """Where the data lies, and the size and channels that the model makes: the images are brought to those."""
+def _data_options(args: argparse.Namespace, options: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Where the data lies; its size and channels are the trainer's matter."""
     where = args.data_dir
     if where is None and options["data"] == data.get("source"):
         where = (data.get("options") or {}).get("data_dir")
-    channels, height = sample_shape[0], sample_shape[1]
-    return {"data_dir": where, "download": not args.no_download, "image_size": height, "channels": channels}
+    return {"data_dir": where, "download": not args.no_download}
 
 
-def _dry_run(trainer: Any, options: dict[str, Any], goal: dict[str, Any], data_options: dict[str, Any]) -> int:
-    from gan_fast.data import feed
-
-    batches = feed(options["data"], trainer.settings.batch_size, trainer.settings.seed, **data_options)
+def _dry_run(trainer: Any, options: dict[str, Any], goal: dict[str, Any], given: dict[str, Any]) -> int:
+    """All that a training does up to its first step, that step, and nothing on the disk."""
+    batches = trainer.prepare(options["data"], **given)
+    begun = trainer.step
     metrics = trainer.train_step(batches.next())
     length = {key: value for key, value in goal.items() if value is not None}
     for key, value in {**options, **length, "data": batches.describe(), "device": str(trainer.device)}.items():
         print(f"{key:<14} {value}")
+    if given["resume"]:
+        print(f"resume         {f'{trainer.run_folder}, step {begun}' if begun else 'nothing to resume: a new run'}")
     print(f"one step       {metrics}")
     print("dry run: nothing was written")
     return 0

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import DataError
-from .images import ImageData, to_float
+from .images import ImageData, positive, to_float
 from .items import stack, warn_if_unit_range
 
 __all__ = ["Feed", "MapFeed", "MemoryFeed", "mix_seed", "permutation"]
@@ -60,7 +60,10 @@ class Feed(ABC):
 
     @abstractmethod
     def next(self) -> Tensor:
-        """The next batch: float32 (batch_size, C, H, W) in [-1, 1], in memory of its own."""
+        """The next batch: float32 (batch_size, C, H, W) in [-1, 1], in memory of its own.
+
+        After an error the feed still stands before that batch: whoever goes on is given it again.
+        """
 
     def __iter__(self) -> Iterator[Tensor]:
         return self
@@ -91,22 +94,29 @@ class _OwnedFeed(Feed):
     _kind: str
 
     def __init__(self, name: str, samples: int, batch_size: int, seed: int, drop_last: bool) -> None:
-        if batch_size < 1:
-            raise DataError(f"batch_size={batch_size}, expected at least 1")
+        batch_size = positive("batch_size", batch_size)
         if batch_size > samples:
             raise DataError(f"batch_size={batch_size} is larger than the data set: {name} has {samples} samples")
-        self.name, self.samples, self.batch_size = name, samples, batch_size
-        self.seed, self.drop_last = seed, drop_last
+        self.name, self.samples, self.drop_last = name, samples, drop_last
+        self.batch_size, self.seed = batch_size, int(seed)
         self.steps_per_epoch: int = samples // batch_size if drop_last else -(-samples // batch_size)
         self._order: tuple[int, Tensor] | None = None  # (epoch, its permutation)
 
-    def _next_indices(self) -> Tensor:
+    def next(self) -> Tensor:
+        batch = self._gather(self._indices())
+        self.position += 1
+        return batch
+
+    @abstractmethod
+    def _gather(self, indices: Tensor) -> Tensor:
+        """The samples of these numbers as a batch."""
+
+    def _indices(self) -> Tensor:
         if self.position >= self.steps_per_epoch:
             self.epoch, self.position = self.epoch + 1, 0
         if self._order is None or self._order[0] != self.epoch:
             self._order = (self.epoch, permutation(self.samples, self.seed, self.epoch))
         start = self.position * self.batch_size
-        self.position += 1
         return self._order[1][start : start + self.batch_size]
 
     def _identity(self) -> dict[str, Any]:
@@ -176,8 +186,8 @@ class MemoryFeed(_OwnedFeed):
         # it.
         self._buffer = torch.empty((batch_size, self._rows.shape[1]), dtype=self._rows.dtype, device=self.device)
 
-    def next(self) -> Tensor:
-        index = self._next_indices().to(self.device)
+    def _gather(self, indices: Tensor) -> Tensor:
+        index = indices.to(self.device)
         if self._rows.dtype == torch.uint8:
             rows = torch.index_select(self._rows, 0, index, out=self._buffer[: len(index)])
             return to_float(rows).view(-1, *self.data.shape)
@@ -213,11 +223,11 @@ class MapFeed(_OwnedFeed):
         self.dataset = dataset
         self._looked = False
 
-    def next(self) -> Tensor:
-        indices: Sequence[int] = self._next_indices().tolist()
+    def _gather(self, indices: Tensor) -> Tensor:
+        numbers: Sequence[int] = indices.tolist()
         many = getattr(self.dataset, "__getitems__", None)
-        items = many(indices) if many is not None else [self.dataset[i] for i in indices]
-        batch = stack(items, indices, self.name)
+        items = many(numbers) if many is not None else [self.dataset[i] for i in numbers]
+        batch = stack(items, numbers, self.name)
         if not self._looked:
             warn_if_unit_range(batch, self.name)
             self._looked = True

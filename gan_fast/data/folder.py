@@ -115,7 +115,11 @@ class ImageFiles:
     def _walk(self) -> Iterator[str]:
         """Files below the root, links to folders followed, each folder once (a link may lead back up)."""
         seen: set[str] = set()
-        for base, folders, files in os.walk(self.root, followlinks=True):
+
+        def refuse(error: OSError) -> None:  # os.walk passes over what it may not read
+            raise DataError(f"{error.filename} cannot be read: {error.strerror or error}") from error
+
+        for base, folders, files in os.walk(self.root, followlinks=True, onerror=refuse):
             if (real := os.path.realpath(base)) in seen:
                 folders.clear()
                 continue

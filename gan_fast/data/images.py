@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import numbers
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from .errors import DataError
 
-__all__ = ["ImageData", "check_range", "convert", "from_array", "to_float"]
+__all__ = ["RANGE_SLACK", "ImageData", "check_options", "check_range", "convert", "from_array", "positive", "to_float"]
 
 # ITU-R BT.601 weights of red, green and blue in grey, the ones that Pillow's "L" conversion uses.
 _GREY = (0.299, 0.587, 0.114)
+#: How far outside [-1, 1] values may lie: resizing with antialiasing or a lossy round trip may step a little over the
+#: edge; raw [0, 255] or z-scores go far over it.
+RANGE_SLACK = 1e-2
 _CHUNK_BYTES = 1 << 25
 
 
@@ -75,7 +79,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def check_range(images: Tensor, name: str) -> None:
-    """Refuse a floating-point tensor with values that are not finite or lie outside [-1, 1].
+    """Refuse a floating-point tensor with values that are not finite or lie more than `RANGE_SLACK` outside [-1, 1].
 
     Raises:
         DataError: naming how many values are wrong, and the range found.
@@ -83,13 +87,13 @@ def check_range(images: Tensor, name: str) -> None:
     if images.numel() == 0 or images.dtype == torch.uint8:
         return
     low, high = (float(v) for v in torch.aminmax(images.detach()))
-    if -1.0 <= low and high <= 1.0:  # also false for NaN, which aminmax hands through
+    if -1.0 - RANGE_SLACK <= low and high <= 1.0 + RANGE_SLACK:  # also false for NaN, which aminmax hands through
         return
     finite = torch.isfinite(images)
     bad = images.numel() - int(finite.sum())
     if bad:
         raise DataError(f"{name}: {bad} of {images.numel()} values are NaN or infinite, expected values in [-1, 1]")
-    outside = int(((images < -1) | (images > 1)).sum())
+    outside = int((images.abs() > 1 + RANGE_SLACK).sum())
     hint = "; for values in 0..255 give uint8, or use x / 127.5 - 1" if high > 2 else ""
     raise DataError(
         f"{name}: {outside} of {images.numel()} values lie outside [-1, 1] (they range from {low:g} to {high:g}){hint}"
@@ -168,9 +172,20 @@ def check_options(image_size: int | None, channels: int | None) -> None:
     """Refuse options that no image source can follow.
 
     Raises:
-        DataError: image_size below 1, or channels other than 1 and 3.
+        DataError: image_size no integer above 0, or channels other than 1 and 3.
     """
-    if image_size is not None and image_size < 1:
-        raise DataError(f"image_size={image_size}, expected a positive number of pixels")
+    if image_size is not None:
+        positive("image_size", image_size)
     if channels not in (None, 1, 3):
-        raise DataError(f"channels={channels}, expected 1 (grey) or 3 (colour)")
+        raise DataError(f"channels={channels!r}, expected 1 (grey) or 3 (colour)")
+
+
+def positive(argument: str, value: object) -> int:
+    """The value as a plain int above 0; numpy's integers are taken too, which a checkpoint could not hold.
+
+    Raises:
+        DataError: anything else.
+    """
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0:
+        return int(value)
+    raise DataError(f"{argument}={value!r}, expected a positive integer")

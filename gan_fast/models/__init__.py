@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from gan_fast.models import dcgan28, dcgan64, keras_mnist
@@ -70,7 +71,7 @@ def build(name: str, **settings: Any) -> tuple[nn.Module, nn.Module]:
             raise TypeError(f"{key}: not an option of model {name!r}; {hint}its options: {', '.join(known)}")
         if target in chosen:
             raise TypeError(f"{key}: {target} was given twice, under two names")
-        chosen[target] = value
+        chosen[target] = value.item() if isinstance(value, np.generic) else value  # plain, for config.json
     return record_origin(builder(**chosen), name, {**known, **chosen})
 
 

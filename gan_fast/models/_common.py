@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ Networks = TypeVar("Networks", bound=tuple[nn.Module, nn.Module])
 def check_sizes(**sizes: int) -> None:
     """Raise ValueError unless every value is a positive integer; the keyword names the argument in the message."""
     for argument, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
             raise ValueError(f"{argument}: got {value!r}, expected a positive integer")
 
 

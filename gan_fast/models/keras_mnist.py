@@ -18,7 +18,7 @@ output, read in that order, is a channels_last tensor without any copy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -138,6 +138,7 @@ def from_keras(
 
     Raises:
         ValueError: another number of arrays, or shapes that are not the article's network at any width.
+        TypeError: no list of arrays.
     """
     g_arrays, d_arrays = _arrays(g_weights, 8, "g_weights"), _arrays(d_weights, 6, "d_weights")
     latent_dim, ngf, channels, ndf = (
@@ -189,6 +190,8 @@ _TORCH_AXES = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 
 
 def _arrays(weights: Sequence[np.ndarray], count: int, argument: str) -> list[np.ndarray]:
+    if not isinstance(weights, Iterable):
+        raise TypeError(f"{argument}: got {type(weights).__name__}, expected the list that get_weights() returns")
     arrays = [np.asarray(array) for array in weights]
     if len(arrays) != count:
         raise ValueError(

@@ -27,7 +27,17 @@ from torch import Tensor, nn
 from . import files
 from .errors import CheckpointError, NonFiniteError
 
-__all__ = ["MANIFEST", "Checkpoint", "is_checkpoint", "load_network", "read", "require_finite", "verify", "write"]
+__all__ = [
+    "MANIFEST",
+    "Checkpoint",
+    "is_checkpoint",
+    "load_network",
+    "read",
+    "require_finite",
+    "uncompiled",
+    "verify",
+    "write",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +45,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 _CONFIG, _STATE = "config.json", "trainer_state.pt"
 _NETWORKS = ("generator", "discriminator")
+_COMPILED = "_orig_mod"  # how torch.compile's wrapper calls what it wraps
 _EXTRA = "extra_state"  # entries of a network's state_dict that are not tensors live in the trainer's state
 
 
@@ -203,11 +214,23 @@ def read(folder: Path) -> Checkpoint:
 
 def load_network(network: nn.Module, stored: Mapping[str, Any], path: Path) -> None:
     """Load a network's parameters and buffers; names that do not fit are an error that lists them."""
+    own = {_plain_name(name): name for name in network.state_dict()}
+    named = {own.get(_plain_name(name), name): value for name, value in stored.items()}
     try:
-        network.load_state_dict(dict(stored), strict=True)
+        network.load_state_dict(named, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} does not fit {type(network).__name__}: {reason}") from error
+        raise CheckpointError(f"{path} does not fit {type(uncompiled(network)).__name__}: {reason}") from error
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """The network inside the wrapper that ``torch.compile(network)`` returns, or the network itself."""
+    return network._modules.get(_COMPILED) or network
+
+
+def _plain_name(name: str) -> str:
+    """The name that an entry of a state_dict has where no module around it is compiled."""
+    return ".".join(part for part in name.split(".") if part != _COMPILED)
 
 
 def _tensors(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -215,7 +238,8 @@ def _tensors(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors: dict[str, Tensor] = {}
     extra: dict[str, Any] = {}
     seen: set[int] = set()
-    for name, value in network.state_dict().items():
+    for own_name, value in network.state_dict().items():
+        name = _plain_name(own_name)
         if not isinstance(value, Tensor):
             extra[name] = value
             continue

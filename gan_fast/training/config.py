@@ -5,15 +5,33 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import inspect
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import numbers
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
 import torch
 
 from .errors import ConfigMismatchError
 
-__all__ = ["PRECISIONS", "RunSettings", "TrainingSettings", "compare", "near", "resolve_device"]
+__all__ = [
+    "PRECISIONS",
+    "RunSettings",
+    "TrainingSettings",
+    "check_keywords",
+    "compare",
+    "differences",
+    "near",
+    "number",
+    "resolve_device",
+    "suggesting",
+    "whole",
+]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 PRECISIONS = ("fp32", "bf16", "tf32", "fp16")
 _CUDA_ONLY = ("tf32", "fp16")
@@ -70,18 +88,17 @@ class TrainingSettings:
     accelerate: bool
 
     def __post_init__(self) -> None:
-        _whole("batch_size", self.batch_size, 1)
-        _whole("seed", self.seed, 0)
+        _settle(self, "batch_size", whole("batch_size", self.batch_size, 1))
+        _settle(self, "seed", whole("seed", self.seed, 0))
+        _settle(self, "accelerate", bool(self.accelerate))
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is unknown; {near(self.precision, PRECISIONS)}")
         for name in ("g_lr", "d_lr", "eps"):
-            value = getattr(self, name)
-            if not _is_number(value) or value <= 0:
-                raise ValueError(f"{name} must be a positive number, got {value!r}")
+            _settle(self, name, number(name, getattr(self, name)))
         betas = self.betas
         if not isinstance(betas, Sequence) or len(betas) != 2 or not all(_is_number(b) and 0 <= b < 1 for b in betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
-        object.__setattr__(self, "betas", (float(betas[0]), float(betas[1])))
+        _settle(self, "betas", (float(betas[0]), float(betas[1])))
 
     def check_device(self, device: torch.device) -> None:
         """Refuse a precision that ``device`` does not have."""
@@ -115,26 +132,55 @@ class RunSettings:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        _whole("log_every", self.log_every, 1)
-        _whole("sample_every", self.sample_every, 0)
-        _whole("save_every", self.save_every, 0)
+        for name, least in (("log_every", 1), ("sample_every", 0), ("save_every", 0)):
+            _settle(self, name, whole(name, getattr(self, name), least))
         if self.keep_last is not None:
-            _whole("keep_last", self.keep_last, 1)
+            _settle(self, "keep_last", whole("keep_last", self.keep_last, 1))
         if self.name is not None and (not self.name or set(self.name) & set("/\\\0") or self.name.startswith(".")):
             raise ValueError(f"name must be a plain folder name without separators, got {self.name!r}")
 
 
-def compare(stored: Mapping[str, Any], current: Mapping[str, Any], *, place: str, remedy: str) -> None:
-    """Raise `ConfigMismatchError` with every setting that differs. A setting that one side does not know is not
-    compared."""
-    differences = [
+def _settle(settings: object, name: str, value: object) -> None:
+    """Replace a field of a frozen dataclass by its plain form, which config.json can hold."""
+    object.__setattr__(settings, name, value)
+
+
+def suggesting(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A function whose TypeError for an unknown keyword names the near ones (Python itself does so from 3.13 on)."""
+    known = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    @functools.wraps(function)
+    def checked(*args: _P.args, **given: _P.kwargs) -> _R:
+        check_keywords(function.__qualname__.removesuffix(".__init__"), given, known)
+        return function(*args, **given)
+
+    return checked
+
+
+def check_keywords(function: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise TypeError for the first keyword that ``function`` does not have, with the near ones."""
+    known = list(known)
+    for word in given:
+        if word not in known:
+            raise TypeError(f"{function} has no argument {word!r}; {near(word, known)}")
+
+
+def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """One line for each setting that differs. A setting that one side does not know is not compared."""
+    return [
         f"{key}: {_show(stored[key])} in the checkpoint, {_show(current[key])} now"
         for key in stored
         if key in current and _plain(stored[key]) != _plain(current[key])
     ]
-    if differences:
-        listing = "; ".join(differences)
-        raise ConfigMismatchError(f"{place} was trained with another configuration: {listing}. {remedy}", differences)
+
+
+def compare(stored: Mapping[str, Any], current: Mapping[str, Any], *, place: str, remedy: str) -> None:
+    """Raise `ConfigMismatchError` with every setting that differs."""
+    found = differences(stored, current)
+    if found:
+        raise ConfigMismatchError(
+            f"{place} was trained with another configuration: {'; '.join(found)}. {remedy}", found
+        )
 
 
 def _plain(value: object) -> object:
@@ -150,10 +196,28 @@ def _show(value: object) -> str:
     return repr(_plain(value))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def whole(name: str, value: object, least: int) -> int:
+    """The value as a plain int; numpy's integers are taken too.
+
+    Raises:
+        ValueError: no integer, or below ``least``.
+    """
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least:
+        return int(value)
+    expected = "a positive integer" if least == 1 else f"an integer of at least {least}"
+    raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
-def _whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+def number(name: str, value: object) -> float:
+    """The value as a plain float; numpy's numbers are taken too.
+
+    Raises:
+        ValueError: no finite number above 0.
+    """
+    if _is_number(value) and value > 0:
+        return float(value)
+    raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

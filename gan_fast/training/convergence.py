@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from .config import near, whole
 
 __all__ = ["Convergence", "ConvergenceWatch"]
 
@@ -38,11 +41,10 @@ class Convergence:
 
     def __post_init__(self) -> None:
         for name, least in (("window", 2), ("patience", 1), ("min_steps", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"until: {name} must be an integer of at least {least}, got {value!r}")
-        if not isinstance(self.tolerance, (int, float)) or not math.isfinite(self.tolerance) or self.tolerance < 0:
+            object.__setattr__(self, name, whole(f"until: {name}", getattr(self, name), least))
+        if not isinstance(self.tolerance, numbers.Real) or not math.isfinite(self.tolerance) or self.tolerance < 0:
             raise ValueError(f"until: tolerance must be a finite number of at least 0, got {self.tolerance!r}")
+        object.__setattr__(self, "tolerance", float(self.tolerance))
 
     @classmethod
     def make(cls, until: Convergence | Mapping[str, Any] | bool | None) -> Convergence | None:
@@ -58,7 +60,7 @@ class Convergence:
         if isinstance(until, Mapping):
             unknown = sorted(set(until) - set(known))
             if unknown:
-                raise ValueError(f"until: unknown setting {', '.join(unknown)}; it has {', '.join(known)}")
+                raise ValueError(f"until: unknown setting {', '.join(unknown)}; {near(unknown[0], known)}")
             return cls(**until)
         raise TypeError(f"until must be None, True, a dict with {', '.join(known)}, or a Convergence, got {until!r}")
 

@@ -76,6 +76,7 @@ class FitLoop:
         self.settings = trainer.run_settings
         self.run: RunFolder | None = None
         self._first_step = trainer.step
+        self._saved = trainer.step  # the last step of which a checkpoint was written, or tried
         self._images = 0
         self._seconds = 0.0
         self._logged = (0, 0.0)  # images and seconds at the last line
@@ -112,6 +113,10 @@ class FitLoop:
                         batch = self._next_batch()
             except NonFiniteLossError as error:
                 raise self._explain(error) from None
+            except BaseException as error:
+                if not (interrupt.asked and isinstance(error, KeyboardInterrupt)):  # a second Ctrl-C: stop at once
+                    self._rescue()
+                raise
         logger.info("training stopped: %s", reason)
         if interrupt.asked:
             raise KeyboardInterrupt(reason)
@@ -123,7 +128,8 @@ class FitLoop:
         position = self.feed.state_dict()
         batch = self._next_batch()
         try:
-            inputs.check_values(inputs.check_form(batch, self.trainer.sample_shape))
+            what = f"a batch of {self.feed.name}"
+            inputs.check_values(inputs.check_form(batch, self.trainer.sample_shape, what), what)
             self.run = self.trainer.open_run_folder(self.feed, self.goal, self.watch)
             self._first_pictures(batch)
         except (ValueError, TypeError, OSError):
@@ -204,13 +210,31 @@ class FitLoop:
             self._log_rest()
         if self.run is None:
             return
+        if last or self._save_due():
+            self._save()  # before the pictures, whose errors must not cost the training
         every = self.settings.sample_every
         if last or (every and self.trainer.step % every == 0):
             self._save_fakes()
-        if last or self._save_due():
-            self.trainer.save_to_run(self.run)
         if last:
             self._save_curves()
+
+    def _save(self) -> None:
+        assert self.run is not None
+        self._saved = self.trainer.step
+        self.trainer.save_to_run(self.run)
+
+    def _rescue(self) -> None:
+        """Save the steps since the last checkpoint when data, pictures or anything else outside a step has failed. The
+        error stays the one that the caller sees."""
+        step = self.trainer.step
+        if self.run is None or step == self._saved or self.trainer.halfway:
+            return
+        try:
+            self._save()
+        except (OSError, RuntimeError, TypeError, ValueError) as failure:
+            logger.error("the training failed after step %d, and so did its checkpoint: %s", step, failure)
+        else:
+            logger.error("the training failed after step %d, which was saved: resume=%r", step, str(self.run.path))
 
     def _log_rest(self) -> None:
         """A line for the steps since the last one. It is marked and goes when the run goes on: those losses stay
@@ -246,7 +270,8 @@ class FitLoop:
     def _explain(self, error: NonFiniteLossError) -> NonFiniteLossError:
         kept = "no checkpoint was saved before it"
         if self.run is not None:
-            self._save_curves()
+            with contextlib.suppress(OSError):  # the loss is what has to be reported
+                self._save_curves()
             good = self.run.candidates()
             if good:
                 kept = f"the last good checkpoint is {good[0]}"

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from .config import whole
 
 __all__ = ["Latent", "LatentSource", "latent_shape"]
 
@@ -63,15 +66,19 @@ def latent_shape(generator: nn.Module, latent_dim: int | Sequence[int] | None) -
     Raises:
         ValueError: nothing says the shape, or ``latent_dim`` contradicts the generator.
     """
-    if latent_dim is not None and not isinstance(latent_dim, int):
-        shape = tuple(latent_dim)
-        if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
+    if latent_dim is not None:
+        sizes = latent_dim if isinstance(latent_dim, Sequence) else (latent_dim,)
+        try:
+            shape = tuple(whole("latent_dim", size, 1) for size in sizes)
+        except ValueError:
+            shape = ()
+        if not shape:
             raise ValueError(f"latent_dim must be a positive integer or a tuple of them, got {latent_dim!r}")
-        return shape
-    if latent_dim is not None and (isinstance(latent_dim, bool) or latent_dim < 1):
-        raise ValueError(f"latent_dim must be a positive integer or a tuple of them, got {latent_dim!r}")
+        if isinstance(latent_dim, Sequence):
+            return shape
+        latent_dim = shape[0]
     own = getattr(generator, "latent_shape", None)
-    found = tuple(own) if own is not None else _from_first_layer(generator)
+    found = tuple(int(size) for size in own) if own is not None else _from_first_layer(generator)
     if found is None:
         if latent_dim is None:
             raise ValueError(
@@ -86,6 +93,8 @@ def latent_shape(generator: nn.Module, latent_dim: int | Sequence[int] | None) -
 
 def _from_first_layer(generator: nn.Module) -> tuple[int, ...] | None:
     for layer in generator.modules():
+        if isinstance(layer, LazyModuleMixin):
+            return None  # it learns its sizes from the first latents
         if isinstance(layer, nn.Linear):
             return (layer.in_features,)
         if isinstance(layer, _ConvTransposeNd):

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import is_lazy
 
 from . import randomness
 from .latent import Latent
 from .logits import TrailingSigmoid, ends_in_sigmoid, find_trailing_sigmoid
 
-__all__ = ["Probe", "evaluating", "probe", "statistics_layers"]
+__all__ = ["Probe", "evaluating", "probe", "settle_lazy_layers", "statistics_layers"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,22 @@ def statistics_layers(network: nn.Module) -> list[nn.Module]:
         for module in network.modules()
         if isinstance(module, _BatchNorm) or (isinstance(module, _InstanceNorm) and module.track_running_stats)
     ]
+
+
+def settle_lazy_layers(generator: nn.Module, discriminator: nn.Module, latent: Latent) -> None:
+    """Let layers that learn their sizes from their first input (nn.LazyConv2d, ...) do so, before anything asks for
+    their parameters; their initial weights come from the global generator, as those of other layers do.
+
+    Raises:
+        ValueError: a network refuses its input.
+    """
+    lazy = [any(is_lazy(value) for value in (*net.parameters(), *net.buffers())) for net in (generator, discriminator)]
+    if not any(lazy):
+        return
+    with evaluating(generator, discriminator), torch.no_grad():
+        fakes = _call(generator, latent.draw(_SAMPLES, seed=0), "generator", "z; give latent_dim= or latent=")
+        if lazy[1]:
+            _call(discriminator, fakes, "discriminator", "the generator's samples; the two networks must fit together")
 
 
 def probe(generator: nn.Module, discriminator: nn.Module, latent: Latent) -> Probe:

@@ -5,8 +5,10 @@ Read it together with `trainer.py`; the functions here use the Trainer's private
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from gan_fast import losses, models
 
 from . import checkpoint, environment, randomness, run_folder
 from .checkpoint import Checkpoint
-from .config import compare
+from .config import compare, differences
 from .errors import CheckpointError
 from .latent import LatentSource
 from .run_folder import RunFolder
@@ -26,7 +28,7 @@ from .step import GanLoss
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-__all__ = ["config_of", "default_name", "load", "resume", "state_of"]
+__all__ = ["config_of", "default_name", "load", "resume", "state_of", "unchanged_on_error"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,26 +75,53 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def unchanged_on_error(trainer: Trainer) -> Iterator[None]:
+    """Inside the block a checkpoint is taken over; if that fails, at whatever part of it, everything is put back bit
+    for bit: networks, optimisers, generators, counters."""
+    step = trainer._step
+    networks = [(net, copy.deepcopy(net.state_dict())) for net in (trainer.generator, trainer.discriminator)]
+    updates = copy.deepcopy(step.state_dict())
+    latents = trainer._latent.generator.get_state()
+    collected = trainer.losses.state_dict()
+    names = ("step", "seconds", "run_folder", "_random_state", "_feed", "_data", "_watch")
+    plain = {**{name: getattr(trainer, name) for name in names}, "_restored": dict(trainer._restored)}
+    try:
+        yield
+    except BaseException:
+        for network, before in networks:
+            network.load_state_dict(before)
+        step.load_state_dict(updates)
+        trainer._latent.generator.set_state(latents)
+        trainer.losses.load_state_dict(collected)
+        for name, value in plain.items():
+            setattr(trainer, name, value)
+        raise
+
+
 def default_name(generator: nn.Module, data: str, batch_size: int) -> str:
     """The run's name where none is given, such as "dcgan28-mnist-b128"."""
     built = getattr(generator, "built_from", None)
-    model = built["model"] if built else type(generator).__name__.lower()
+    model = built["model"] if built else type(checkpoint.uncompiled(generator)).__name__.lower()
     plain = "".join(char if char.isalnum() or char in "-_." else "-" for char in f"{model}-{Path(data).name}")
     return f"{plain.lstrip('.')}-b{batch_size}"
 
 
-def resume(trainer: Trainer, place: str | Path | bool, *, name: str, allow_changes: bool) -> None:
+def resume(trainer: Trainer, place: str | Path | bool, *, data: str, allow_changes: bool) -> None:
     """Put a run's last good checkpoint into a trainer that has not trained yet; "auto" or True: the newest run of
-    that name."""
+    its name. ``data``: what the data is called. Use it inside `unchanged_on_error`."""
     if trainer.step:
         raise ValueError(
             f"resume={str(place)!r}: this trainer has already done {trainer.step} steps; resume with a new one"
         )
     if place is True or place == "auto":
         outdir = trainer.run_settings.outdir
-        run = run_folder.find_run(Path(outdir), trainer.run_settings.name or name) if outdir is not None else None
+        name = trainer.run_settings.name or default_name(trainer.generator, data, trainer.settings.batch_size)
+        run = run_folder.find_run(Path(outdir), name) if outdir is not None else None
         if run is None:
             logger.info("resume: no run of that name yet in %s, a new one begins", outdir)
+            if outdir is not None and trainer.run_settings.name is None:
+                _warn_of_like_run(trainer, Path(outdir), name, data)
             return
         if not run.candidates():
             logger.info("resume: %s ended before its first checkpoint, it begins anew", run.path)
@@ -101,6 +130,27 @@ def resume(trainer: Trainer, place: str | Path | bool, *, name: str, allow_chang
         place = run.path
     found, run = run_folder.load_checkpoint(Path(str(place)))
     _adopt(trainer, found, run, allow_changes)
+
+
+def _warn_of_like_run(trainer: Trainer, outdir: Path, name: str, data: str) -> None:
+    """Say so if the newest run of the same networks and data has only another name, because of its batch size or
+    because somebody named it: who asks to resume may mean that one."""
+    mine = config_of(trainer)["training"]
+    for _, _, path in reversed(run_folder.runs_in(outdir)):
+        try:
+            config = RunFolder(path).read_json("config.json")
+            theirs = config["training"]
+            alike = (theirs["model"], theirs["generator"]["class"]) == (mine["model"], mine["generator"]["class"])
+            alike = alike and config["data"]["name"] == data
+        except (CheckpointError, KeyError, TypeError):
+            continue  # no run of ours, or one that ended before it wrote its configuration
+        if alike:
+            other = "; ".join(differences(theirs, mine)) or "the same settings"
+            logger.warning(
+                "resume: no run is called %s, so a new one begins. %s trained the same model on the same data (%s); "
+                "give that folder as resume (--resume) to go on with it", name, path, other,
+            )  # fmt: skip
+            return
 
 
 def load(
@@ -136,12 +186,13 @@ def load(
     if run is not None:
         arguments.setdefault("outdir", str(run.path.parent))
     trainer = kind(generator, discriminator, loss=loss, latent=latent, device=device, **arguments)
-    _adopt(trainer, found, run, allow_changes)
+    with unchanged_on_error(trainer):
+        _adopt(trainer, found, run, allow_changes)
     return trainer
 
 
 def _adopt(trainer: Trainer, found: Checkpoint, run: RunFolder | None, allow_changes: bool) -> None:
-    """Compare the configurations, then take over everything that a checkpoint holds."""
+    """Compare the configurations, then take over everything that a checkpoint holds. Inside `unchanged_on_error`."""
     if not allow_changes:
         compare(_part(found, "training"), config_of(trainer)["training"], place=str(found.folder), remedy=_CHANGES)
     state = found.state
@@ -162,7 +213,9 @@ def _adopt(trainer: Trainer, found: Checkpoint, run: RunFolder | None, allow_cha
         raise CheckpointError(
             f"{found.folder / 'trainer_state.pt'} has no entry {error}: it is of another program"
         ) from error
-    except ValueError as error:
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{found.folder / 'trainer_state.pt'} does not fit these networks: {error}") from error
     trainer.run_folder = run.path if run is not None else None
     logger.info("resumed from %s at step %d", found.folder, trainer.step)
@@ -194,4 +247,7 @@ def _part(found: Checkpoint, name: str) -> dict[str, Any]:
 
 
 def _size(network: nn.Module) -> dict[str, Any]:
-    return {"class": type(network).__name__, "parameters": sum(p.numel() for p in network.parameters())}
+    return {
+        "class": type(checkpoint.uncompiled(network)).__name__,
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }

@@ -161,8 +161,10 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, RunFolder | None]:
     run = RunFolder(folder)
     if not run.checkpoints.is_dir():
         runs = [path.name for _, _, path in runs_in(folder)]
-        hint = f"; it holds the runs {', '.join(runs)}: name one of them" if runs else ""
-        raise CheckpointError(f"{folder} is neither a run folder nor a checkpoint folder{hint}")
+        hint = (
+            f"it holds the runs {', '.join(runs)}: name one of them" if runs else "expected one such as runs/00000-NAME"
+        )
+        raise CheckpointError(f"{folder} is neither a run folder nor a checkpoint folder; {hint}")
     damaged: list[str] = []
     for place in run.candidates():
         try:

@@ -83,6 +83,9 @@ class GanStep:
         self.discriminator = discriminator
         self.loss = loss
         self.device = device
+        #: From the beginning of an update to its end: a step that failed in between leaves networks and optimisers
+        #: between two steps.
+        self.halfway = False
         self._sigmoid = found.sigmoid
         self._mixes_samples = found.mixes_samples
         self._statistics = statistics_layers(discriminator)
@@ -108,6 +111,7 @@ class GanStep:
 
     def __call__(self, real: Tensor, z: Tensor) -> StepMetrics:
         """One step on ``real`` (N, ...) and ``z`` (N, ...), both on the training's device."""
+        self.halfway = True
         for network in (self.generator, self.discriminator):
             if not network.training:  # left in eval mode by its owner; single layers held in eval mode stay so
                 network.train()
@@ -116,6 +120,7 @@ class GanStep:
                 fakes = self.generator(z)
             d_loss, real_logits, fake_logits = self._update_discriminator(real, fakes.detach())
             g_loss = self._update_generator(fakes)
+        self.halfway = False
         return StepMetrics(d_loss, g_loss, real_logits, fake_logits)
 
     def _update_discriminator(self, real: Tensor, fakes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,7 +132,7 @@ class GanStep:
                 logits = self.discriminator(torch.cat((real.to(fakes.dtype), fakes)))
                 real_logits, fake_logits = logits.chunk(2)
         real_logits, fake_logits = _full(real_logits), _full(fake_logits)
-        loss = self.loss.d_loss(real_logits, fake_logits)
+        loss = _checked(self.loss.d_loss(real_logits, fake_logits), "d_loss")
         _descend(loss, self.d_optimizer, self.d_scaler)
         return loss.detach(), real_logits.detach(), fake_logits.detach()
 
@@ -136,7 +141,7 @@ class GanStep:
         with _frozen(self.d_parameters):
             with self._autocast():
                 logits = self.discriminator(fakes)
-            loss = self.loss.g_loss(_full(logits))
+            loss = _checked(self.loss.g_loss(_full(logits)), "g_loss")
             _descend(loss, self.g_optimizer, self.g_scaler)
         return loss.detach()
 
@@ -160,17 +165,41 @@ class GanStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the state of `state_dict` back; the learning rates, betas and eps stay those of this step's settings."""
+        """Put the state of `state_dict` back; the learning rates, betas and eps stay those of this step's settings.
+
+        Raises:
+            ValueError: the stored moments are of other parameters.
+        """
         for name in ("g_optimizer", "d_optimizer"):
             optimizer: torch.optim.Optimizer = getattr(self, name)
             own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(state[name])
             for group, settings in zip(optimizer.param_groups, own, strict=True):
                 group.update(settings)
+            for number, (parameter, moments) in enumerate(optimizer.state.items()):
+                for key in ("exp_avg", "exp_avg_sq"):
+                    if moments[key].shape != parameter.shape:
+                        raise ValueError(
+                            f"{name}: {key} of parameter {number} has shape {tuple(moments[key].shape)}, "
+                            f"the parameter {tuple(parameter.shape)}"
+                        )
         for name in ("g_scaler", "d_scaler"):
             scaler: torch.amp.GradScaler = getattr(self, name)
             if scaler.is_enabled() and state[name]:
                 scaler.load_state_dict(state[name])
+
+
+def _checked(loss: object, name: str) -> Tensor:
+    """What a loss returned, if one can descend on it."""
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"{name} of the loss must return a scalar tensor, got {type(loss).__name__}")
+    if loss.dim() != 0:
+        raise ValueError(
+            f"{name} of the loss must return a scalar tensor, got shape {tuple(loss.shape)}; take its mean()"
+        )
+    if not loss.requires_grad:
+        raise ValueError(f"{name} of the loss returned a tensor without a gradient (detached, or made from numbers)")
+    return loss
 
 
 def _descend(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:

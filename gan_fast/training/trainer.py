@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gan_fast import losses
+from gan_fast import backends, losses
 from gan_fast.accelerate import accelerate as swap_layers
 from gan_fast.data import DataError, Feed, mix_seed
 from gan_fast.data import feed as make_feed
 
 from . import checkpoint, environment, inputs, randomness, restoring
-from .config import RunSettings, TrainingSettings, resolve_device
+from .config import RunSettings, TrainingSettings, check_keywords, number, resolve_device, suggesting, whole
 from .convergence import Convergence, ConvergenceWatch
 from .fit import FitLoop, FitResult
 from .latent import Latent, LatentSource, latent_shape
-from .probe import evaluating, probe
+from .pictures import is_picture
+from .probe import evaluating, probe, settle_lazy_layers
 from .run_folder import RunFolder
 from .statistics import LossLog
 from .step import GanLoss, GanStep, StepMetrics
@@ -30,6 +34,8 @@ __all__ = ["Trainer"]
 logger = logging.getLogger(__name__)
 
 _LATENT_STREAM = -1  # names the training's latents among the streams that a run's seed gives
+_FEED_ARGUMENTS = inspect.signature(make_feed).parameters
+_DATA_OPTIONS = [name for name in _FEED_ARGUMENTS if name not in ("source", "batch_size", "seed", "device")]
 _FULL_CHECKS = 3  # the first batches are looked at value by value
 
 
@@ -76,6 +82,7 @@ class Trainer:
         ValueError, TypeError: an argument is wrong; the text names it, the value, and what was expected.
     """
 
+    @suggesting
     def __init__(
         self,
         generator: nn.Module,
@@ -102,9 +109,11 @@ class Trainer:
         keep_last: int | None = None,
         progress: bool | None = None,
     ) -> None:
+        backends.check_environment()
         for argument, network in (("generator", generator), ("discriminator", discriminator)):
             if not isinstance(network, nn.Module):
                 raise TypeError(f"{argument} must be a torch.nn.Module, got {type(network).__name__}")
+        number("lr", lr)
         self.settings = TrainingSettings(
             batch_size=batch_size,
             precision=precision,
@@ -126,7 +135,8 @@ class Trainer:
             shape = latent_shape(generator, latent_dim)
         else:
             shape = tuple(latent(1, torch.Generator(device=self.device).manual_seed(0)).shape[1:])
-        self._latent = Latent(shape, latent, self.device, mix_seed(seed, _LATENT_STREAM))
+        self._latent = Latent(shape, latent, self.device, mix_seed(self.settings.seed, _LATENT_STREAM))
+        settle_lazy_layers(generator, discriminator, self._latent)
         if accelerate:
             swap_layers(generator, discriminator)  # logs what it did
         found = probe(generator, discriminator, self._latent)
@@ -170,6 +180,7 @@ class Trainer:
         self.step += 1
         return metrics
 
+    @suggesting
     def fit(
         self,
         data: Any,
@@ -197,36 +208,28 @@ class Trainer:
                 ``outdir``, if any.
             allow_changes: continue although settings or data differ from the checkpoint's.
             data_options: further arguments of `gan_fast.data.feed`, such as ``data_dir``, ``image_size``, ``channels``.
+                Images of a name, folder or zip are brought to the generator's size and channels unless these say
+                otherwise.
 
         Raises:
             NonFiniteLossError: a loss became NaN or infinite; the last good checkpoint is named and untouched.
             OutputError: the run folder cannot be written; the trainer itself is unharmed.
             ConfigMismatchError: the checkpoint is of another configuration; lists the differences.
         """
-        for argument, value in (("steps", steps), ("epochs", epochs)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{argument} must be a positive integer, got {value!r}")
+        steps = None if steps is None else whole("steps", steps, 1)
+        epochs = None if epochs is None else whole("epochs", epochs, 1)
         if steps is not None and epochs is not None:
             raise ValueError(f"give steps or epochs, not both (steps={steps}, epochs={epochs})")
         rule = Convergence.make(until)
         if steps is None and epochs is None and rule is None:
             raise ValueError("give steps=, epochs= or until=: without one of them the training has no end")
-        feed = make_feed(data, self.settings.batch_size, self.settings.seed, device=self.device, **(data_options or {}))
-        self._data = {
-            "source": str(data) if isinstance(data, (str, Path)) else None,
-            "options": {
-                key: str(value) if isinstance(value, Path) else value for key, value in (data_options or {}).items()
-            },
-        }
-        start = self.step
-        if resume:
-            restoring.resume(self, resume, name=self._default_name(feed), allow_changes=allow_changes)
-            start = 0
-        self._attach(feed, allow_changes)
+        feed, options = self._open(data, data_options)
         if epochs is not None:
             if not feed.steps_per_epoch:
                 raise ValueError(f"epochs={epochs}, but {feed.name} does not tell its length; give steps=")
             steps = epochs * feed.steps_per_epoch
+        start = 0 if resume else self.step
+        self._take_over(feed, data, options, resume, allow_changes)
         self._watch = ConvergenceWatch(rule) if rule is not None else None
         watched = self._restored.pop("watch", None)
         if self._watch is not None and watched is not None:
@@ -234,14 +237,27 @@ class Trainer:
         goal = None if steps is None else start + steps
         return FitLoop(self, feed, goal, self._watch)()
 
+    def prepare(
+        self,
+        data: Any,
+        *,
+        resume: str | Path | bool | None = None,
+        allow_changes: bool = False,
+        data_options: Mapping[str, Any] | None = None,
+    ) -> Feed:
+        """Do all that `fit` does before its first batch, with the same arguments and errors: open the data and, with
+        ``resume``, take a checkpoint over. Nothing is written; after an error the trainer is as it was."""
+        feed, options = self._open(data, data_options)
+        self._take_over(feed, data, options, resume, allow_changes)
+        return feed
+
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """Generate samples with the generator in eval mode; training goes on afterwards as if this had not happened.
 
         Returns:
             (n, *sample_shape) in [-1, 1], float32, on the trainer's device. The same seed gives the same latents.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be a positive integer, got {n!r}")
+        n, seed = whole("n", n, 1), whole("seed", seed, 0)
         with torch.no_grad(), evaluating(self.generator), randomness.preserved(self.device):
             torch.manual_seed(seed)  # for generators that draw noise of their own
             z = self._latent.draw(n, seed=seed)
@@ -308,6 +324,11 @@ class Trainer:
             changes=changes,
         )
 
+    @property
+    def halfway(self) -> bool:
+        """Whether the last step failed in its middle, so that the networks are between two steps."""
+        return self._step.halfway
+
     def save_to_run(self, run: RunFolder) -> Path:
         """Write the checkpoint of this step into the run folder."""
         return run.save(self.run_settings.keep_last, **self._contents())
@@ -318,7 +339,8 @@ class Trainer:
         if self.run_folder is not None:
             run = RunFolder(self.run_folder)
         elif settings.outdir is not None:
-            run = RunFolder.create(Path(settings.outdir), settings.name or self._default_name(feed))
+            name = settings.name or restoring.default_name(self.generator, feed.name, self.settings.batch_size)
+            run = RunFolder.create(Path(settings.outdir), name)
             self.run_folder = run.path
         else:
             return None
@@ -336,6 +358,30 @@ class Trainer:
         self.losses.read(self.step)
         checkpoint.require_finite(self.step, networks, optimizers)
         return {"step": self.step, "networks": networks, "state": restoring.state_of(self), "config": self.config}
+
+    def _open(self, data: Any, data_options: Mapping[str, Any] | None) -> tuple[Feed, dict[str, Any]]:
+        """The feed, and the options that it was made with: images by name are brought to what the generator makes."""
+        options = dict(data_options or {})
+        check_keywords("data_options", options, _DATA_OPTIONS)
+        if isinstance(data, (str, os.PathLike)) and is_picture(self.sample_shape):
+            channels, height, width = self.sample_shape
+            options.setdefault("channels", channels)
+            if height == width:
+                options.setdefault("image_size", height)
+        return make_feed(data, self.settings.batch_size, self.settings.seed, device=self.device, **options), options
+
+    def _take_over(
+        self, feed: Feed, data: Any, options: dict[str, Any], resume: str | Path | bool | None, allow_changes: bool
+    ) -> None:
+        """Let the training go on with this feed, from a checkpoint if asked to."""
+        with restoring.unchanged_on_error(self) if resume else contextlib.nullcontext():
+            if resume:
+                restoring.resume(self, resume, data=feed.name, allow_changes=allow_changes)
+            self._attach(feed, allow_changes)
+        self._data = {
+            "source": str(data) if isinstance(data, (str, os.PathLike)) else None,
+            "options": {key: str(value) if isinstance(value, os.PathLike) else value for key, value in options.items()},
+        }
 
     def _attach(self, feed: Feed, allow_changes: bool) -> None:
         """Let the feed go on where the last one, or the checkpoint's, stood."""
@@ -358,6 +404,3 @@ class Trainer:
         if self._random_state is not None:
             randomness.restore(self._random_state, self.device)
             self._random_state = None
-
-    def _default_name(self, feed: Feed) -> str:
-        return restoring.default_name(self.generator, feed.name, self.settings.batch_size)
