@@ -20,7 +20,7 @@ import torch
 from torch.nn.utils import parametrize
 
 from gan_fast import nn
-from gan_fast.sequential import Sequential, fused_activation
+from gan_fast.sequential import Sequential, against_collapse, fused_activation, is_upsampling
 
 __all__ = ["Left", "Report", "Swap", "accelerate", "restore"]
 
@@ -44,12 +44,14 @@ _MARK = "_gan_fast_swapped"
 
 @dataclasses.dataclass(frozen=True)
 class Swap:
-    """One swapped layer: its name, its torch class, its new class, and the activation that it now computes."""
+    """One swapped layer: its name, its torch class, its new class, and the layers after it (an activation) and before
+    it (an upsampling) that it now computes too."""
 
     name: str
     old: str
     new: str
     activation: str | None = None
+    upsampling: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Report:
 
     Attributes:
         swapped: layers that now run gan_fast's code.
-        left: layers of those kinds that stayed as they were, each with its reason.
+        left: layers of those kinds that stayed as they were, each with its reason; also nearest upsamplings that come
+            before a convolution and are not left to it.
         already: names of layers that were gan_fast's before the call.
         sequentials: names of the `torch.nn.Sequential` containers that now fuse activations and keep channels_last.
     """
@@ -90,8 +93,9 @@ class Report:
         ]
         rows = []
         for swap in self.swapped:
-            extra = f" + {swap.activation}" if swap.activation else ""
-            rows.append(("swapped", swap.name, f"{swap.old} -> {swap.new}{extra}"))
+            before = f"{swap.upsampling} + " if swap.upsampling else ""
+            after = f" + {swap.activation}" if swap.activation else ""
+            rows.append(("swapped", swap.name, f"{swap.old} -> {before}{swap.new}{after}"))
         rows += [("left", entry.name, f"{entry.kind}: {entry.reason}") for entry in self.left]
         width = max((len(name) for _, name, _ in rows), default=0)
         lines += [f"  {what:7}  {name:{width}}  {text}" for what, name, text in rows]
@@ -103,8 +107,9 @@ def accelerate(*modules: torch.nn.Module) -> Report:
 
     Swapped: exact `torch.nn` Conv1d/2d/3d, ConvTranspose1d/2d/3d and BCEWithLogitsLoss, with old-style or
     parametrized weight and spectral norm too; and `torch.nn.Sequential` around them (see `gan_fast.sequential`),
-    where a directly following ReLU, LeakyReLU, Tanh or Sigmoid is computed by the convolution's own kernel. Results
-    agree with the unswapped modules up to rounding, in training and evaluation. A second call does nothing more.
+    where a directly following ReLU, LeakyReLU, Tanh or Sigmoid is computed by the convolution's own kernel, and a
+    directly preceding nearest Upsample together with the convolution. Results agree with the unswapped modules up to
+    rounding, in training and evaluation. A second call does nothing more.
 
     Returns:
         A `Report`; its str() is a table. With several modules the names start with the module's position: `0.main.3`.
@@ -120,6 +125,7 @@ def accelerate(*modules: torch.nn.Module) -> Report:
         seen.add(id(module))
         _swap_layer(name, module, report)
     _swap_sequentials(modules, report)
+    _pair_upsamplings(modules, report)
     logger.info("%s", report)
     return report
 
@@ -230,3 +236,25 @@ def _swap_sequentials(modules: tuple[torch.nn.Module, ...], report: Report) -> N
                     activations[prefix + key] = type(follower).__name__
     report.sequentials.reverse()
     report.swapped = [dataclasses.replace(swap, activation=activations.get(swap.name)) for swap in report.swapped]
+
+
+def _pair_upsamplings(modules: tuple[torch.nn.Module, ...], report: Report) -> None:
+    """Report every nearest upsampling with a convolution of ours as its next sibling: computed with it, or left."""
+    before: dict[str, str] = {}
+    for name, parent in {id(module): (name, module) for name, module in reversed(list(_walk(modules)))}.values():
+        prefix = "" if name == "(itself)" else f"{name}."
+        for (key, upsampling), (next_key, layer) in itertools.pairwise(parent._modules.items()):
+            if upsampling is None or not is_upsampling(upsampling) or not isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+                continue
+            kind = type(upsampling).__name__
+            reason = against_collapse(upsampling, layer)
+            if type(parent) is not Sequential:
+                reason = (
+                    f"{type(parent).__name__} is no Sequential, its forward decides what follows; "
+                    "gan_fast.functional.upsample_conv2d computes it with a convolution"
+                )
+            if reason is None:
+                before[prefix + next_key] = kind
+            else:
+                report.left.append(Left(prefix + key, kind, reason))
+    report.swapped = [dataclasses.replace(swap, upsampling=before.get(swap.name)) for swap in report.swapped]

@@ -33,6 +33,7 @@ __all__ = [
     "cells",
     "decide",
     "forget",
+    "look_up",
     "on_change",
     "rules",
     "table_hash",
@@ -76,8 +77,11 @@ def rules() -> list[dict[str, Any]]:
 def decide(op: str, facts: Mapping[str, Any], level: str | None) -> Choice:
     """The answer for operator ``op`` with these facts, supposing that the CPU kernels can run it at this instruction
     level (None: there are none)."""
-    if _forced is not None:
-        return _forced
+    return look_up(op, facts, level) if _forced is None else _forced
+
+
+def look_up(op: str, facts: Mapping[str, Any], level: str | None) -> Choice:
+    """What the tables answer, whatever :func:`always` says: for a choice that is not between backends."""
     measured = cells(level)
     if measured:
         found = measured.get(key(op, facts))

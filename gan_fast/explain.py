@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from gan_fast import backends
 from gan_fast import nn as fast_nn
 from gan_fast.choice_table import Choice
-from gan_fast.ops import geometry
+from gan_fast.ops import geometry, upsample_conv
+from gan_fast.sequential import Sequential, against_collapse, is_upsampling
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -65,9 +67,12 @@ def explain(module: nn.Module, input_shape: Sequence[int] | None = None) -> Expl
     GAN_FAST_BACKEND count.
     """
     shapes = {} if input_shape is None else _layer_inputs(module, input_shape)
+    upsamplings = _upsamplings(module)
     rows = Explanation()
     for name, layer in module.named_modules():
-        if isinstance(layer, (*_CONV, *_CONV_TRANSPOSE)):
+        if name in upsamplings and (choices := _explain_pair(upsamplings[name], layer, shapes.get(name))) is not None:
+            rows.append(Row(name, f"{type(upsamplings[name]).__name__} + {type(layer).__name__}", *choices))
+        elif isinstance(layer, (*_CONV, *_CONV_TRANSPOSE)):
             rows.append(Row(name, type(layer).__name__, *_explain_convolution(layer, shapes.get(name))))
         elif isinstance(layer, nn.BCEWithLogitsLoss):
             choice = _plain(layer) or _choose("bce_with_logits", elements=float("inf"))
@@ -106,6 +111,10 @@ def _explain_convolution(layer: Any, shape: tuple[int, ...] | None) -> tuple[Cho
     else:
         # Images are taken to be in channels_last, as `gan_fast.sequential` keeps them between layers.
         facts = geometry.facts(transposed, shape, weight.shape, form, rank == 2)
+    return _passes(transposed, common, facts)
+
+
+def _passes(transposed: bool, common: dict[str, Any], facts: dict[str, Any]) -> tuple[Choice, Choice, Choice]:
     first, second = ("conv_transpose", "conv") if transposed else ("conv", "conv_transpose")
     forward = _choose(first, **common, **facts)
     if forward.backend in ("torch", "none"):
@@ -118,6 +127,41 @@ def _explain_convolution(layer: Any, shape: tuple[int, ...] | None) -> tuple[Cho
         "out_pixels": facts["in_pixels"],
     }
     return forward, _choose(second, **common, **swapped), _choose("conv_weight_grad", **common, **facts)
+
+
+def _upsamplings(module: nn.Module) -> dict[str, nn.Module]:
+    """Name of a convolution -> the upsampling before it that `gan_fast.sequential` leaves to it."""
+    found = {}
+    for name, parent in module.named_modules():
+        if type(parent) is Sequential:
+            for (_, upsampling), (key, layer) in itertools.pairwise(parent._modules.items()):
+                if upsampling is not None and is_upsampling(upsampling) and not against_collapse(upsampling, layer):
+                    found[f"{name}.{key}" if name else key] = upsampling
+    return found
+
+
+def _explain_pair(upsampling: Any, layer: Any, shape: tuple[int, ...] | None) -> tuple[Choice, Choice, Choice] | None:
+    """The passes of an upsampling and a convolution if they are collapsed; ``shape``: of what lies between them."""
+    weight: Tensor = layer.weight
+    rank = weight.dim() - 2
+    factors = upsample_conv.whole_factors(upsampling.scale_factor, rank)
+    asked = backends.requested()
+    measured = weight.dtype == torch.float32 and weight.device.type == "cpu"
+    if factors is None or (asked == "auto" and not measured):
+        return None
+    if shape is None:  # a batch large enough for every rule
+        size: tuple[int, ...] = (1 << 20, weight.shape[1], *weight.shape[2:])
+    else:
+        size = (*shape[:2], *(n // factor for n, factor in zip(shape[2:], factors, strict=True)))
+    parameters = (factors, layer.stride, layer.padding, layer.dilation, layer.groups)
+    found = upsample_conv.plan(size, tuple(weight.shape), parameters, asked)
+    if found is None or found[1].backend != "collapse":
+        return None
+    form, choice = found
+    facts = upsample_conv.facts(size, weight.shape, form, rank == 2)
+    common = {"device": weight.device.type, "dtype": weight.dtype, "rank": rank}
+    forward, input_grad, weight_grad = _passes(True, common, facts)
+    return Choice(forward.backend, f"{choice.reason}: {forward.reason}"), input_grad, weight_grad
 
 
 def _geometry(layer: Any, shape: tuple[int, ...], weight: Tensor, transposed: bool) -> geometry.Geometry | None:

@@ -29,6 +29,7 @@ from gan_fast.ops import activation as activations
 from gan_fast.ops.bce_with_logits.op import broadcasts_to
 from gan_fast.ops.dispatch import Size
 from gan_fast.ops.registry import autocast_enabled
+from gan_fast.ops.upsample_conv import Factor, upsample_convolution
 
 __all__ = [
     "bias_act",
@@ -41,6 +42,8 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose3d",
     "conv_transpose_geometry",
+    "upsample_conv1d",
+    "upsample_conv2d",
 ]
 
 # --------------------------------------------------------------------------------------------------- convolutions
@@ -162,6 +165,58 @@ def conv_transpose3d(
     """torch.nn.functional.conv_transpose3d, then the activation; PyTorch serves it (backend "cpu" raises)."""
     parameters = (stride, padding, output_padding, groups, dilation)
     return dispatch.convolution(-3, input, weight, bias, parameters, activation, negative_slope, backend)
+
+
+# ------------------------------------------------------------------------------------ upsampling, then a convolution
+
+
+def upsample_conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale_factor: Factor = 2,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    backend: str | None = None,
+) -> Tensor:
+    """torch.nn.functional.interpolate(mode="nearest"), then conv1d; as :func:`upsample_conv2d`.
+
+    input (N, C, L) or (C, L), weight (OC, C / groups, K).
+    """
+    parameters = (scale_factor, stride, padding, dilation, groups)
+    return upsample_convolution(1, input, weight, bias, parameters, activation, negative_slope, backend)
+
+
+def upsample_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale_factor: Factor = 2,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    backend: str | None = None,
+) -> Tensor:
+    """torch.nn.functional.interpolate(mode="nearest"), then conv2d, then the activation: a generator's usual way up.
+
+    input (N, C, H, W) or (C, H, W), weight (OC, C / groups, KH, KW): PyTorch's of the convolution. scale_factor: one
+    number, or one for each axis; the other arguments are the convolution's.
+
+    With whole factors, stride 1, dilation 1 and one group both are exactly one transposed convolution, whose weight
+    is a sum of taps; it is computed so where that is faster (always, if a backend other than "reference" is asked for
+    by name). For a 3x3 kernel and factor 2 that is 4 products for each output instead of 9, and no upsampled tensor.
+    """
+    parameters = (scale_factor, stride, padding, dilation, groups)
+    return upsample_convolution(2, input, weight, bias, parameters, activation, negative_slope, backend)
 
 
 # ------------------------------------------------------------------------------------------- the geometry's own form

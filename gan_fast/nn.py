@@ -33,7 +33,8 @@ __all__ = [
 
 
 # ``forward(..., then=(name, negative_slope))``: the activation of the layer after this one, computed here for this
-# call instead of the layer's own (which should be None). ``gan_fast.sequential`` calls layers so.
+# call instead of the layer's own (which should be None). ``gan_fast.sequential`` calls layers so; and, for 1-D and 2-D
+# convolutions, ``forward(..., scale_factor=...)``: the nearest upsampling of the layer before this one.
 Then = tuple[str, float] | None
 
 
@@ -77,10 +78,17 @@ class _Conv(_Activated):
     """``forward`` of the three convolutions."""
 
     _function: Any
+    _after_upsampling: Any = None
 
-    def forward(self, input: Tensor, *, then: Then = None) -> Tensor:
-        """The layer's result; ``then`` stands for the activation layer that follows."""
+    def forward(self, input: Tensor, *, then: Then = None, scale_factor: tuple[int, ...] | None = None) -> Tensor:
+        """The layer's result; ``then`` stands for the activation layer that follows, ``scale_factor`` for the nearest
+        upsampling before."""
         module: Any = self
+        if scale_factor is not None:
+            return type(self)._after_upsampling(
+                input, module.weight, module.bias, scale_factor, module.stride, module.padding, module.dilation,
+                module.groups, **self._fused(then),
+            )  # fmt: skip
         return self._conv_forward(input, module.weight, module.bias, then)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None, then: Then = None) -> Tensor:
@@ -98,12 +106,14 @@ class Conv1d(_Conv, torch.nn.Conv1d):
     """torch.nn.Conv1d with a fused activation. (N, C, L) -> (N, OC, L')."""
 
     _function = staticmethod(functional.conv1d)
+    _after_upsampling = staticmethod(functional.upsample_conv1d)
 
 
 class Conv2d(_Conv, torch.nn.Conv2d):
     """torch.nn.Conv2d with a fused activation. (N, C, H, W) -> (N, OC, H', W')."""
 
     _function = staticmethod(functional.conv2d)
+    _after_upsampling = staticmethod(functional.upsample_conv2d)
 
 
 class Conv3d(_Conv, torch.nn.Conv3d):
@@ -186,7 +196,7 @@ class KerasConv2d(Conv2d):
     def extra_repr(self) -> str:
         return super().extra_repr() + ", padding='same' as Keras"
 
-    def forward(self, input: Tensor, *, then: Then = None) -> Tensor:
+    def forward(self, input: Tensor, *, then: Then = None) -> Tensor:  # type: ignore[override]  # no upsampling before
         """(N, C, H, W) -> (N, OC, ceil(H / stride), ceil(W / stride))."""
         begin, out = geometry.same_keras(input.shape[2:], self.kernel_size, self.stride, self.dilation)
         return functional.conv_geometry(

@@ -6,7 +6,9 @@ one, sliced or hooked they do what they always did. Only the run through the con
 
 1. An activation right after one of `gan_fast.nn`'s convolutions is computed by that convolution's kernel, and its
    own module is passed over; not if either has a hook that would see the difference.
-2. Images stay in channels_last, the kernels' own format, from the first convolution up to a layer that might care.
+2. A nearest `torch.nn.Upsample` right before such a convolution is left to it in the same way: the two can be one
+   transposed convolution (see `gan_fast.functional.upsample_conv2d`).
+3. Images stay in channels_last, the kernels' own format, from the first convolution up to a layer that might care.
     Such a layer, and
    the caller, get the format that plain PyTorch would have given them: an NCHW network's output can be viewed as
    (N, -1).
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from gan_fast import backends, nn
 
-__all__ = ["Sequential", "fused_activation"]
+__all__ = ["Sequential", "against_collapse", "fused_activation", "is_upsampling"]
 
 _CONVOLUTIONS: tuple[type[torch.nn.Module], ...] = (
     nn.Conv1d,
@@ -59,6 +61,9 @@ _ACTIVATIONS: dict[type[torch.nn.Module], str] = {
     torch.nn.Sigmoid: "sigmoid",
 }
 
+_UPSAMPLINGS = (torch.nn.Upsample, torch.nn.UpsamplingNearest2d)
+_AFTER_UPSAMPLING = (nn.Conv1d, nn.Conv2d)
+
 _HOOKS_BEFORE = ("_forward_pre_hooks",)
 _HOOKS_AROUND = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -82,6 +87,29 @@ def fused_activation(layer: torch.nn.Module, follower: torch.nn.Module | None) -
     return _ACTIVATIONS[type(follower)], slope
 
 
+def is_upsampling(layer: torch.nn.Module) -> bool:
+    """Whether `layer` is one of PyTorch's nearest upsamplings."""
+    return type(layer) in _UPSAMPLINGS and layer.mode == "nearest"
+
+
+def against_collapse(upsampling: torch.nn.Module, layer: torch.nn.Module | None) -> str | None:
+    """Why the nearest `upsampling` cannot be left to the module `layer` after it; None if it can.
+
+    What fits is one problem for `gan_fast.functional.upsample_conv2d`, which may still compute one after the other.
+    """
+    if not isinstance(layer, _AFTER_UPSAMPLING) or type(layer).forward is not nn.Conv2d.forward:
+        return "it is not directly followed by a Conv1d or Conv2d of gan_fast.nn"
+    given: Any = upsampling.scale_factor
+    factors = given if isinstance(given, tuple) else (given,)
+    if any(factor is None or factor % 1 for factor in factors):
+        return f"its factor is not whole (size={upsampling.size}, scale_factor={given})"
+    if layer.padding_mode != "zeros" or max(*layer.stride, *layer.dilation, layer.groups) > 1:
+        return "the convolution after it has a stride, a dilation, groups or a padding_mode"
+    if _hooked(upsampling) or _replaced(upsampling) or _watched(layer) or _replaced(layer):
+        return "a hook, or a forward of its own, would see the difference"
+    return None
+
+
 class Sequential(torch.nn.Sequential):
     """A drop-in `torch.nn.Sequential`; same arguments, children and state_dict keys. See the module's text."""
 
@@ -97,13 +125,18 @@ class Sequential(torch.nn.Sequential):
         keep = _keeps_channels_last()
         children = list(self._modules.values())
         fused = False
+        options: dict[str, Any] = {}  # what the next convolution computes beside its own
         for index, child in enumerate(children):
             if fused:
                 fused = False
                 continue
             kind = type(child)
             plain = _replaced(child)
-            if (
+            follower = children[index + 1] if index + 1 < len(children) else None
+            joins = not watched and is_upsampling(child) and _takes(follower, value)
+            if joins and against_collapse(child, follower) is None:
+                options["scale_factor"] = child.scale_factor
+            elif (
                 isinstance(child, Sequential)
                 and kind is Sequential
                 and keep
@@ -117,16 +150,15 @@ class Sequential(torch.nn.Sequential):
                     # `to`, not `contiguous`: where both formats are contiguous the strides still have to say
                     # channels_last.
                     value = value.to(memory_format=torch.channels_last)
-                follower = children[index + 1] if index + 1 < len(children) else None
                 activation = None if watched else fused_activation(child, follower)
-                if activation is None:
-                    value = child(value)
-                else:
-                    value = child(value, then=activation)
-                    fused = True
-                    if keep and channels_last and _is_image(value) and value.is_contiguous():
-                        # One channel or one pixel: PyTorch's elementwise functions answer in plain strides.
-                        channels_last = False
+                if activation is not None:
+                    options["then"] = activation
+                value = child(value, **options)
+                options = {}
+                fused = activation is not None
+                if fused and keep and channels_last and _is_image(value) and value.is_contiguous():
+                    # One channel or one pixel: PyTorch's elementwise functions answer in plain strides.
+                    channels_last = False
             elif kind in _FORMAT_FREE and not (plain or _hooked(child)):
                 value = child(value)
             else:
@@ -168,6 +200,11 @@ def _is_image(value: Any) -> bool:
     return (
         isinstance(value, Tensor) and value.dim() == 4 and value.device.type == "cpu" and value.dtype == torch.float32
     )
+
+
+def _takes(layer: Any, value: Any) -> bool:
+    """Whether `value` is a batch for the convolution `layer`; a single sample would be a batch to the upsampling."""
+    return isinstance(value, Tensor) and value.dim() == len(getattr(layer, "kernel_size", ())) + 2
 
 
 def _is_channels_last(value: Any) -> bool:

@@ -31,7 +31,7 @@ RANK = {
     "ops": 1,
     "functional": 2,
     "nn": 3,
-    "explain": 4,
+    "explain": 5,
     "sequential": 4,
     "accelerate": 5,
     "losses": 6,
