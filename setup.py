@@ -111,8 +111,11 @@ def check_compiler(cxx: list[str]) -> None:
 
 
 def openmp_flags(cxx: list[str]) -> list[str]:
-    program = "#include <omp.h>\nint main() { return omp_get_max_threads() < 0; }\n"
-    return ["-fopenmp"] if first_failure(cxx, program, "-fopenmp") is None else []
+    """Flags for compiling and linking; with clang such that GNU's runtime, which is torch's, is used (parallel.h)."""
+    program = 'extern "C" int omp_in_parallel(void);\nint main() { return omp_in_parallel(); }\n'
+    clang = first_failure(cxx, "#ifndef __clang__\n#error\n#endif\nint main() { return 0; }\n") is None
+    flags = ["-fopenmp=libgomp", "-DGAN_FAST_GOMP"] if clang else ["-fopenmp"]
+    return flags if first_failure(cxx, program, *flags) is None else []
 
 
 def check_headers(includes: list[str]) -> None:

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "bindings.h"
+#include "common/parallel.h"
 #include "cpu/isa.h"
 
 namespace py = pybind11;
@@ -19,10 +20,10 @@ py::dict build_info() {
   info["version"] = GAN_FAST_VERSION;
   info["compiler"] = GAN_FAST_COMPILER;
   info["flags"] = GAN_FAST_FLAGS;
-#ifdef _OPENMP
-  info["openmp"] = _OPENMP;
+#ifdef GAN_FAST_THREADS
+  info["openmp"] = true;
 #else
-  info["openmp"] = 0;
+  info["openmp"] = false;
 #endif
   return info;
 }

@@ -6,8 +6,14 @@
 #include <cstdint>
 #include <exception>
 
-#ifdef _OPENMP
+#if defined(GAN_FAST_GOMP)
+// What GCC makes of the pragma below. Clang's own runtime would put a second pool of threads beside torch's, which is GNU's.
+extern "C" void GOMP_parallel(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+extern "C" int omp_in_parallel(void);
+#define GAN_FAST_THREADS
+#elif defined(_OPENMP)
 #include <omp.h>
+#define GAN_FAST_THREADS
 #endif
 
 namespace gan_fast {
@@ -17,7 +23,7 @@ bool in_forked_child();
 
 // Threads to use for `tasks` pieces of work when the caller asked for `requested`.
 inline int usable_threads(int requested, int64_t tasks) {
-#ifdef _OPENMP
+#ifdef GAN_FAST_THREADS
   if (requested <= 1 || tasks <= 1 || omp_in_parallel() || in_forked_child()) return 1;
   return static_cast<int>(requested < tasks ? requested : tasks);
 #else
@@ -27,8 +33,39 @@ inline int usable_threads(int requested, int64_t tasks) {
 #endif
 }
 
-// Runs body(task) for task = 0..tasks-1. Tasks are handed out dynamically, so body must not depend on the thread. What body throws
-// (std::bad_alloc above all) is thrown here, after the region: an exception that leaves a parallel region ends the process.
+// A parallel loop that each of its threads works at.
+template <class Body>
+class TaskLoop {
+ public:
+  TaskLoop(int64_t tasks, const Body& body) : tasks_(tasks), body_(body) {}
+
+  // Takes tasks until none is left. An exception that left the parallel region would end the process: it waits for rethrow().
+  void work() {
+    while (!failed_.load(std::memory_order_relaxed)) {
+      const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
+      if (task >= tasks_) return;
+      try {
+        body_(task);
+      } catch (...) {
+        if (!failed_.exchange(true)) failure_ = std::current_exception();
+      }
+    }
+  }
+
+  void rethrow() const {
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  const int64_t tasks_;
+  const Body& body_;
+  std::atomic<int64_t> next_{0};
+  std::atomic<bool> failed_{false};
+  std::exception_ptr failure_;
+};
+
+// Runs body(task) for task = 0..tasks-1. Tasks are handed out dynamically, so body must not depend on the thread. The first thing
+// that body throws (std::bad_alloc) is thrown here; tasks that have not begun by then are left out.
 template <class Body>
 void parallel_tasks(int64_t tasks, int requested, const Body& body) {
   const int threads = usable_threads(requested, tasks);
@@ -36,19 +73,15 @@ void parallel_tasks(int64_t tasks, int requested, const Body& body) {
     for (int64_t t = 0; t < tasks; ++t) body(t);
     return;
   }
-#ifdef _OPENMP
-  std::exception_ptr failure;
-  std::atomic<bool> failed{false};
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (int64_t t = 0; t < tasks; ++t) {
-    if (failed.load(std::memory_order_relaxed)) continue;
-    try {
-      body(t);
-    } catch (...) {
-      if (!failed.exchange(true)) failure = std::current_exception();
-    }
-  }
-  if (failure) std::rethrow_exception(failure);
+#ifdef GAN_FAST_THREADS
+  TaskLoop<Body> loop(tasks, body);
+#ifdef GAN_FAST_GOMP
+  GOMP_parallel([](void* shared) { static_cast<TaskLoop<Body>*>(shared)->work(); }, &loop, static_cast<unsigned>(threads), 0);
+#else
+#pragma omp parallel num_threads(threads)
+  loop.work();
+#endif
+  loop.rethrow();
 #endif
 }
 
