@@ -81,7 +81,8 @@ Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPl
   in_blocks = ceil_div(in_channels, kChannelBlock);
   // A vector of output channels would be mostly empty: run the vector over input channels instead.
   few = out_channels <= vector / 2 && in_channels >= vector;
-  shallow = !few && in_channels <= kShallow && g.groups == 1 && axis_y.phases.size() * axis_x.phases.size() == 1;
+  shallow = !few && in_channels > 0 && in_channels <= kShallow && g.groups == 1 &&
+            axis_y.phases.size() * axis_x.phases.size() == 1;
   int64_t depth = 0;
   for (const AxisPhase& y : axis_y.phases) {
     for (const AxisPhase& x : axis_x.phases) {
