@@ -5,7 +5,8 @@
     python benchmarks/quality.py compare                # the bound that eager sets, both means, their difference
 
 Eager is peers.Textbook on plain layers in channels_last, its faster format: the loop of tutorials. Both sides draw
-batches in the same order, judge 10,000 samples in the features of the same cached classifier, and run for the same
+batches in the same order, judge 10,000 samples in the features of the same classifier (benchmarks/classifiers: trained
+anew on another machine it would give other features, and distances that cannot be compared), and run for the same
 number of epochs; weights and latents come from the seed, but not in the same order, so only the distributions over
 seeds can be compared.
 """
@@ -15,6 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,6 +35,8 @@ from gan_fast import data, metrics
 
 #: What eager's seeds allow: their mean plus this many standard deviations is the bound for the fast path's mean.
 DEVIATIONS = 3.0
+#: What `gan-fast eval` would otherwise train and cache by itself, kept in the repository.
+CLASSIFIERS = machine.ROOT / "benchmarks" / "classifiers"
 
 
 def train_eager(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -47,7 +52,7 @@ def train_eager(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         program.step(feed.next(), torch.randn(arguments.batch_size, *generator.latent_shape, generator=latents))
     seconds = time.perf_counter() - start
     scores = metrics.evaluate(generator, arguments.data, n=arguments.n, seed=0, data_dir=arguments.data_dir)
-    return {"seed": seed, "seconds": seconds, "img_s": steps * arguments.batch_size / seconds, **scores}
+    return {**scores, "seed": seed, "seconds": seconds, "img_s": steps * arguments.batch_size / seconds}
 
 
 def train_fast(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -71,28 +76,40 @@ def train_fast(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         scores = json.loads(report.read_text(encoding="utf-8"))
         scores.pop("run", None)  # a path of this machine
         last = json.loads((run / "stats.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    return {"seed": seed, "seconds": wall, "img_s": last["step"] * arguments.batch_size / wall, **scores}
+    return {**scores, "seed": seed, "seconds": wall, "img_s": last["step"] * arguments.batch_size / wall}
 
 
-def load(program: str) -> list[dict[str, Any]]:
-    """The stored runs of one program, by seed; of all machines, since quality is no matter of speed."""
+def use_kept_classifiers() -> None:
+    """Make the kept classifiers those of this process's cache folder, and of its children's."""
+    cache = machine.ROOT / "runs" / "quality-cache"
+    shutil.copytree(CLASSIFIERS, cache / "classifiers", dirs_exist_ok=True)
+    os.environ["GAN_FAST_CACHE"] = str(cache)
+
+
+def load(program: str, classifier: str) -> list[dict[str, Any]]:
+    """The stored runs of one program that this classifier judged, by seed; of all machines, since quality is no matter
+    of speed."""
     files = (machine.ROOT / "benchmarks" / "results").glob(f"*/quality-{program}-seed*.json")
     runs = [json.loads(file.read_text(encoding="utf-8"))["run"] for file in files]
-    if len(runs) < 2:
-        raise SystemExit(f"{len(runs)} stored runs of {program}: a comparison needs at least 2; run it first")
-    return sorted(runs, key=lambda run: run["seed"])
+    judged = [run for run in runs if run["classifier_sha256"] == classifier]
+    if len(judged) < len(runs):
+        others = sorted(run["seed"] for run in runs if run not in judged)
+        print(f"{program}: seeds {others} were judged by other classifiers and do not count")
+    if len(judged) < 2:
+        raise SystemExit(f"{len(judged)} stored runs of {program} that count: a comparison needs at least 2")
+    return sorted(judged, key=lambda run: run["seed"])
 
 
-def compare() -> str:
+def compare(data_name: str, data_dir: str | None) -> str:
     """Eager's bound, the two samples' means, and their difference in pooled standard errors."""
-    lines = []
+    classifier = metrics.classifier_for(data_name, data_dir=data_dir).sha256
+    lines = [f"classifier {classifier}"]
     distances = {}
     for program in ("eager", "gan_fast"):
-        runs = load(program)
-        hashes = {run["classifier_sha256"] for run in runs}
+        runs = load(program, classifier)
         distances[program] = [run["frechet_distance"] for run in runs]
-        figures = ", ".join(f"{distance:.2f}" for distance in distances[program])
-        lines.append(f"{program}: {figures}; mean {statistics.mean(distances[program]):.2f}; classifier {hashes}")
+        figures = ", ".join(f"{run['frechet_distance']:.2f} (seed {run['seed']})" for run in runs)
+        lines.append(f"{program}: {figures}; mean {statistics.mean(distances[program]):.2f}")
     eager, fast = distances["eager"], distances["gan_fast"]
     bound = statistics.mean(eager) + DEVIATIONS * statistics.stdev(eager)
     error = math.sqrt(statistics.variance(eager) / len(eager) + statistics.variance(fast) / len(fast))
@@ -114,8 +131,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--outdir", help="keep gan_fast's run folders here")
     arguments = parser.parse_args()
+    use_kept_classifiers()
     if arguments.program == "compare":
-        print(compare())
+        print(compare(arguments.data, arguments.data_dir))
         return
     train = train_eager if arguments.program == "eager" else train_fast
     settings = {key: value for key, value in vars(arguments).items() if key not in ("data_dir", "outdir", "seeds")}
