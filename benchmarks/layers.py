@@ -34,6 +34,9 @@ OPERATOR_OF = {
     ("conv", "input_grad"): "conv_transpose",
     ("conv_transpose", "forward"): "conv_transpose",
     ("conv_transpose", "input_grad"): "conv",
+    ("upsample_conv", "forward"): "upsample_conv",
+    ("upsample_conv", "input_grad"): "upsample_conv",
+    ("upsample_conv", "weight_grad"): "upsample_conv",
 }
 #: A turn lasts at least this long, by repeating what is shorter.
 SHORTEST_TURN = 2e-3
@@ -45,6 +48,9 @@ def call(shape: LayerShape, provider: str) -> Callable[[Tensor, Tensor, Tensor],
     if shape.op == "conv_transpose":
         form["output_padding"] = shape.output_padding
     name = f"{shape.op}{shape.rank}d"
+    if provider == "torch" and shape.op == "upsample_conv":
+        plain = getattr(torch.nn.functional, f"conv{shape.rank}d")
+        return lambda x, w, b: plain(torch.nn.functional.interpolate(x, scale_factor=2), w, b, **form)
     if provider == "torch":
         plain = getattr(torch.nn.functional, name)
         return lambda x, w, b: plain(x, w, b, **form)
@@ -150,7 +156,7 @@ def main() -> None:
     parser.add_argument("--no-file", action="store_true", help="print only")
     arguments = parser.parse_args()
     provider = "auto" if arguments.served else "cpu"
-    shapes = [s for s in (select(family=arguments.family) if arguments.family else select()) if s.op != "upsample_conv"]
+    shapes = select(family=arguments.family)
     print(f"{'layer':66s} {'pass':11s} {'format':13s} {'ours ms':>9s} {'torch ms':>9s} {'GF/s':>7s} {'ratio':>6s}")
     cells = []
     for shape in shapes:

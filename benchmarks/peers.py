@@ -4,6 +4,7 @@ Networks (functions that return (G, D) of plain `torch.nn` layers; D gives logit
 
 * `article`: the article's MNIST networks: no activation between hidden layers, tanh at G's end.
 * `article_act`: the same with LeakyReLU(0.2) after every hidden layer.
+* `pytorch_gan_dcgan`: the DCGAN of the PyTorch-GAN collection at 32x32: Upsample and convolution on the way up.
 
 Steps (classes with `step(real, z) -> (d_loss, g_loss)`, detached scalars), one update of D and one of G on the same
 fakes:
@@ -11,7 +12,8 @@ fakes:
 * `Textbook`: what users write. The fakes are detached for D, D's weight gradients are computed in G's step too (and
   thrown away), plain Adam, D runs on real and fake separately.
 * `Frozen`: the same mathematics without the waste. D runs once on both batches, has no weight gradients in G's
-  step, fused Adam. Only for a D without batch statistics, since it sees real and fake as one batch.
+  step, fused Adam. Only for a D without batch statistics, since it sees real and fake as one batch, and without
+  dropout, whose masks would be others.
 
 A ratio always names the network, the step, the memory format and the allocator (default, or tuned by GLIBC_TUNABLES).
 """
@@ -25,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["NETWORKS", "STEPS", "Frozen", "Textbook", "article", "article_act"]
+__all__ = ["NETWORKS", "STEPS", "Frozen", "Textbook", "article", "article_act", "pytorch_gan_dcgan"]
 
 #: How a program for PyTorch says "double the size" and "halve it". "torch" is what its users write (padding 2 and
 #: output padding 1, padding 1); "keras" is the article's own geometry, which plain PyTorch can only say with a crop
@@ -88,6 +90,50 @@ def article_act(
 ) -> tuple[nn.Sequential, nn.Sequential]:
     """`article` with LeakyReLU(0.2) after every hidden layer."""
     return article(latent_dim, width, channels, geometry=geometry, activation=True)
+
+
+def pytorch_gan_dcgan(
+    latent_dim: int = 100, channels: int = 1, size: int = 32, width: int = 128
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """PyTorch-GAN's DCGAN; its sigmoid at D's end is left to the loss.
+
+    Args:
+        latent_dim: length of a latent; G takes (N, latent_dim).
+        channels: of the images.
+        size: height and width of the images, a multiple of 16.
+        width: channels of G's first layer and D's last.
+    """
+    slope, eps = 0.2, 0.8  # that eps is what the collection's second argument of BatchNorm2d comes to
+
+    def down(inputs: int, outputs: int, normalise: bool = True) -> list[nn.Module]:
+        layers = [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.LeakyReLU(slope, inplace=True), nn.Dropout2d(0.25)]
+        return [*layers, nn.BatchNorm2d(outputs, eps)] if normalise else layers
+
+    start = size // 4
+    generator = nn.Sequential(
+        nn.Linear(latent_dim, width * start**2),
+        nn.Unflatten(1, (width, start, start)),
+        nn.BatchNorm2d(width),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(width, width, 3, stride=1, padding=1),
+        nn.BatchNorm2d(width, eps),
+        nn.LeakyReLU(slope, inplace=True),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(width, width // 2, 3, stride=1, padding=1),
+        nn.BatchNorm2d(width // 2, eps),
+        nn.LeakyReLU(slope, inplace=True),
+        nn.Conv2d(width // 2, channels, 3, stride=1, padding=1),
+        nn.Tanh(),
+    )
+    discriminator = nn.Sequential(
+        *down(channels, width // 8, normalise=False),
+        *down(width // 8, width // 4),
+        *down(width // 4, width // 2),
+        *down(width // 2, width),
+        nn.Flatten(),
+        nn.Linear(width * (size // 16) ** 2, 1),
+    )
+    return generator, discriminator
 
 
 class _Step:
@@ -188,5 +234,6 @@ class Frozen(_Step):
 NETWORKS: dict[str, Callable[..., tuple[nn.Sequential, nn.Sequential]]] = {
     "article": article,
     "article_act": article_act,
+    "pytorch_gan_dcgan": pytorch_gan_dcgan,
 }
 STEPS: dict[str, type[Textbook] | type[Frozen]] = {"textbook": Textbook, "frozen": Frozen}

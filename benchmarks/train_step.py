@@ -28,8 +28,12 @@ from gan_fast.bench import interleaved
 TUNED = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=10000000000"
 ALLOCATORS = ("default", "tuned")
 BASELINE = "textbook NCHW"
-#: Networks of gan_fast.models; their discriminators take batch statistics, which rules the frozen programs out.
+#: Networks of gan_fast.models.
 MODELS = ("dcgan28", "dcgan64")
+#: Shapes of an image and of a latent, where they are not the article's.
+SHAPES = {"dcgan64": ((3, 64, 64), (100, 1, 1)), "pytorch_gan_dcgan": ((1, 32, 32), (100,))}
+#: In a discriminator, these layers rule the frozen programs out.
+OF_ONE_BATCH = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd)
 #: Losses of the first step, program against BASELINE: the same mathematics in another order of sums.
 LARGEST_DIFFERENCE = 1e-3
 
@@ -38,7 +42,8 @@ def programs(network: str, real: torch.Tensor, z: torch.Tensor, bf16: bool) -> d
     """name -> a function that does one step and returns (d_loss, g_loss); all start from the same weights."""
     torch.manual_seed(0)
     original = gan_fast.models.build(network, accelerate=False) if network in MODELS else peers.NETWORKS[network]()
-    steps = {name: step for name, step in peers.STEPS.items() if network not in MODELS or name == "textbook"}
+    together = any(isinstance(layer, OF_ONE_BATCH) for layer in original[1].modules())
+    steps = {name: step for name, step in peers.STEPS.items() if not together or name == "textbook"}
     made: dict[str, Any] = {}
     layouts = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
     for step_name, step in steps.items():
@@ -67,7 +72,10 @@ def programs(network: str, real: torch.Tensor, z: torch.Tensor, bf16: bool) -> d
 
 def check(made: dict[str, Any]) -> dict[str, list[float]]:
     """First losses of every program; raises if one of them computes something else."""
-    losses = {name: [float(value) for value in run()] for name, run in made.items()}
+    losses = {}
+    for name, run in made.items():
+        torch.manual_seed(2)  # the same masks of dropout for all
+        losses[name] = [float(value) for value in run()]
     for name, values in losses.items():
         allowed = 20 * LARGEST_DIFFERENCE if "bf16" in name else LARGEST_DIFFERENCE
         worst = max(abs(a - b) for a, b in zip(values, losses[BASELINE], strict=True))
@@ -81,8 +89,7 @@ def check(made: dict[str, Any]) -> dict[str, list[float]]:
 def run_here(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure under the allocator that this process has."""
     torch.manual_seed(1)
-    images = (3, 64, 64) if arguments.network == "dcgan64" else (1, 28, 28)
-    latent = (100, 1, 1) if arguments.network == "dcgan64" else (100,)
+    images, latent = SHAPES.get(arguments.network, ((1, 28, 28), (100,)))
     real, z = torch.rand(arguments.batch, *images) * 2 - 1, torch.randn(arguments.batch, *latent)
     made = programs(arguments.network, real, z, arguments.bf16)
     losses = check(made)
