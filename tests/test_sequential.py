@@ -42,17 +42,22 @@ def test_images_stay_in_channels_last_between_known_layers(monkeypatch: pytest.M
     network = NETWORKS["nested"][0]()
     accelerate(network)
     seen: dict[int, tuple[int, ...]] = {}
-    plain = gan_fast.nn.Conv2d._function
 
-    def spy(x: torch.Tensor, weight: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
-        seen[id(weight)] = x.stride()
-        return plain(x, weight, *args, **options)
+    def watch(name: str) -> None:
+        plain = getattr(gan_fast.nn.Conv2d, name)
 
-    monkeypatch.setattr(gan_fast.nn.Conv2d, "_function", staticmethod(spy))
+        def spy(x: torch.Tensor, weight: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
+            seen[id(weight)] = x.stride()
+            return plain(x, weight, *args, **options)
+
+        monkeypatch.setattr(gan_fast.nn.Conv2d, name, staticmethod(spy))
+
+    watch("_function")
+    watch("_after_upsampling")
     with gan_fast.use_backend("auto"):
         network(torch.randn(2, 3, 24, 24))
-    # A convolution in two nested containers, and the last one.
-    for key, stride in (("1.2.0", (32 * 144, 1, 12 * 32, 32)), ("3", (16 * 576, 1, 24 * 16, 16))):
+    # A convolution in two nested containers, and the last one, which takes the image before its upsampling.
+    for key, stride in (("1.2.0", (32 * 144, 1, 12 * 32, 32)), ("3", (16 * 144, 1, 12 * 16, 16))):
         assert seen[id(network.get_submodule(key).weight)] == stride
 
 

@@ -161,33 +161,25 @@ void Call<T>::lay_out() {
       weights_per_group += out_channels * static_cast<int64_t>(phase.taps.size()) * in_blocks * kChannelBlock;
       continue;
     }
-    int64_t depth = kChunkDepth;
-    for (std::size_t i = 0; shallow && i < phase.taps.size(); ++i) {
-      const Tap& tap = phase.taps[i];
-      const bool joins = i > 0 && row_of(phase.taps[i - 1]) == row_of(tap) && column_of(phase.taps[i - 1]) + 1 == column_of(tap);
-      if (depth + in_channels > kChunkDepth) {
-        phase.chunk_steps.push_back(0);
-        depth = 0;
-      }
-      if (joins && depth != 0) {
-        phase.steps.back().depth += in_channels;
-      } else {
-        phase.steps.push_back({row_of(tap) * row_layout.row_stride + column_of(tap) * in_channels, in_channels});
-        ++phase.chunk_steps.back();
-      }
-      depth += in_channels;
-    }
+    int64_t depth = kChunkDepth, end = -1;  // of the chunk, and of the last step in a tile of rows
     for (const Tap& tap : phase.taps) {
-      if (shallow) break;
       for (int64_t b = 0; b < in_blocks; ++b) {
         const int64_t channels = std::min(kChannelBlock, in_channels - b * kChannelBlock);
         if (depth + channels > kChunkDepth) {
           phase.chunk_steps.push_back(0);
           depth = 0;
+          end = -1;
         }
-        phase.steps.push_back({b * layout.block_stride + place(tap), channels});
-        ++phase.chunk_steps.back();
         depth += channels;
+        const int64_t offset = shallow ? row_of(tap) * row_layout.row_stride + column_of(tap) * in_channels
+                                       : b * layout.block_stride + place(tap);
+        if (shallow && offset == end) {  // the next tap of a kernel row prolongs the step
+          phase.steps.back().depth += channels;
+        } else {
+          phase.steps.push_back({offset, channels});
+          ++phase.chunk_steps.back();
+        }
+        end = offset + channels;
       }
     }
     if (phase.chunk_steps.empty()) phase.chunk_steps.push_back(0);  // no tap: the epilogue of zero
