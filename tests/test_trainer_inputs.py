@@ -353,8 +353,11 @@ def test_images_by_name_are_brought_to_the_generator_s_size(tmp_path: Path) -> N
     subject.fit(tmp_path / "a", steps=1)
     assert subject.config["data"]["shape"] == list(SHAPE)
     assert subject.config["data"]["options"] == {"channels": 1, "image_size": 4}
+    trainer(outdir=tmp_path / "runs", name="x").fit(tmp_path / "a", steps=1, data_options={"image_size": np.int64(4)})
+    (stored,) = (tmp_path / "runs").glob("*/config.json")
+    assert json.loads(stored.read_text())["data"]["options"] == {"channels": 1, "image_size": 4}
     with pytest.raises(ValueError, match=r"a batch of a must have shape \(N, 1, 4, 4\).*got \(4, 1, 6, 6\): an"):
-        trainer().fit(str(tmp_path / "a"), steps=1, data_options={"image_size": 6})
+        trainer().fit(str(tmp_path / "a"), steps=1, data_options={"image_size": np.int64(6)})
     with pytest.raises(ValueError, match=r"a batch of a must .*got \(4, 3, 4, 4\): 3 channels instead of 1"):
         trainer().fit(tmp_path / "a", steps=1, data_options={"channels": 3})
 

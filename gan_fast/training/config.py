@@ -9,9 +9,11 @@ import functools
 import inspect
 import math
 import numbers
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeGuard, TypeVar
 
+import numpy as np
 import torch
 
 from .errors import ConfigMismatchError
@@ -25,6 +27,7 @@ __all__ = [
     "differences",
     "near",
     "number",
+    "plain",
     "resolve_device",
     "suggesting",
     "whole",
@@ -170,7 +173,7 @@ def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
     return [
         f"{key}: {_show(stored[key])} in the checkpoint, {_show(current[key])} now"
         for key in stored
-        if key in current and _plain(stored[key]) != _plain(current[key])
+        if key in current and plain(stored[key]) != plain(current[key])
     ]
 
 
@@ -183,17 +186,19 @@ def compare(stored: Mapping[str, Any], current: Mapping[str, Any], *, place: str
         )
 
 
-def _plain(value: object) -> object:
-    """The value as JSON would give it back, so that tuples equal lists."""
+def plain(value: object) -> object:
+    """The value as JSON would give it back: tuples become lists, paths strings, numpy's numbers plain ones."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, os.PathLike) else value
 
 
 def _show(value: object) -> str:
-    return repr(_plain(value))
+    return repr(plain(value))
 
 
 def whole(name: str, value: object, least: int) -> int:

@@ -19,7 +19,7 @@ from gan_fast.data import DataError, Feed, mix_seed
 from gan_fast.data import feed as make_feed
 
 from . import checkpoint, environment, inputs, randomness, restoring
-from .config import RunSettings, TrainingSettings, check_keywords, number, resolve_device, suggesting, whole
+from .config import RunSettings, TrainingSettings, check_keywords, number, plain, resolve_device, suggesting, whole
 from .convergence import Convergence, ConvergenceWatch
 from .fit import FitLoop, FitResult
 from .latent import Latent, LatentSource, latent_shape
@@ -380,7 +380,7 @@ class Trainer:
             self._attach(feed, allow_changes)
         self._data = {
             "source": str(data) if isinstance(data, (str, os.PathLike)) else None,
-            "options": {key: str(value) if isinstance(value, os.PathLike) else value for key, value in options.items()},
+            "options": {key: plain(value) for key, value in options.items()},
         }
 
     def _attach(self, feed: Feed, allow_changes: bool) -> None:
