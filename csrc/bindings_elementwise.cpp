@@ -3,10 +3,10 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 
 #include "bindings.h"
+#include "bindings_checks.h"
 #include "common/activation.h"
 #include "cpu/act_grad.h"
 #include "cpu/bce_with_logits.h"
@@ -16,31 +16,6 @@ namespace py = pybind11;
 
 namespace gan_fast {
 namespace {
-
-using Address = std::uintptr_t;  // tensor.data_ptr(); 0 where an optional tensor is missing
-
-void require(bool right, const char* name, const std::string& value, const char* expected) {
-  if (!right) throw std::invalid_argument(std::string(name) + "=" + value + ": expected " + expected);
-}
-
-void check_dtype(int dtype) {
-  require(dtype == 0 || dtype == 1, "dtype", std::to_string(dtype), "0 (float32) or 1 (float64)");
-}
-
-void check_activation(int act) {
-  require(act >= kNone && act <= kSigmoid, "act", std::to_string(act),
-          "0 none, 1 relu, 2 leaky_relu, 3 tanh or 4 sigmoid");
-}
-
-void check_threads(int threads) { require(threads >= 1, "threads", std::to_string(threads), "at least 1"); }
-
-void check_size(const char* name, int64_t n) { require(n >= 0, name, std::to_string(n), "a size >= 0"); }
-
-template <class T>
-T* pointer(const char* name, Address address, bool needed) {
-  require(address != 0 || !needed, name, "0", "the address of a tensor");
-  return reinterpret_cast<T*>(address);
-}
 
 void run_bias_act(int dtype, int64_t outer, int64_t channels, int64_t inner, Address x, Address bias, Address y, int act,
                   double slope, int threads) {

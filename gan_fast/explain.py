@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from gan_fast.sequential import Sequential, against_collapse, is_upsampling
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d)
 _OURS = tuple(getattr(fast_nn, name) for name in fast_nn.__all__)
 
 
@@ -60,7 +62,7 @@ class Explanation(list[Row]):
 
 
 def explain(module: nn.Module, input_shape: Sequence[int] | None = None) -> Explanation:
-    """For every convolution and loss layer in ``module``: which backend serves it, and why.
+    """For every convolution, batch normalisation and loss layer in ``module``: which backend serves it, and why.
 
     ``input_shape``: shape of the module's input, batch included; layers' own input shapes follow by a run without
     data. Without it the answer is that for inputs large enough to be worth a kernel. The active ``use_backend`` and
@@ -74,6 +76,8 @@ def explain(module: nn.Module, input_shape: Sequence[int] | None = None) -> Expl
             rows.append(Row(name, f"{type(upsamplings[name]).__name__} + {type(layer).__name__}", *choices))
         elif isinstance(layer, (*_CONV, *_CONV_TRANSPOSE)):
             rows.append(Row(name, type(layer).__name__, *_explain_convolution(layer, shapes.get(name))))
+        elif isinstance(layer, _BATCH_NORM):
+            rows.append(Row(name, type(layer).__name__, *_explain_batch_norm(layer, shapes.get(name))))
         elif isinstance(layer, nn.BCEWithLogitsLoss):
             choice = _plain(layer) or _choose("bce_with_logits", elements=float("inf"))
             rows.append(Row(name, type(layer).__name__, choice, choice, choice))
@@ -164,6 +168,26 @@ def _explain_pair(upsampling: Any, layer: Any, shape: tuple[int, ...] | None) ->
     return Choice(forward.backend, f"{choice.reason}: {forward.reason}"), input_grad, weight_grad
 
 
+def _explain_batch_norm(layer: Any, shape: tuple[int, ...] | None) -> tuple[Choice, Choice, Choice]:
+    plain = _plain(layer)
+    if plain is not None:
+        return plain, plain, plain
+    known = next((t for t in (layer.weight, layer.running_mean) if t is not None), torch.empty(0))
+    facts: dict[str, Any] = {
+        "device": known.device.type,
+        "dtype": known.dtype,
+        "elements": float("inf") if shape is None else math.prod(shape),
+        "channels": layer.num_features,
+        # Images are taken to be in channels_last, as above; (N, C, L) never is.
+        "channels_last": shape is None or len(shape) != 3,
+    }
+    forward = _choose("batch_norm_act", **facts)
+    if forward.backend in ("torch", "none"):
+        return forward, forward, forward
+    backward = _choose("batch_norm_act_backward", **facts)
+    return forward, backward, backward
+
+
 def _geometry(layer: Any, shape: tuple[int, ...], weight: Tensor, transposed: bool) -> geometry.Geometry | None:
     size, kernel, stride, dilation = shape[2:], layer.kernel_size, layer.stride, layer.dilation
     if isinstance(layer, fast_nn.KerasConv2d):
@@ -194,7 +218,7 @@ def _layer_inputs(module: nn.Module, input_shape: Sequence[int]) -> dict[str, tu
     dtype = next((p.dtype for p in twin.parameters() if p.is_floating_point()), None)
     handles = []
     for name, layer in twin.named_modules():
-        if isinstance(layer, (*_CONV, *_CONV_TRANSPOSE)):
+        if isinstance(layer, (*_CONV, *_CONV_TRANSPOSE, *_BATCH_NORM)):
 
             def record(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
                 shapes[name] = tuple(args[0].shape)

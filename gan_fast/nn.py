@@ -1,8 +1,8 @@
-"""torch.nn's convolutions and BCEWithLogitsLoss on gan_fast's operators, and Keras' convolutions.
+"""torch.nn's convolutions, batch normalisations and BCEWithLogitsLoss on gan_fast's operators; Keras' convolutions.
 
 Every class is a subclass of the PyTorch class of the same name: same arguments, attributes, initialisation,
 state_dict keys and results, plus the keyword-only arguments ``activation`` (None, "relu", "leaky_relu", "tanh",
-"sigmoid"; fused into the convolution where a kernel of ours runs) and ``negative_slope``. ``gan_fast.accelerate``
+"sigmoid"; fused into the layer where a kernel of ours runs) and ``negative_slope``. ``gan_fast.accelerate``
 turns an existing PyTorch module into one of these by its ``__class__``; the class-level defaults of the two
 attributes serve modules made that way.
 """
@@ -21,6 +21,8 @@ from gan_fast.ops import geometry
 
 __all__ = [
     "BCEWithLogitsLoss",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -244,6 +246,40 @@ class KerasConvTranspose2d(ConvTranspose2d):
             input, self.weight, self.bias, stride=self.stride, pad_begin=begin, out_size=out, dilation=self.dilation,
             groups=self.groups, **self._fused(then),
         )  # fmt: skip
+
+
+class _BatchNorm(_Activated):
+    """``forward`` of the batch normalisations."""
+
+    def forward(self, input: Tensor, *, then: Then = None) -> Tensor:
+        """The layer's result, input's shape; ``then`` stands for the activation layer that follows."""
+        module: Any = self
+        module._check_input_dim(input)
+        momentum = module.momentum
+        if module.training and module.track_running_stats and module.num_batches_tracked is not None:
+            module.num_batches_tracked.add_(1)
+            if momentum is None:  # the average over all batches so far
+                momentum = 1.0 / float(module.num_batches_tracked)
+        tracked = not module.training or module.track_running_stats
+        return functional.batch_norm(
+            input,
+            module.running_mean if tracked else None,
+            module.running_var if tracked else None,
+            module.weight,
+            module.bias,
+            module.training or (module.running_mean is None and module.running_var is None),
+            0.0 if momentum is None else momentum,
+            module.eps,
+            **self._fused(then),
+        )
+
+
+class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):
+    """torch.nn.BatchNorm1d with a fused activation. (N, C) or (N, C, L), any sizes."""
+
+
+class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
+    """torch.nn.BatchNorm2d with a fused activation. (N, C, H, W)."""
 
 
 class BCEWithLogitsLoss(_Unscripted, torch.nn.BCEWithLogitsLoss):

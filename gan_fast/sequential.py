@@ -1,11 +1,11 @@
-"""`torch.nn.Sequential` that fuses activations into convolutions and keeps channels_last between layers whose needs
-it knows.
+"""`torch.nn.Sequential` that fuses activations into the layers before them and keeps channels_last between layers
+whose needs it knows.
 
 A `Sequential` is the one place where a layer's consumer is known. Its children stay what they are: called one by
 one, sliced or hooked they do what they always did. Only the run through the container differs:
 
-1. An activation right after one of `gan_fast.nn`'s convolutions is computed by that convolution's kernel, and its
-   own module is passed over; not if either has a hook that would see the difference.
+1. An activation right after one of `gan_fast.nn`'s convolutions or batch normalisations is computed by that layer's
+   kernel, and its own module is passed over; not if either has a hook that would see the difference.
 2. A nearest `torch.nn.Upsample` right before such a convolution is left to it in the same way: the two can be one
    transposed convolution (see `gan_fast.functional.upsample_conv2d`).
 3. Images stay in channels_last, the kernels' own format, from the first convolution up to a layer that might care.
@@ -36,6 +36,8 @@ _CONVOLUTIONS: tuple[type[torch.nn.Module], ...] = (
     nn.KerasConvTranspose2d,
 )
 _FORWARDS = {layer.forward for layer in _CONVOLUTIONS}
+_NORM_FORWARD = nn.BatchNorm2d.forward  # of all batch normalisations; results and format as _FORMAT_FREE
+_FUSING = {*_FORWARDS, _NORM_FORWARD}
 
 #: Layers whose result, element for element, and output format follow from the input in either memory format.
 #: Dropout is not
@@ -72,10 +74,10 @@ def fused_activation(layer: torch.nn.Module, follower: torch.nn.Module | None) -
     """Name and negative slope of the activation that `layer` may compute in place of the module `follower` after
     it, or None.
 
-    None too if `layer` is no convolution of `gan_fast.nn`, has an activation already, or a hook would see the
-    difference.
+    None too if `layer` is no convolution or batch normalisation of `gan_fast.nn`, has an activation already, or a
+    hook would see the difference.
     """
-    if follower is None or type(follower) not in _ACTIVATIONS or type(layer).forward not in _FORWARDS:
+    if follower is None or type(follower) not in _ACTIVATIONS or type(layer).forward not in _FUSING:
         return None
     if layer.activation is not None:
         return None
@@ -143,8 +145,8 @@ class Sequential(torch.nn.Sequential):
                 and not (watched or plain or _hooked(child))
             ):
                 value, channels_last = child._run(value, channels_last)
-            elif kind.forward in _FORWARDS and not (plain or _watched(child)):
-                if keep and _is_image(value):
+            elif kind.forward in _FUSING and not (plain or _watched(child)):
+                if keep and _is_image(value) and kind.forward in _FORWARDS:
                     # PyTorch's rule: the result is channels_last if the input or the weight is.
                     channels_last = channels_last or _is_channels_last(child._parameters.get("weight"))
                     # `to`, not `contiguous`: where both formats are contiguous the strides still have to say

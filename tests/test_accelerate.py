@@ -160,7 +160,9 @@ def test_restore_gives_back_classes_and_attributes(name: str) -> None:
     accelerate(network)
     changed = restore(network)
     after = [(type(module), dict(module.__dict__)) for module in network.modules()]
-    assert changed == sum(isinstance(m, (nn.modules.conv._ConvNd, nn.Sequential)) for m in network.modules())
+    assert changed == sum(
+        isinstance(m, (nn.modules.conv._ConvNd, nn.BatchNorm2d, nn.Sequential)) for m in network.modules()
+    )
     for (old_type, old), (new_type, new) in zip(before, after, strict=True):
         assert old_type is new_type and old.keys() == new.keys()
         assert all(old[key] is new[key] for key in old)
@@ -202,6 +204,36 @@ def test_state_dict_goes_both_ways() -> None:
     fast.load_state_dict(plain.state_dict())
     plain.load_state_dict(fast.state_dict())
     agree(plain, fast, torch.randn(2, 20))
+
+
+def test_batch_norms_are_swapped_with_their_activation() -> None:
+    plain, fast = pair(
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 48, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(48),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Flatten(),
+            nn.Linear(48 * 144, 64, bias=False),
+            nn.BatchNorm1d(64),
+            nn.Tanh(),
+        )
+    )
+    report = accelerate(fast)
+    assert [(swap.name, swap.activation) for swap in report.swapped] == [("0", None), ("1", "LeakyReLU"), ("5", "Tanh")]
+    for module in (plain, fast):
+        for index in (0, 1):  # two steps: running statistics are part of it
+            x = torch.randn(16, 3, 24, 24, generator=torch.Generator().manual_seed(index))
+            module(x)
+    agree(plain, fast, x)
+    agree(plain.eval(), fast.eval(), x)
+    restore(fast)
+    assert type(fast[1]) is nn.BatchNorm2d and type(fast[5]) is nn.BatchNorm1d
+
+
+def test_other_normalisations_stay() -> None:
+    network = nn.Sequential(nn.SyncBatchNorm(4), nn.BatchNorm3d(4), nn.InstanceNorm2d(4), nn.LazyBatchNorm2d())
+    report = accelerate(network)
+    assert not report.swapped and "lazy" in report.reasons["3"]
 
 
 def test_the_loss_module_is_swapped() -> None:

@@ -193,5 +193,10 @@ def test_explain() -> None:
         assert gan_fast.explain(module)[0].weight_grad.backend == "reference"
     with gan_fast.use_backend("cuda"):
         assert gan_fast.explain(module)[0].forward.backend == "none"
+    norms = torch.nn.Sequential(nn.BatchNorm2d(64), torch.nn.BatchNorm2d(64), nn.BatchNorm2d(64, dtype=torch.float64))
+    rows = {row.name: row for row in gan_fast.explain(norms[:2], (128, 64, 8, 8))}
+    assert [rows[key].input_grad.backend for key in "01"] == ["cpu", "torch"]
+    assert "elements" in gan_fast.explain(norms[:1], (2, 64, 8, 8))[0].forward.reason
+    assert "float64" in gan_fast.explain(norms)[2].forward.reason
     table = str(gan_fast.explain(module))
     assert table.splitlines()[0].startswith("layer") and len(table.splitlines()) == 6

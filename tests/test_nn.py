@@ -228,3 +228,55 @@ def test_compiles_whole(name: str) -> None:
     other = torch.randn(5, 6, 7 if name == "KerasConv2d" else 13, 7)
     torch.testing.assert_close(program.module()(other), layer(other))
     assert all(str(n.target).startswith("aten.") for n in program.graph.nodes if n.op == "call_function")
+
+
+# --------------------------------------------------------------------------------------------- batch normalisation
+
+NORMS = [("BatchNorm1d", (6, 12)), ("BatchNorm1d", (4, 12, 9)), ("BatchNorm2d", (4, 12, 5, 6))]
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu", "reference"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}, {"momentum": 0.7, "eps": 1e-2}],
+    ids=repr,
+)
+@pytest.mark.parametrize(("name", "shape"), NORMS)
+def test_batch_norm_is_torch_s(name: str, shape: tuple[int, ...], options: dict[str, Any], backend: str) -> None:
+    """Results, gradients and buffers over several steps of training, then in evaluation."""
+    if backend == "cpu":
+        kernels()
+    ours, theirs = getattr(nn, name)(12, **options), getattr(torch.nn, name)(12, **options)
+    assert list(ours.state_dict()) == list(theirs.state_dict()) and repr(ours) == repr(theirs)
+    for step in range(5):
+        if step == 3:
+            ours, theirs = ours.eval(), theirs.eval()
+        x = torch.randn(shape) * (step + 1) + step
+        pair = [x.clone().requires_grad_() for _ in range(2)]
+        with gan_fast.use_backend(backend):
+            mine = ours(pair[0])
+            mine.pow(3).sum().backward()
+        other = theirs(pair[1])
+        other.pow(3).sum().backward()
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(pair[0].grad, pair[1].grad, rtol=1e-3, atol=1e-3)
+    for key, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[key], value, rtol=1e-5, atol=1e-6)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_batch_norm_refuses_what_torch_refuses() -> None:
+    with pytest.raises(ValueError, match="expected 4D input"):
+        nn.BatchNorm2d(3)(torch.randn(2, 3, 4))
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        nn.BatchNorm1d(3)(torch.randn(1, 3))
+    assert nn.BatchNorm1d(3).eval()(torch.randn(1, 3)).shape == (1, 3)
+
+
+def test_batch_norm_activation() -> None:
+    ours = nn.BatchNorm2d(12, activation="leaky_relu", negative_slope=0.2)
+    x = torch.randn(4, 12, 5, 6)
+    expected = torch.nn.functional.leaky_relu(torch.nn.BatchNorm2d(12)(x), 0.2)
+    torch.testing.assert_close(ours(x), expected)
+    assert "activation='leaky_relu', negative_slope=0.2" in repr(ours)

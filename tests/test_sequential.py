@@ -186,12 +186,16 @@ HOOKS: dict[str, Callable[[nn.Module, Callable[..., None]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("target", [0, 1], ids=["convolution", "activation"])
+@pytest.mark.parametrize("target", [0, 1, 3, 4], ids=["convolution", "activation", "batch_norm", "its_activation"])
 @pytest.mark.parametrize("kind", HOOKS)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_hooks_see_what_they_saw(kind: str, target: int, when: str) -> None:
     """Also hooks that are registered after the swap: the container looks at them on every call."""
-    plain, fast = pair(lambda: nn.Sequential(nn.Conv2d(3, 32, 3), nn.Tanh(), nn.Conv2d(32, 8, 3)))
+    plain, fast = pair(
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 32, 3), nn.Tanh(), nn.Conv2d(32, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Sigmoid()
+        )
+    )
     seen: dict[str, list[Tensor]] = {"plain": [], "fast": []}
 
     def watch(network: nn.Module, name: str) -> None:

@@ -29,8 +29,6 @@ struct BiasActTable {
   void (*f64)(const BiasAct& args, const void* bias, int64_t begin, int64_t end);  // portable level only
 };
 
-constexpr int kMostLanes = 16;  // floats in the widest vector of any level
-
 GAN_FAST_DECLARE_TABLE(BiasActTable, bias_act_table)
 
 }  // namespace gan_fast

@@ -9,6 +9,8 @@ namespace gan_fast {
 
 enum class Isa : int { kPortable = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
 
+constexpr int kMostLanes = 16;  // floats in the widest vector of any level
+
 const char* isa_name(Isa isa);
 
 // Levels that are compiled in and that this CPU and operating system can run, best first.

@@ -81,6 +81,17 @@ def _bias_act(activation: str) -> Case:
     )
 
 
+def _batch_norm(activation: str | None) -> Case:
+    return Case(
+        f"batch_norm {activation}" if activation else "batch_norm",
+        lambda x, w, b: functional.batch_norm(
+            x, None, None, w, b, training=True, activation=activation, negative_slope=0.2
+        ),
+        lambda x, w, b: _activate(F.batch_norm(x, None, None, w, b, training=True), activation),
+        ((3, 21, 7, 9), (21,), (21,)),
+    )
+
+
 def _bce(target: float, reduction: str) -> Case:
     return Case(
         f"binary_cross_entropy_with_logits target={target:g} {reduction}",
@@ -107,6 +118,7 @@ def cases() -> list[Case]:
         _convolution("conv_transpose2d", (2, 8, 5, 5), (8, 6, 3, 3), stride=3, dilation=2, groups=2),
         _convolution("conv_transpose1d", (2, 16, 11), (16, 9, 25), "relu", stride=4, padding=11, output_padding=1),
         *(_bias_act(name) for name in ("relu", "leaky_relu", "tanh", "sigmoid")),
+        *(_batch_norm(name) for name in (None, "relu", "leaky_relu", "tanh", "sigmoid")),
         *(_bce(target, reduction) for target in (0.0, 1.0, 0.9) for reduction in ("mean", "none")),
     ]
 
