@@ -193,7 +193,7 @@ def test_running_statistics_may_change_before_the_backward_pass() -> None:
             x = case.tensors()[0]
             pairs = zip(order, training, strict=True)
             outs = [functional.batch_norm(x, *running, training=t, backend=b) for b, t in pairs]
-            sum(outs).square().sum().backward()  # type: ignore[union-attr]  # tensors
+            sum(outs).square().sum().backward()  # type: ignore[union-attr]  # a sum of tensors
 
 
 def test_the_mask_of_the_gradient_is_that_of_the_output() -> None:

@@ -52,7 +52,7 @@ def test_the_pair_is_computed_as_one(
         kernels()
     plain, fast = (network.train(training) for network in pair(blocks))
     report = accelerate(fast)
-    assert [(s.name, s.upsampling, s.activation) for s in report.swapped] == [
+    assert [(s.name, s.upsampling, s.activation) for s in report.swapped if "Conv" in s.new] == [
         ("2", "Upsample", "LeakyReLU"),
         ("5", "UpsamplingNearest2d", None),
         ("7", None, "Tanh"),
@@ -221,7 +221,11 @@ def test_explain_knows_the_pair() -> None:
     assert rows["7"].layer == "Conv2d"
     assert "collapsed into one transposed convolution: the fused CPU kernel" in rows["5"].forward.reason
     assert rows["5"].forward.backend == rows["5"].input_grad.backend == "cpu"
-    assert explain(network, (1, *X[1:]))[0].layer == "Conv2d"  # too small to be worth it
-    assert [row.layer for row in explain(network)][:2] == ["Upsample + Conv2d", "UpsamplingNearest2d + Conv2d"]
+
+    def convolutions(*shape: int) -> list[str]:
+        return [row.layer for row in explain(network, shape or None) if "Conv" in row.layer]
+
+    assert convolutions(1, *X[1:])[0] == "Conv2d"  # too small to be worth it
+    assert convolutions()[:2] == ["Upsample + Conv2d", "UpsamplingNearest2d + Conv2d"]
     restore(network)
-    assert [row.layer for row in explain(network)] == ["Conv2d"] * 3
+    assert convolutions() == ["Conv2d"] * 3
