@@ -8,7 +8,7 @@ Eager is peers.Textbook on plain layers in channels_last, its faster format: the
 batches in the same order, judge 10,000 samples in the features of the same classifier (benchmarks/classifiers: trained
 anew on another machine it would give other features, and distances that cannot be compared), and run for the same
 number of epochs; weights and latents come from the seed, but not in the same order, so only the distributions over
-seeds can be compared.
+seeds can be compared. Twice in each epoch the samples are judged too: the run's curve of distance against steps.
 """
 
 from __future__ import annotations
@@ -47,17 +47,28 @@ def train_eager(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     feed = data.feed(arguments.data, arguments.batch_size, seed, data_dir=arguments.data_dir)
     latents = torch.Generator().manual_seed(seed)
     steps = arguments.epochs * feed.steps_per_epoch
-    start = time.perf_counter()
-    for _ in range(steps):
+    every = feed.steps_per_epoch // 2
+    seconds, curve, scores = 0.0, [], {}
+    for step in range(1, steps + 1):
+        start = time.perf_counter()
         program.step(feed.next(), torch.randn(arguments.batch_size, *generator.latent_shape, generator=latents))
-    seconds = time.perf_counter() - start
-    scores = metrics.evaluate(generator, arguments.data, n=arguments.n, seed=0, data_dir=arguments.data_dir)
-    return {**scores, "seed": seed, "seconds": seconds, "img_s": steps * arguments.batch_size / seconds}
+        seconds += time.perf_counter() - start
+        if step % every == 0 or step == steps:
+            scores = metrics.evaluate(generator, arguments.data, n=arguments.n, seed=0, data_dir=arguments.data_dir)
+            curve.append(point(step, scores))
+    return {**scores, "seed": seed, "seconds": seconds, "img_s": steps * arguments.batch_size / seconds, "curve": curve}
+
+
+def point(step: int, scores: dict[str, Any]) -> dict[str, Any]:
+    """One point of a curve."""
+    return {"step": step, **{name: scores[name] for name in ("frechet_distance", "class_entropy", "confidence")}}
 
 
 def train_fast(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     """One run of the command line; its scores and images per second."""
     command = [sys.executable, "-m", "gan_fast"]
+    images = data.load(arguments.data, data_dir=arguments.data_dir)
+    every = len(images) // arguments.batch_size // 2
     where = ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
     with tempfile.TemporaryDirectory() as folder:
         outdir = Path(arguments.outdir or folder)
@@ -66,17 +77,22 @@ def train_fast(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         subprocess.run(
             [*command, "train", "--data", arguments.data, "--model", arguments.model, "--epochs", str(arguments.epochs),
              "--batch-size", str(arguments.batch_size), "--seed", str(seed), "--outdir", str(outdir),
-             "--name", name, *where],
+             "--name", name, "--precision", arguments.precision, "--save-every", str(every), *where],
             check=True,
         )  # fmt: skip
         wall = time.perf_counter() - start
         run = sorted(outdir.glob(f"*-{name}"))[-1]
         report = Path(folder) / "scores.json"
-        subprocess.run([*command, "eval", str(run), "--n", str(arguments.n), "--json", str(report), *where], check=True)
-        scores = json.loads(report.read_text(encoding="utf-8"))
+        curve = []
+        for checkpoint in sorted((run / "checkpoints").glob("step_*")):
+            judge = [*command, "eval", str(checkpoint), "--data", arguments.data, "--n", str(arguments.n)]
+            subprocess.run([*judge, "--json", str(report), *where], check=True)
+            scores = json.loads(report.read_text(encoding="utf-8"))
+            curve.append(point(int(checkpoint.name.removeprefix("step_")), scores))
         scores.pop("run", None)  # a path of this machine
         last = json.loads((run / "stats.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    return {**scores, "seed": seed, "seconds": wall, "img_s": last["step"] * arguments.batch_size / wall}
+    img_s = last["step"] * arguments.batch_size / wall
+    return {**scores, "seed": seed, "seconds": wall, "img_s": img_s, "curve": curve}
 
 
 def use_kept_classifiers() -> None:
@@ -128,6 +144,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--n", type=int, default=10_000)
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of gan_fast's runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--outdir", help="keep gan_fast's run folders here")
     arguments = parser.parse_args()
@@ -141,7 +158,8 @@ def main() -> None:
         run = train(arguments, seed)
         shown = ("seconds", "img_s", "frechet_distance", "class_entropy", "confidence")
         print(f"{arguments.program} seed {seed}: { ({key: round(run[key], 3) for key in shown}) }", flush=True)
-        path = machine.result_file().parent / f"quality-{arguments.program}-seed{seed}.json"
+        program = arguments.program if arguments.precision == "fp32" else f"{arguments.program}-{arguments.precision}"
+        path = machine.result_file().parent / f"quality-{program}-seed{seed}.json"
         content = {"machine": machine.describe(), "settings": settings, "run": run}
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
