@@ -132,11 +132,14 @@ def package_version() -> str:
 
 
 def translation_units() -> list[tuple[str, Path, list[str]]]:
-    """(object name, source, extra flags): plain sources once, kernel texts once per level."""
+    """(object name, source, extra flags): plain sources once, kernel texts once per level.
+
+    The files that know Python come as one unit: reading pybind11's headers takes longer than compiling any of them.
+    """
     units = []
     for source in sorted(CSRC.rglob("*.cpp")):
         relative = source.relative_to(CSRC)
-        if relative == Path("cpu/level.cpp") or relative.parts[0] == "cuda":
+        if relative == Path("cpu/level.cpp") or relative.parts[0] == "cuda" or source.name.startswith("bindings"):
             continue
         units.append((relative.as_posix().replace("/", "_")[:-4], source, []))
     for kernel in sorted((CSRC / "cpu").glob("*-inl.h")):
@@ -144,6 +147,15 @@ def translation_units() -> list[tuple[str, Path, list[str]]]:
             defines = [f'-DGF_KERNEL="{kernel.name}"', f"-DGF_LEVEL={level}", f"-DGF_VECTOR_BYTES={vector_bytes}"]
             units.append((f"{kernel.name[:-6]}_{level}", CSRC / "cpu/level.cpp", [*defines, *flags]))
     return units
+
+
+def bindings_unit(folder: Path) -> Path:
+    """A source that includes all bindings; left alone if it is as it should be, so that it is not compiled again."""
+    unit = folder / "bindings_unit.cpp"
+    text = "".join(f'#include "{source.name}"\n' for source in sorted(CSRC.glob("bindings*.cpp")))
+    if not unit.is_file() or unit.read_text(encoding="utf-8") != text:
+        unit.write_text(text, encoding="utf-8")
+    return unit
 
 
 class BuildKernels(build_ext):
@@ -202,9 +214,8 @@ class BuildKernels(build_ext):
         folder = Path(os.environ.get("GAN_FAST_BUILD_DIR") or self.build_temp).resolve() / "gan_fast"
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        commands = []
+        commands = [(folder / "bindings.o", bindings_unit(folder), [*cxx, *flags, *about])]
         for name, source, extra in translation_units():
-            extra = [*extra, *about] if source.name == "bindings.cpp" else extra
             commands.append((folder / f"{name}.o", source, [*cxx, *flags, *extra]))
         link = [*cxx, "-shared", *openmp, *user_flags]
         if shutil.which("ninja"):

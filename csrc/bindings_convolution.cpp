@@ -91,7 +91,7 @@ void parse_dtype(int dtype) {
 }
 
 template <class T>
-T* pointer(std::uintptr_t address) {
+T* at(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
@@ -104,14 +104,14 @@ void convolution(int dtype, const py::tuple& geometry, std::uintptr_t x, std::ui
                  double prologue_slope, int threads) {
   parse_dtype(dtype);
   const ConvGeometry g = parse_geometry(geometry);
-  const Epilogue epilogue{pointer<void>(bias), parse_activation("activation", activation), slope};
-  const Prologue prologue{pointer<void>(prologue_y), parse_activation("prologue_activation", prologue_activation),
+  const Epilogue epilogue{at<void>(bias), parse_activation("activation", activation), slope};
+  const Prologue prologue{at<void>(prologue_y), parse_activation("prologue_activation", prologue_activation),
                           prologue_slope};
   py::gil_scoped_release release;
   if (dtype == kFloat64) {
-    run64(g, pointer<const double>(x), pointer<const double>(weight), pointer<double>(y), epilogue, prologue, threads);
+    run64(g, at<const double>(x), at<const double>(weight), at<double>(y), epilogue, prologue, threads);
   } else {
-    run32(g, pointer<const float>(x), pointer<const float>(weight), pointer<float>(y), epilogue, prologue, threads);
+    run32(g, at<const float>(x), at<const float>(weight), at<float>(y), epilogue, prologue, threads);
   }
 }
 
@@ -120,15 +120,15 @@ void weight_grad(int dtype, const py::tuple& geometry, bool transposed, std::uin
                  double prologue_slope, int threads) {
   parse_dtype(dtype);
   const ConvGeometry g = parse_geometry(geometry);
-  const Prologue prologue{pointer<void>(prologue_y), parse_activation("prologue_activation", prologue_activation),
+  const Prologue prologue{at<void>(prologue_y), parse_activation("prologue_activation", prologue_activation),
                           prologue_slope};
   py::gil_scoped_release release;
   if (dtype == kFloat64) {
-    conv_weight_grad(g, transposed, pointer<const double>(x), pointer<const double>(grad_output), pointer<double>(grad_weight),
-                     pointer<double>(grad_bias), prologue, threads);
+    conv_weight_grad(g, transposed, at<const double>(x), at<const double>(grad_output), at<double>(grad_weight),
+                     at<double>(grad_bias), prologue, threads);
   } else {
-    conv_weight_grad(g, transposed, pointer<const float>(x), pointer<const float>(grad_output), pointer<float>(grad_weight),
-                     pointer<float>(grad_bias), prologue, threads);
+    conv_weight_grad(g, transposed, at<const float>(x), at<const float>(grad_output), at<float>(grad_weight),
+                     at<float>(grad_bias), prologue, threads);
   }
 }
 
