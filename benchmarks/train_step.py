@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import os
 import subprocess
@@ -24,6 +25,7 @@ import peers
 import torch
 
 import gan_fast
+from gan_fast import tuning
 from gan_fast.bench import interleaved
 
 TUNED = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=10000000000"
@@ -43,28 +45,40 @@ LARGEST_DIFFERENCE = 1e-3
 
 def programs(network: str, real: torch.Tensor, z: torch.Tensor, bf16: bool) -> dict[str, Any]:
     """name -> a function that does one step and returns (d_loss, g_loss); all start from the same weights."""
+    return {name: make() for name, make in recipes(network, real, z, bf16).items()}
+
+
+def recipes(network: str, real: torch.Tensor, z: torch.Tensor, bf16: bool) -> dict[str, Callable[[], Any]]:
+    """name -> what makes the function of `programs`, networks and optimisers included."""
     torch.manual_seed(0)
     original = gan_fast.models.build(network, accelerate=False) if network in MODELS else peers.NETWORKS[network]()
     together = any(isinstance(layer, OF_ONE_BATCH) for layer in original[1].modules())
     steps = {name: step for name, step in peers.STEPS.items() if not together or name == "textbook"}
-    made: dict[str, Any] = {}
+
+    def eager(step: Any, accelerate: bool = False, **settings: Any) -> Any:
+        networks = copy.deepcopy(original)
+        if accelerate:
+            gan_fast.accelerate(*networks)
+        made = step(*networks, **settings)
+        return lambda: made.step(real, z)
+
+    def ours(**settings: Any) -> Any:
+        return trained(copy.deepcopy(original), real, z, **settings)
+
     layouts = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+    found: dict[str, Callable[[], Any]] = {}
     for step_name, step in steps.items():
         for layout, memory_format in layouts.items():
-            eager = step(*copy.deepcopy(original), memory_format=memory_format)
-            made[f"{step_name} {layout}"] = lambda eager=eager: eager.step(real, z)
+            found[f"{step_name} {layout}"] = functools.partial(eager, step, memory_format=memory_format)
     if bf16:
         step_name, step = list(steps.items())[-1]  # the best there is for this network
-        low = step(*copy.deepcopy(original), memory_format=torch.channels_last, autocast=torch.bfloat16)
-        made[f"{step_name} channels_last bf16"] = lambda: low.step(real, z)
-    nets = copy.deepcopy(original)
-    gan_fast.accelerate(*nets)
-    accelerated = peers.Textbook(*nets)
-    made["gan_fast.accelerate, textbook"] = lambda: accelerated.step(real, z)
-    made["gan_fast.Trainer"] = trained(copy.deepcopy(original), real, z)
+        low = {"memory_format": torch.channels_last, "autocast": torch.bfloat16}
+        found[f"{step_name} channels_last bf16"] = functools.partial(eager, step, **low)
+    found["gan_fast.accelerate, textbook"] = functools.partial(eager, peers.Textbook, accelerate=True)
+    found["gan_fast.Trainer"] = ours
     if not together:
-        made[SIMULTANEOUS] = trained(copy.deepcopy(original), real, z, update="simultaneous")
-    return made
+        found[SIMULTANEOUS] = functools.partial(ours, update="simultaneous")
+    return found
 
 
 def trained(networks: Any, real: torch.Tensor, z: torch.Tensor, **settings: Any) -> Callable[[], Any]:
@@ -97,14 +111,22 @@ def check(made: dict[str, Any]) -> dict[str, list[float]]:
     return losses
 
 
+def inputs(network: str, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Real images and latents for a network."""
+    torch.manual_seed(1)
+    images, latent = SHAPES.get(network, ((1, 28, 28), (100,)))
+    return torch.rand(batch, *images) * 2 - 1, torch.randn(batch, *latent)
+
+
 def run_here(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure under the allocator that this process has."""
-    torch.manual_seed(1)
-    images, latent = SHAPES.get(arguments.network, ((1, 28, 28), (100,)))
-    real, z = torch.rand(arguments.batch, *images) * 2 - 1, torch.randn(arguments.batch, *latent)
+    real, z = inputs(arguments.network, arguments.batch)
     made = programs(arguments.network, real, z, arguments.bf16)
     losses = check(made)
-    return {"first_losses": losses, "times": interleaved.measure(made, arguments.rounds)}
+    return {
+        "first_losses": losses,
+        "times": interleaved.measure(made, arguments.rounds, calibration=tuning.calibration()),
+    }
 
 
 def run_apart(arguments: argparse.Namespace, allocator: str) -> dict[str, Any]:
