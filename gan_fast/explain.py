@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gan_fast import backends
 from gan_fast import nn as fast_nn
 from gan_fast.choice_table import Choice
-from gan_fast.ops import geometry, upsample_conv
+from gan_fast.ops import geometry, linear_call, upsample_conv
 from gan_fast.sequential import Sequential, against_collapse, is_upsampling
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -62,7 +62,8 @@ class Explanation(list[Row]):
 
 
 def explain(module: nn.Module, input_shape: Sequence[int] | None = None) -> Explanation:
-    """For every convolution, batch normalisation and loss layer in ``module``: which backend serves it, and why.
+    """For every convolution, linear, batch normalisation and loss layer in ``module``: which backend serves it, and
+    why.
 
     ``input_shape``: shape of the module's input, batch included; layers' own input shapes follow by a run without
     data. Without it the answer is that for inputs large enough to be worth a kernel. The active ``use_backend`` and
@@ -80,6 +81,8 @@ def explain(module: nn.Module, input_shape: Sequence[int] | None = None) -> Expl
             rows.append(Row(name, f"{type(upsamplings[name]).__name__} + {type(layer).__name__}", *choices))
         elif isinstance(layer, (*_CONV, *_CONV_TRANSPOSE)):
             rows.append(Row(name, type(layer).__name__, *_explain_convolution(layer, shapes.get(name))))
+        elif isinstance(layer, nn.Linear):
+            rows.append(Row(name, type(layer).__name__, *_explain_linear(layer, shapes.get(name))))
         elif isinstance(layer, _BATCH_NORM):
             rows.append(Row(name, type(layer).__name__, *_explain_batch_norm(layer, shapes.get(name))))
         elif isinstance(layer, nn.BCEWithLogitsLoss):
@@ -135,6 +138,16 @@ def _passes(transposed: bool, common: dict[str, Any], facts: dict[str, Any]) -> 
         "out_pixels": facts["in_pixels"],
     }
     return forward, _choose(second, **common, **swapped), _choose("conv_weight_grad", **common, **facts)
+
+
+def _explain_linear(layer: nn.Linear, shape: tuple[int, ...] | None) -> tuple[Choice, Choice, Choice]:
+    plain = _plain(layer)
+    if plain is not None:
+        return plain, plain, plain
+    rows = 1 << 20 if shape is None else math.prod(shape[:-1])
+    weight = (*layer.weight.shape, 1, 1)
+    facts = geometry.facts(False, (1, weight[1], 1, rows), weight, linear_call.geometry(rows), True)
+    return _passes(False, {"device": layer.weight.device.type, "dtype": layer.weight.dtype, "rank": 2}, facts)
 
 
 def _upsamplings(module: nn.Module) -> dict[str, nn.Module]:
@@ -222,7 +235,7 @@ def _layer_inputs(module: nn.Module, input_shape: Sequence[int]) -> dict[str, tu
     dtype = next((p.dtype for p in twin.parameters() if p.is_floating_point()), None)
     handles = []
     for name, layer in twin.named_modules():
-        if isinstance(layer, (*_CONV, *_CONV_TRANSPOSE, *_BATCH_NORM)):
+        if isinstance(layer, (*_CONV, *_CONV_TRANSPOSE, *_BATCH_NORM, nn.Linear)):
 
             def record(layer: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
                 shapes[name] = tuple(args[0].shape)

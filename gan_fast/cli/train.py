@@ -17,6 +17,7 @@ _DEFAULTS: dict[str, Any] = {
     "model": "dcgan28",
     "loss": "bce",
     "batch_size": 128,
+    "update": "alternating",
     "precision": "fp32",
     "g_lr": 2e-4,
     "d_lr": 2e-4,
@@ -62,6 +63,9 @@ def add_parser(subparsers: Any) -> None:
 
     how = parser.add_argument_group("how")
     how.add_argument("--batch-size", "--batch_size", "--batch", "--batchSize", type=int, help="images in a step (128)")
+    how.add_argument(
+        "--update", metavar="WORD", help="alternating, or simultaneous: one pass over D serves both (alternating)"
+    )
     how.add_argument("--precision", metavar="WORD", help="fp32, bf16; on CUDA also tf32, fp16 (fp32)")
     how.add_argument("--amp", dest="precision", action="store_const", const="bf16", help="the same as --precision bf16")
     how.add_argument("--lr", type=float, help="learning rate of both networks (0.0002)")
@@ -204,7 +208,7 @@ def _build(args: argparse.Namespace, options: dict[str, Any]) -> Any:
         betas=(options["beta1"], options["beta2"]),
         **{
             key: options[key]
-            for key in ("loss", "batch_size", "precision", "g_lr", "d_lr", "eps", "seed", "accelerate")
+            for key in ("loss", "batch_size", "update", "precision", "g_lr", "d_lr", "eps", "seed", "accelerate")
         },
         outdir=args.outdir,
         name=args.name,

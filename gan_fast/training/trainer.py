@@ -61,6 +61,9 @@ class Trainer:
         latent: ``latent(n, generator) -> z`` instead of standard normal latents; all its randomness must come from
             ``generator``.
         batch_size: real samples in a step, and generated ones.
+        update: "alternating": the discriminator's update, then the generator's against the updated discriminator;
+            "simultaneous": one pass over the discriminator serves both, faster, and the generator descends against the
+            discriminator before its update. That needs one logit for each sample and no statistics over the batch.
         precision: "fp32"; "bf16" (autocast around both networks; parameters and losses stay fp32); on CUDA also "tf32",
             "fp16".
         lr, g_lr, d_lr: learning rates of the two Adam optimisers; ``g_lr`` and ``d_lr`` default to ``lr``.
@@ -94,6 +97,7 @@ class Trainer:
         latent_dim: int | Sequence[int] | None = None,
         latent: LatentSource | None = None,
         batch_size: int = 128,
+        update: str = "alternating",
         precision: str = "fp32",
         lr: float = 2e-4,
         g_lr: float | None = None,
@@ -125,6 +129,7 @@ class Trainer:
             eps=eps,
             seed=seed,
             accelerate=accelerate,
+            update=update,
         )
         outdir = None if outdir is None else str(outdir)
         self.run_settings = RunSettings(outdir, name, log_every, sample_every, save_every, keep_last, progress)
@@ -144,6 +149,7 @@ class Trainer:
         found = probe(generator, discriminator, self._latent)
         self.sample_shape = found.sample_shape
         self._step = GanStep(generator, discriminator, criterion, self.settings, found, self.device)
+        logger.info("the discriminator in a step (update=%r): %s", update, self._step.passes)
         self.step = 0
         self.seconds = 0.0
         self.losses = LossLog()
@@ -160,7 +166,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ training
 
     def train_step(self, real: Tensor, z: Tensor | None = None) -> StepMetrics:
-        """Update the discriminator, then the generator against it.
+        """Update the discriminator, then the generator against it (or both at once, as ``update`` says).
 
         ``real`` is checked each time; on CUDA, where looking at the values (NaN, range) would wait for the device,
         those of the first three batches and then of every ``log_every``th.
