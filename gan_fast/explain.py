@@ -16,6 +16,7 @@ from gan_fast import backends
 from gan_fast import nn as fast_nn
 from gan_fast.choice_table import Choice
 from gan_fast.ops import geometry, linear_call, upsample_conv
+from gan_fast.ops.registry import autocast_enabled
 from gan_fast.sequential import Sequential, against_collapse, is_upsampling
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -67,7 +68,7 @@ def explain(module: nn.Module, input_shape: Sequence[int] | None = None) -> Expl
 
     ``input_shape``: shape of the module's input, batch included; layers' own input shapes follow by a run without
     data. Without it the answer is that for inputs large enough to be worth a kernel. The active ``use_backend`` and
-    GAN_FAST_BACKEND count.
+    GAN_FAST_BACKEND count, and torch.autocast: within it the layers are taken to see its dtype.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
@@ -104,6 +105,14 @@ def _choose(op: str, **facts: Any) -> Choice:
         return Choice("none", str(error))
 
 
+def _dtype(known: Tensor) -> torch.dtype:
+    """What a layer with this parameter computes with: its own dtype, or autocast's."""
+    device = known.device.type
+    if known.dtype == torch.float64 or not autocast_enabled(device):
+        return known.dtype
+    return torch.get_autocast_dtype(device)
+
+
 def _explain_convolution(layer: Any, shape: tuple[int, ...] | None) -> tuple[Choice, Choice, Choice]:
     plain = _plain(layer)
     if plain is None and layer.padding_mode != "zeros":
@@ -113,7 +122,7 @@ def _explain_convolution(layer: Any, shape: tuple[int, ...] | None) -> tuple[Cho
     transposed = isinstance(layer, _CONV_TRANSPOSE)
     weight: Tensor = layer.weight
     rank = weight.dim() - 2
-    common: dict[str, Any] = {"device": weight.device.type, "dtype": weight.dtype, "rank": rank}
+    common: dict[str, Any] = {"device": weight.device.type, "dtype": _dtype(weight), "rank": rank}
     form = None if shape is None else _geometry(layer, shape, weight, transposed)
     if shape is None or form is None:
         # Large enough for every rule on size; what is left depends on the layer alone.
@@ -167,7 +176,7 @@ def _explain_pair(upsampling: Any, layer: Any, shape: tuple[int, ...] | None) ->
     rank = weight.dim() - 2
     factors = upsample_conv.whole_factors(upsampling.scale_factor, rank)
     asked = backends.requested()
-    measured = weight.dtype == torch.float32 and weight.device.type == "cpu"
+    measured = _dtype(weight) == torch.float32 and weight.device.type == "cpu"
     if factors is None or (asked == "auto" and not measured):
         return None
     if shape is None:  # a batch large enough for every rule
@@ -180,7 +189,7 @@ def _explain_pair(upsampling: Any, layer: Any, shape: tuple[int, ...] | None) ->
         return None
     form, choice = found
     facts = upsample_conv.facts(size, weight.shape, form, rank == 2)
-    common = {"device": weight.device.type, "dtype": weight.dtype, "rank": rank}
+    common = {"device": weight.device.type, "dtype": _dtype(weight), "rank": rank}
     forward, input_grad, weight_grad = _passes(True, common, facts)
     return Choice(forward.backend, f"{choice.reason}: {forward.reason}"), input_grad, weight_grad
 
@@ -192,7 +201,7 @@ def _explain_batch_norm(layer: Any, shape: tuple[int, ...] | None) -> tuple[Choi
     known = next((t for t in (layer.weight, layer.running_mean) if t is not None), torch.empty(0))
     facts: dict[str, Any] = {
         "device": known.device.type,
-        "dtype": known.dtype,
+        "dtype": _dtype(known),
         "elements": float("inf") if shape is None else math.prod(shape),
         "channels": layer.num_features,
         # Images are taken to be in channels_last, as above; (N, C, L) never is.

@@ -2,10 +2,10 @@
 
 Each call chooses first (see :mod:`gan_fast.backends`): where PyTorch serves it, the call goes straight to
 ``torch.nn.functional`` followed by the activation, and never enters an operator of ours. That is also the path of
-everything unusual: 3-D convolutions, empty or invalid tensors (PyTorch's own error is raised), dtypes other than
-float32, tensor subclasses, and, with backend "auto", of code under ``torch.compile`` and ``torch.export``: the
-compiler fuses PyTorch's operations, not an opaque one, and an exported program then holds nothing but aten
-operations.
+everything unusual: 3-D convolutions, empty or invalid tensors (PyTorch's own error is raised), other dtypes than
+float32 (and bfloat16, but for the convolutions), tensor subclasses, and, with backend "auto", of code under
+``torch.compile`` and ``torch.export``: the compiler fuses PyTorch's operations, not an opaque one, and an exported
+program then holds nothing but aten operations.
 
 ``backend``: None follows ``gan_fast.use_backend`` and GAN_FAST_BACKEND; a name is strict and raises RuntimeError
 where that backend cannot run. The choice holds for the backward pass too.

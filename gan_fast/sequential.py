@@ -202,9 +202,9 @@ def _keeps_channels_last() -> bool:
 
 
 def _is_image(value: Any) -> bool:
-    return (
-        isinstance(value, Tensor) and value.dim() == 4 and value.device.type == "cpu" and value.dtype == torch.float32
-    )
+    if not isinstance(value, Tensor) or value.dim() != 4 or value.device.type != "cpu":
+        return False
+    return value.dtype in (torch.float32, torch.bfloat16)
 
 
 def _takes(layer: Any, value: Any) -> bool:

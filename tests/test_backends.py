@@ -198,6 +198,9 @@ def test_explain() -> None:
     assert [rows[key].input_grad.backend for key in "01"] == ["cpu", "torch"]
     assert "elements" in gan_fast.explain(norms[:1], (2, 64, 8, 8))[0].forward.reason
     assert "float64" in gan_fast.explain(norms)[2].forward.reason
+    with torch.autocast("cpu", torch.bfloat16):
+        assert gan_fast.explain(norms[:1])[0].forward.backend == "cpu"
+        assert "bfloat16" in gan_fast.explain(module)[0].forward.reason
     table = str(gan_fast.explain(module))
     assert table.splitlines()[0].startswith("layer") and len(table.splitlines()) == 6
 

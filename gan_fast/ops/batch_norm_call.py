@@ -68,7 +68,8 @@ def _fits(
         return False
     if asked == "auto" and torch._C._are_functorch_transforms_active():
         return False
-    if input.dim() not in (2, 3, 4) or input.numel() == 0 or input.dtype not in (torch.float32, torch.float64):
+    dtype = normalization.parameter_dtype(input, *affine, *running)
+    if input.dim() not in (2, 3, 4) or input.numel() == 0 or not normalization.dtypes_fit(input.dtype, dtype):
         return False
     if (running[0] is None) != (running[1] is None) or (running[0] is None and not training):
         return False
@@ -77,7 +78,7 @@ def _fits(
     if any(t is not None and t.requires_grad for t in running):
         return False
     return all(
-        t.shape == input.shape[1:2] and (t.dtype, t.device, t.layout) == (input.dtype, input.device, input.layout)
+        t.shape == input.shape[1:2] and (t.dtype, t.device, t.layout) == (dtype, input.device, input.layout)
         for t in (*running, *affine)
         if t is not None
     )
