@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 FACTOR = 2.0
-#: Floor of the largest error, in units of the last place of the largest element of the truth. A float32 result is the end
-#: of many roundings, a bfloat16 one of float32 arithmetic and one rounding.
+#: Floor of the largest error, in units of the last place of the largest element of the truth. A float32 result is the
+#: end of many roundings, a bfloat16 one of float32 arithmetic and one rounding.
 FLOOR_ULPS = {torch.float32: 4.0, torch.bfloat16: 1.0}
 #: Floor of the mean square's root over at least MANY elements, in units of the last place of the truth's own.
 MEAN_FLOOR_ULPS = 0.25
