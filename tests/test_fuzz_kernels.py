@@ -2,7 +2,7 @@
 
 The sanitized builds see every byte read or written outside a tensor or a request for scratch memory, and undefined
 behaviour. One of them has 64-byte vectors without AVX-512's instructions, so that the widest level's bounds are seen on
-any x86 machine.
+any x86 machine. Another sees two threads that meet at the same bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from native import kernels
 ROOT = Path(__file__).resolve().parent.parent
 FUZZ = Path(__file__).with_name("fuzz_kernels.py")
 FLAGS = "-O1 -g1 -fsanitize=address,undefined -fno-omit-frame-pointer"
+TSAN_FLAGS = "-O1 -g1 -fsanitize=thread"
 AVX2_LEVEL = 'LEVELS["avx2"] = (32,'
 
 OVERRUN = """
@@ -30,6 +31,23 @@ from fuzz_kernels import Memory, load
 
 x, y = Memory(np.ones(1000), np.float32, 0), Memory(np.ones(1001), np.float32, 0)
 load(sys.argv[1]).bias_act(0, 1001, 1, 1, x.address, 0, y.address, 1, 0.0, 1)
+"""
+
+#: Two threads write one tensor: the calls do not hold Python's lock.
+RACE = """
+import sys
+import threading
+sys.path.insert(0, sys.argv[2])
+import numpy as np
+from fuzz_kernels import Memory, load
+
+x, y = Memory(np.ones(10**6), np.float32, 0), Memory(np.ones(10**6), np.float32, 0)
+function = load(sys.argv[1]).bias_act
+threads = [threading.Thread(target=function, args=(0, 10**6, 1, 1, x.address, 0, y.address, 3, 0.0, 1)) for _ in "ab"]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
 """
 
 
@@ -56,38 +74,10 @@ def test_random_calls() -> None:
 @pytest.mark.parametrize("vector_bytes", [32, 64])
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="preloads GCC's libasan")
 def test_random_calls_under_sanitizers(vector_bytes: int, tmp_path: Path) -> None:
-    compiler = shutil.which("g++")
-    libraries = [] if compiler is None else [runtime(compiler, name) for name in ("libasan.so", "libubsan.so")]
-    if not all(os.path.isabs(path) for path in libraries) or not libraries:
-        pytest.skip("g++ with its sanitizers is not installed")
-    tree = tmp_path / "tree"
-    for name in ("csrc", "gan_fast"):
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("_C*", "__pycache__"))
-    for name in ("README.md", "pyproject.toml"):
-        shutil.copy(ROOT / name, tree / name)
-    text = (ROOT / "setup.py").read_text(encoding="utf-8")
-    assert AVX2_LEVEL in text
-    (tree / "setup.py").write_text(
-        text.replace(AVX2_LEVEL, AVX2_LEVEL.replace("32", str(vector_bytes))), encoding="utf-8"
-    )
-    built = subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path)],
-        cwd=tree,
-        env={
-            **os.environ,
-            "CXX": str(compiler),
-            "CXXFLAGS": FLAGS,
-            "GAN_FAST_REQUIRE_EXT": "1",
-            "GAN_FAST_BUILD_DIR": "",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr[-3000:]
-    (module,) = (tmp_path / "gan_fast").glob("_C*.so")
+    libraries = preloaded("libasan.so", "libubsan.so")
+    module = build(tmp_path, FLAGS, {AVX2_LEVEL: AVX2_LEVEL.replace("32", str(vector_bytes))})
     sanitized = {
-        "LD_PRELOAD": " ".join(libraries),
+        "LD_PRELOAD": libraries,
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
     }
@@ -95,6 +85,54 @@ def test_random_calls_under_sanitizers(vector_bytes: int, tmp_path: Path) -> Non
     assert done.returncode != 0 and "heap-buffer-overflow" in done.stderr, "the sanitizer sees nothing"
     done = run(str(FUZZ), str(module), "--seed", "1", "--cases", "5000", **sanitized)
     assert done.returncode == 0, done.stderr[-5000:]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="preloads GCC's libtsan")
+def test_random_calls_have_no_races(tmp_path: Path) -> None:
+    """With plain threads in OpenMP's place (gomp_threads.cpp), which ThreadSanitizer can follow."""
+    module = build(tmp_path, TSAN_FLAGS, {"openmp = openmp_flags(cxx)": 'openmp = ["-DGAN_FAST_GOMP"]'})
+    followed = {"LD_PRELOAD": preloaded("libtsan.so"), "TSAN_OPTIONS": "halt_on_error=1:exitcode=66"}
+    done = run("-c", RACE, str(module), str(FUZZ.parent), **followed)
+    assert done.returncode == 66 and "data race" in done.stderr, "the sanitizer sees nothing"
+    done = run(str(FUZZ), str(module), "--seed", "2", "--cases", "2000", **followed)
+    assert done.returncode == 0, done.stderr[-5000:]
+
+
+def build(folder: Path, flags: str, edits: dict[str, str]) -> Path:
+    """The compiled module made with these flags, after these replacements in setup.py."""
+    tree = folder / "tree"
+    for name in ("csrc", "gan_fast"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("_C*", "__pycache__"))
+    for name in ("README.md", "pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / name, tree / name)
+    if flags == TSAN_FLAGS:
+        shutil.copy(FUZZ.with_name("gomp_threads.cpp"), tree / "csrc/common")
+    text = (tree / "setup.py").read_text(encoding="utf-8")
+    for old, new in edits.items():
+        assert old in text
+        text = text.replace(old, new)
+    (tree / "setup.py").write_text(text, encoding="utf-8")
+    built = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder)],
+        cwd=tree,
+        env={**os.environ, "CXX": "g++", "CXXFLAGS": flags, "GAN_FAST_REQUIRE_EXT": "1", "GAN_FAST_BUILD_DIR": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr[-3000:]
+    (module,) = (folder / "gan_fast").glob("_C*.so")
+    return module
+
+
+def preloaded(*names: str) -> str:
+    """Where g++ has these libraries, for LD_PRELOAD; skips where it has not."""
+    compiler = shutil.which("g++")
+    libraries = [] if compiler is None else [runtime(compiler, name) for name in names]
+    if not libraries or not all(os.path.isabs(path) for path in libraries):
+        pytest.skip("g++ with its sanitizers is not installed")
+    return " ".join(libraries)
 
 
 def runtime(compiler: str, name: str) -> str:

@@ -118,7 +118,14 @@ def _backward(ctx: Any, u: Tensor | None, p: Tensor | None, q: Tensor | None) ->
         by_x = by_h - spread(average(by_h)) - h * spread(average(by_h * h) + by_w * w / (x.numel() // x.shape[1]))
     by_x = by_x * spread(r)
     by_weight = by_w if by_z is None else by_w + (by_z * h).sum(axes)
-    grads = (by_grad_output, by_x, None if weight is None else by_weight, None if bias is None else by_bias)
+    # In evaluation x counts through grad_weight and the activation's curvature alone; PyTorch, too, leaves a 0 out.
+    reached = ctx.training or p is not None or by_z is not None
+    grads = (
+        by_grad_output,
+        by_x if reached else None,
+        None if weight is None else by_weight,
+        None if bias is None else by_bias,
+    )
     return *(g if g is None else g.to(t.dtype) for g, t in zip(grads, saved, strict=False)), *[None] * 7
 
 
