@@ -36,13 +36,16 @@ def test_busy(threads: object) -> None:
     assert [busy(8, 4), busy(9, 4), busy(1, 16), busy(64, 64)] == [1, 0.75, 1 / 16, 1]
 
 
-def test_the_article_s_layers_scale_and_share_no_growing_sums(threads: object) -> None:
+def test_the_article_s_layers_are_cut_and_share_no_growing_sums(threads: object) -> None:
     rows = threads.rows(threads.select(family="article_g"))  # type: ignore[attr-defined]  # as above
     assert len(rows) >= 6
     for row in rows:
         plans, what = row["plans"], f"{row['shape'].name} {row['pass']}"
         assert len({plan["partial_sums"] for plan in plans.values()}) == 1, what
         assert len({plan["shared_weights"] for plan in plans.values()}) == 1, what
-        assert plans[2]["products"] >= 2 or row["shape"].batch == 1, what
+        if row["pass"] != "weight_grad" and row["shape"].batch > 1:
+            # Weight gradients are cut by shape alone, so that their sums do not depend on the threads; see the figures
+            # of benchmarks/threads.py.
+            assert plans[2]["products"] >= 2, what
     threads.summary(rows)  # type: ignore[attr-defined]  # as above
     assert threads.line(rows[0])  # type: ignore[attr-defined]  # as above
