@@ -93,7 +93,8 @@ def precision(dtype: torch.dtype) -> str:
     """How float32 is multiplied, as torch's setting for convolutions says: "ieee" or "tf32"."""
     if dtype != torch.float32:
         return "ieee"  # half types have one way only
-    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+    setting = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]  # made at run time by torch
+    return "tf32" if setting == "tf32" else "ieee"
 
 
 def dense(x: Tensor) -> Tensor:
@@ -126,3 +127,10 @@ def ceil_div(a: int, b: int) -> int:
 def two(values: Any, fill: int) -> tuple[int, int]:
     """One entry for each of two spatial axes: a 1-D convolution is one of height 1."""
     return (fill, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
+
+
+def like(x: Tensor, pattern: Tensor) -> Tensor:
+    """x broadcast to the shape and strides of ``pattern``, so that equal positions in memory are equal elements."""
+    if x.shape == pattern.shape and x.stride() == pattern.stride():
+        return x
+    return torch.empty_like(pattern).copy_(x)

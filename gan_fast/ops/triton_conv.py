@@ -10,7 +10,7 @@ its input at unit stride with its own taps: no product with an inserted zero is 
 Tensors are dense channels-last. A program owns BM output positions times BN output channels of one group and one phase.
 It walks over the kernel's rows, columns and the channels in three nested loops. Never in one that computes the tap from
 a running number: Triton is known to miscompile that one with 8 warps (pytorch/pytorch#173068). Nor with the taps
-unrolled: 25 of them take 20 to 250 s to compile, make a binary of 1.4 MB and spill, where the loops take 2 s and do not.
+unrolled: 25 of them take 20 to 250 s to compile, make a binary of 1.4 MB and spill; the loops take 2 s and do not.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def gather_conv(
     else:
         w_column = (group * OCG + n) * (KH * KW * ICG)
     total = tl.zeros((BM, BN), dtype=tl.float32)
-    for j in range(0, taps_y):
-        for i in range(0, taps_x):
+    for j in range(taps_y):
+        for i in range(taps_x):
             tap = (first_y + j * TAP_H) * KW + first_x + i * TAP_W
             total = _tap(
                 total, x, y, w, source + (j * STEP_H * iw + i * STEP_W) * IC, w_column, n, inside,
