@@ -10,6 +10,7 @@ gan_fast/ops/triton_tiles.py. Needs triton; no GPU. tools/gpu_proof.py runs it a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import re
@@ -24,12 +25,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-#: Compute capability -> shared memory that a block may use, and the matrix instruction that it should.
-ARCHITECTURES = {
-    80: (166912, "mma.sync"),
-    90: (232448, "wgmma.mma_async"),
-    100: (232448, "tcgen05.mma"),
-}
+ARCHITECTURES = (80, 90, 100)
 MATRIX_INSTRUCTIONS = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
 _POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16", "float64": "*fp64"}
 
@@ -42,36 +38,44 @@ class Call(NamedTuple):
     tile: int | None
 
 
-def _convolutions() -> dict[str, tuple[str, tuple[Any, ...]]]:
-    """Name -> (operator, arguments with shapes in place of tensors): the article's layers and their gradients."""
+class Operation(NamedTuple):
+    """An operator's call with shapes in place of tensors, and the table of tiles that it takes from (None: no tiles)."""
+
+    operator: str
+    arguments: tuple[Any, ...]
+    tiles: str | None
+
+
+def _operations() -> dict[str, Operation]:
+    """Every kernel, at the shapes of the article's layers and their gradients."""
     up = ([2, 2], [1, 1], [1, 1], 1)  # Keras' padding="same" of a 5x5 kernel at stride 2
     down = ([2, 2], [0, 0], [1, 1], 1)
-    none = ("none", 0.01, None, "none", 0.01)
-    x7, x14, x28 = (64, 128, 7, 7), (64, 128, 14, 14), (64, 128, 28, 28)
-    k5, k3 = (128, 128, 5, 5), (128, 128, 3, 3)
-    leaky = ("leaky_relu", 0.2)
+    same = ([1, 1], [3, 3], [1, 1], 1)
+    x14, x28, one = (64, 128, 14, 14), (64, 128, 28, 28), (64, 1, 28, 28)
+    k5 = (128, 128, 5, 5)
+    no, leaky, tanh = ("none", 0.01), ("leaky_relu", 0.2), ("tanh", 0.01)
+    statistics = ("float64", 128)
     return {
-        "conv_transpose k5s2 bias leaky": ("conv_transpose", (x14, k5, (128,), *up, [28, 28], *leaky, *none[2:])),
-        "conv k5s2 prologue": ("conv", (x28, k5, None, *up, [14, 14], "none", 0.01, x28, *leaky)),
-        "conv k3s2 bias leaky": ("conv", (x14, k3, (128,), *down, [7, 7], *leaky, *none[2:])),
-        "conv_transpose k3s2 prologue": ("conv_transpose", (x7, k3, None, *down, [14, 14], "none", 0.01, x7, *leaky)),
-        "conv k3s2 from 1": ("conv", ((64, 1, 28, 28), (128, 1, 3, 3), (128,), *down, [14, 14], *leaky, *none[2:])),
-        "conv_transpose k7 from 1 prologue": (
-            "conv_transpose",
-            ((64, 1, 28, 28), (1, 128, 7, 7), None, [1, 1], [3, 3], [1, 1], 1, [28, 28], "none", 0.01,
-             (64, 1, 28, 28), "tanh", 0.01),
-        ),
-        "weight_grad k5s2 transposed prologue": (
-            "conv_weight_grad", (x14, x28, [5, 5], *up, True, True, x28, *leaky),
-        ),
-        "weight_grad k3s2 prologue": ("conv_weight_grad", (x14, x7, [3, 3], *down, False, True, x7, *leaky)),
-        "weight_grad from 1": (
-            "conv_weight_grad", ((64, 1, 28, 28), x14, [3, 3], *down, False, True, x14, *leaky),
-        ),
-        "weight_grad k7 to 1": (
-            "conv_weight_grad",
-            (x28, (64, 1, 28, 28), [7, 7], [1, 1], [3, 3], [1, 1], 1, False, True, (64, 1, 28, 28), "tanh", 0.01),
-        ),
+        "conv_transpose k5s2 bias leaky": Operation(
+            "conv_transpose", (x14, k5, (128,), *up, [28, 28], *leaky, None, *no), "TILES"),
+        "conv k5s2 prologue": Operation("conv", (x28, k5, None, *up, [14, 14], *no, x28, *leaky), "TILES"),
+        "conv k3s2 from 1": Operation(
+            "conv", (one, (128, 1, 3, 3), (128,), *down, [14, 14], *leaky, None, *no), "FLAT_TILES"),
+        "conv_transpose k7 from 1 prologue": Operation(
+            "conv_transpose", (one, (1, 128, 7, 7), None, *same, [28, 28], *no, one, *tanh), "FLAT_TILES"),
+        "weight_grad k5s2 transposed prologue": Operation(
+            "conv_weight_grad", (x14, x28, [5, 5], *up, True, True, x28, *leaky), "TILES"),
+        "weight_grad from 1": Operation(
+            "conv_weight_grad", (one, x14, [3, 3], *down, False, True, x14, *leaky), "FLAT_TILES"),
+        "weight_grad k7 to 1": Operation(
+            "conv_weight_grad", (x28, one, [7, 7], *same, False, True, one, *tanh), "FLAT_TILES"),
+        "bias_act": Operation("bias_act", (x28, (128,), *leaky), None),
+        "act_grad": Operation("act_grad", (x28, x28, *tanh), None),
+        "bce constant": Operation("bce_with_logits", ((64, 1), None, 1.0, None, None, "mean"), None),
+        "bce target": Operation("bce_with_logits", (one, one, 0.0, one, one, "mean"), None),
+        "batch_norm_act": Operation("batch_norm_act", (x28, (128,), (128,), None, None, 1e-5, *leaky), None),
+        "batch_norm_act_backward": Operation(
+            "batch_norm_act_backward", (x28, x28, (128,), (128,), statistics, statistics, True, 1e-5, *leaky), None),
     }  # fmt: skip
 
 
@@ -79,13 +83,15 @@ def calls() -> Iterator[Call]:
     """Everything that is compiled."""
     from gan_fast.ops import triton_tiles
 
-    for name in _convolutions():
-        few = "from 1" in name or "to 1" in name
-        tables = triton_tiles.FLAT_TILES if few else triton_tiles.TILES
+    for name, operation in _operations().items():
+        if operation.tiles is None:
+            for dtype in ("bfloat16", "float32"):
+                yield Call(name, dtype, None)
+            continue
+        table = getattr(triton_tiles, operation.tiles)
         for dtype, kind in (("bfloat16", "half"), ("float16", "half"), ("float32", "tf32"), ("float32", "ieee")):
-            tiles = tables[kind]
             # float16 differs from bfloat16 in one letter of the instruction: its largest tile is enough.
-            for index in range(len(tiles) if dtype != "float16" else 1):
+            for index in range(len(table[kind]) if dtype != "float16" else 1):
                 yield Call(name, kind if dtype == "float32" else dtype, index)
 
 
@@ -95,22 +101,26 @@ def launches(call: Call) -> list[Any]:
 
     from gan_fast.ops import OPERATORS, _triton, triton_tiles
 
-    dtype = torch.float32 if call.dtype in ("ieee", "tf32") else getattr(torch, call.dtype)
+    float32 = call.dtype in ("ieee", "tf32", "float32")
+    dtype = torch.float32 if float32 else getattr(torch, call.dtype)
     torch.backends.cudnn.allow_tf32 = call.dtype == "tf32"
-    operator, arguments = _convolutions()[call.name]
-    tensors = [
-        torch.empty(a, dtype=dtype, device="meta").contiguous(
-            memory_format=torch.channels_last if len(a) == 4 else torch.contiguous_format
-        )
-        if isinstance(a, tuple) else a
-        for a in arguments
-    ]  # fmt: skip
-    few = "from 1" in call.name or "to 1" in call.name
-    kind = call.dtype if dtype == torch.float32 else "half"
-    tile = (triton_tiles.FLAT_TILES if few else triton_tiles.TILES)[kind][call.tile or 0]
+    operation = _operations()[call.name]
+
+    def tensor(argument: Any) -> Any:
+        if not isinstance(argument, tuple):
+            return argument
+        if argument[0] == "float64":
+            return torch.empty(argument[1:], dtype=torch.float64, device="meta")
+        last = torch.channels_last if len(argument) == 4 else torch.contiguous_format
+        return torch.empty(argument, dtype=dtype, device="meta", memory_format=last)
+
     found: list[Any] = []
-    with _triton.recording(found.append), _triton.tile(tile):
-        OPERATORS[operator].implementations["triton"](*tensors)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_triton.recording(found.append))
+        if call.tile is not None:
+            table = getattr(triton_tiles, str(operation.tiles))
+            stack.enter_context(_triton.tile(table[call.dtype if float32 else "half"][call.tile]))
+        OPERATORS[operation.operator].implementations["triton"](*map(tensor, operation.arguments))
     return found
 
 
@@ -186,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="the JSON file to write")
     parser.add_argument("--only", default="", help="only calls whose name or type contains this text")
-    parser.add_argument("--arch", type=int, action="append", choices=list(ARCHITECTURES), help="only this architecture")
+    parser.add_argument("--arch", type=int, action="append", choices=ARCHITECTURES, help="only this architecture")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     tasks = [
