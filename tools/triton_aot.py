@@ -39,7 +39,7 @@ class Call(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """An operator's call with shapes in place of tensors, and the table of tiles that it takes from (None: no tiles)."""
+    """A call with shapes in place of tensors, and the table that its tiles come from (None: it has none)."""
 
     operator: str
     arguments: tuple[Any, ...]

@@ -40,11 +40,19 @@ _forced: Tile | None = None
 
 
 def on_demand(operator: str) -> Callable[..., Any]:
-    """The Triton implementation of ``operator``: its module, and triton with it, is imported at the first call."""
+    """The Triton implementation of ``operator``: its module, and triton with it, is imported at the first call.
+
+    Kernels that are new to the device are checked first (:mod:`gan_fast.ops.triton_check`); PyTorch serves where they
+    fail.
+    """
 
     def implementation(*arguments: Any) -> Any:
-        module = importlib.import_module(f"gan_fast.ops.{operator}.triton")
-        return getattr(module, operator)(*arguments)
+        from gan_fast.ops import triton_check
+
+        kernel = getattr(importlib.import_module(f"gan_fast.ops.{operator}.triton"), operator)
+        reference = getattr(importlib.import_module(f"gan_fast.ops.{operator}.reference"), operator)
+        serves = kernel if triton_check.may_run(operator, arguments, kernel, reference) else reference
+        return serves(*arguments)
 
     return implementation
 
@@ -71,6 +79,11 @@ def recording(recorder: Callable[[Launch], None]) -> Iterator[None]:
         yield
     finally:
         _recorder = before
+
+
+def is_recording() -> bool:
+    """Whether :func:`recording` is in force."""
+    return _recorder is not None
 
 
 @contextlib.contextmanager

@@ -4,8 +4,9 @@ Why these. A matrix unit of Hopper multiplies 64 rows at a time for each group o
 keeps 64 float32 sums in each thread, reads each operand once for 128 products and needs 128 registers, so that two
 programs share a multiprocessor; with four warps it needs all 255, and with a prologue it spills. Half as many columns
 serve layers of 64 channels; 64 x 64 with four warps is for launches that would leave multiprocessors idle otherwise.
-float32 without TF32 has no matrix unit: 64 x 64 sums in the registers of eight warps. None of them spills, on any
-architecture that the proof compiles for (tools/triton_aot.py).
+float32 without TF32 has no matrix unit: 64 x 64 sums in the registers of eight warps. 32 channels at a time: with 64 of
+two bytes the addresses of some kernels spill on sm_80 and sm_100; as they are, none spills on any architecture that the
+proof compiles for (tools/triton_aot.py). What is fastest is for a device to say.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from gan_fast.ops._triton import Tile, ceil_div, forced_tile, power_of_two
 
 #: By kind of product: largest first.
 TILES: dict[str, tuple[Tile, ...]] = {
-    "half": (Tile(128, 128, 64, 8, 3), Tile(128, 64, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
+    "half": (Tile(128, 128, 32, 8, 4), Tile(128, 64, 32, 8, 4), Tile(64, 64, 32, 4, 4)),
     "tf32": (Tile(128, 128, 32, 8, 3), Tile(128, 64, 32, 8, 3), Tile(64, 64, 32, 4, 3)),
     "ieee": (Tile(64, 64, 16, 8, 3), Tile(32, 32, 16, 4, 3)),
 }
 #: For inner dimensions made of taps, whose elements are gathered one by one: their addresses take registers.
 FLAT_TILES: dict[str, tuple[Tile, ...]] = {
     "half": (Tile(64, 128, 32, 4, 2), Tile(64, 64, 32, 4, 2)),
-    "tf32": (Tile(64, 64, 32, 4, 2),),
+    "tf32": (Tile(64, 64, 32, 8, 2),),
     "ieee": (Tile(64, 64, 16, 8, 2), Tile(32, 32, 16, 4, 2)),
 }
 #: Programs that keep the largest present device (132 to 148 multiprocessors) busy.

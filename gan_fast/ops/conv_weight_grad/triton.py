@@ -43,8 +43,7 @@ def conv_weight_grad(
     y = None if prologue_y is None else _triton.dense(prologue_y)
     act = activation.CODES[prologue_activation]
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = (
-        _triton.two(values, fill)
-        for values, fill in ((kernel_size, 1), (stride, 1), (pad_begin, 0), (dilation, 1))
+        _triton.two(values, fill) for values, fill in ((kernel_size, 1), (stride, 1), (pad_begin, 0), (dilation, 1))
     )
     anchored, gathered = (x, g) if transposed else (g, x)
     few = [t.shape[1] // groups < 16 for t in (anchored, gathered)]
