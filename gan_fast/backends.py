@@ -1,7 +1,8 @@
 """Which backends exist on this machine, and which one serves a call, with the reason.
 
 Backends of the operators: ``"reference"`` (plain PyTorch, any device and dtype), ``"cpu"`` (the compiled kernels in
-``gan_fast._C``), ``"triton"`` and ``"cuda"`` (named here, not built in this version). ``"auto"`` is the default: it
+``gan_fast._C``), ``"triton"`` (kernels for CUDA tensors; proven by interpreter and compiler, not yet on a device, hence
+by name only) and ``"cuda"`` (named here, not built in this version). ``"auto"`` is the default: it
 follows :mod:`gan_fast.choice_table` and may answer ``"torch"``, which means "call torch.nn.functional, do not
 enter our operator". An explicit name is strict: what it cannot run raises and says why.
 
@@ -15,6 +16,7 @@ import contextlib
 import difflib
 import functools
 import importlib
+import importlib.util
 import logging
 import os
 from collections.abc import Iterator
@@ -34,6 +36,7 @@ BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 
 #: Operators whose CPU kernels take bfloat16 (and compute in float32); all take float32.
 BFLOAT16_OPERATORS = frozenset({"act_grad", "batch_norm_act", "batch_norm_act_backward", "bce_with_logits", "bias_act"})
+_TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _context: ContextVar[str | None] = ContextVar("gan_fast_backend", default=None)
 
@@ -125,9 +128,31 @@ def available() -> dict[str, tuple[bool, str]]:
     return {
         "reference": (True, "plain PyTorch, any device and dtype"),
         "cpu": cpu,
-        "triton": (False, "not built in this version"),
+        "triton": _triton(),
         "cuda": (False, "not built in this version"),
     }
+
+
+@functools.cache
+def _triton_is_installed() -> bool:
+    """Whether triton could be imported; importing it takes long, and only a first kernel needs it."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def triton_is_interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter, on CPU tensors, for proof (TRITON_INTERPRET=1)."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def _triton() -> tuple[bool, str]:
+    """Whether the Triton kernels can run here, and why (not)."""
+    if not _triton_is_installed():
+        return False, "triton is not installed (Linux: pip install gan-fast[triton])"
+    if triton_is_interpreted():
+        return True, "Triton's interpreter, on CPU tensors, for proof"
+    if not torch.cuda.is_available():
+        return False, "no CUDA device (TRITON_INTERPRET=1 runs the kernels on CPU tensors, slowly, for proof)"
+    return True, "Triton kernels for CUDA tensors; unproven on a device, hence by name only"
 
 
 def empty_cache() -> None:
@@ -209,13 +234,19 @@ def refusal(op: str, backend: str, *, device: str, dtype: torch.dtype, rank: int
     ok, reason = (True, "") if backend == "cpu" and extension() is not None else available()[backend]
     if not ok:
         return reason
-    if device != "cpu":
-        return f"the CPU kernels need tensors on the CPU, got device {device!r}"
-    if dtype not in (torch.float32, torch.float64) and not _takes_bfloat16(op, dtype):
+    kernels, home = ("Triton", "cuda") if backend == "triton" else ("CPU", "cpu")
+    if backend == "triton" and triton_is_interpreted():
+        home = "cpu"
+    if device != home:
+        return f"the {kernels} kernels need tensors on {home.replace('cpu', 'the CPU')}, got device {device!r}"
+    if backend == "triton":
+        if dtype not in _TRITON_DTYPES:
+            return f"the Triton kernels take float32, bfloat16 and float16, got {dtype}"
+    elif dtype not in (torch.float32, torch.float64) and not _takes_bfloat16(op, dtype):
         words = "float32 and bfloat16" if op in BFLOAT16_OPERATORS else "float32"
         return f"the CPU kernels of {op} take {words} (and float64, for proof), got {dtype}"
     if rank is not None and rank not in (1, 2):
-        return f"the CPU kernels do 1-D and 2-D convolutions, got {rank}-D"
+        return f"the {kernels} kernels do 1-D and 2-D convolutions, got {rank}-D"
     return None
 
 
@@ -252,6 +283,8 @@ def choose(
                 "Use backend 'auto' to let PyTorch serve what it cannot."
             )
         return Choice(name, "asked for by name")
+    if device == "cuda":
+        return Choice("torch", "on CUDA PyTorch serves; backend 'triton' is by name only, unproven on a device")
     if dtype != torch.float32 and not _takes_bfloat16(op, dtype):
         words = "float32 and bfloat16" if op in BFLOAT16_OPERATORS else "float32"
         return Choice("torch", f"{dtype} is served by PyTorch, the CPU kernels of {op} are for {words}")

@@ -129,11 +129,32 @@ def test_unknown_names(name: str, near: str | None, monkeypatch: pytest.MonkeyPa
         functional.conv2d(x, weight)
 
 
-@pytest.mark.parametrize("name", ["triton", "cuda"])
-def test_what_is_not_built_raises(name: str) -> None:
+def test_what_is_not_built_raises() -> None:
     x, weight = small()
-    with pytest.raises(RuntimeError, match=f"'{name}' was asked for by name and cannot run conv: not built"):
-        functional.conv2d(x, weight, backend=name)
+    with pytest.raises(RuntimeError, match="'cuda' was asked for by name and cannot run conv: not built"):
+        functional.conv2d(x, weight, backend="cuda")
+
+
+def test_triton_is_by_name_only_and_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = small()
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(backends, "_triton_is_installed", lambda: False)
+    with pytest.raises(RuntimeError, match=r"'triton' was asked for by name.*not installed.*gan-fast.triton"):
+        functional.conv2d(x, weight, backend="triton")
+    monkeypatch.setattr(backends, "_triton_is_installed", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match=r"'triton' was asked for by name.*no CUDA device"):
+        functional.conv2d(x, weight, backend="triton")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "unproven on a device" in backends.available()["triton"][1]
+    assert "need tensors on cuda" in str(backends.refusal("triton", device="cpu", dtype=torch.float32))
+    assert backends.refusal("triton", device="cuda", dtype=torch.bfloat16, rank=1) is None
+    assert "bfloat16" in str(backends.refusal("triton", device="cuda", dtype=torch.float64))
+    assert "3-D" in str(backends.refusal("triton", device="cuda", dtype=torch.float32, rank=3))
+    choice = backends.choose("conv", device="cuda", rank=2)
+    assert choice.backend == "torch" and "triton" in choice.reason
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert backends.refusal("triton", device="cpu", dtype=torch.float32) is None
 
 
 def test_explicit_is_strict() -> None:
@@ -163,7 +184,7 @@ def test_table() -> None:
     assert backends.choose("conv", rank=2, **{**facts, "groups": 4}).backend == "torch"
     assert "float64" in backends.choose("conv", rank=2, dtype=torch.float64, **facts).reason
     assert "3-D" in backends.choose("conv", rank=3, **facts).reason
-    assert "cuda" in backends.choose("conv", rank=2, device="cuda", **facts).reason
+    assert "CUDA" in backends.choose("conv", rank=2, device="cuda", **facts).reason
     assert "no rule" in choice_table.decide("frobnicate", facts, "avx2").reason
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast.ops import activation
+from gan_fast.ops import _triton, activation
 from gan_fast.ops.act_grad import cpu, reference
 from gan_fast.ops.convolution import batch_first, check_same, prologue_grads
 from gan_fast.ops.registry import OPERATORS, Operator
@@ -54,7 +54,11 @@ def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]
 act_grad = Operator(
     "act_grad",
     '(Tensor grad_output, Tensor y, str activation, float negative_slope, str backend="auto") -> Tensor',
-    implementations={"reference": reference.act_grad, "cpu": cpu.act_grad},
+    implementations={
+        "reference": reference.act_grad,
+        "cpu": cpu.act_grad,
+        "triton": _triton.on_demand("act_grad"),
+    },
     check=_check,
     outputs=_outputs,
     facts=_facts,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast.ops import layout, normalization
+from gan_fast.ops import _triton, layout, normalization
 from gan_fast.ops.batch_norm_act import cpu, reference
 from gan_fast.ops.registry import OPERATORS, Operator
 
@@ -69,7 +69,11 @@ batch_norm_act = Operator(
     _NAME,
     "(Tensor input, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, float eps, "
     'str activation="none", float negative_slope=0.01, str backend="auto") -> (Tensor, Tensor, Tensor)',
-    implementations={"reference": reference.batch_norm_act, "cpu": cpu.batch_norm_act},
+    implementations={
+        "reference": reference.batch_norm_act,
+        "cpu": cpu.batch_norm_act,
+        "triton": _triton.on_demand("batch_norm_act"),
+    },
     check=_check,
     outputs=_outputs,
     facts=_facts,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast.ops import activation, layout, normalization
+from gan_fast.ops import _triton, activation, layout, normalization
 from gan_fast.ops.batch_norm_act_backward import cpu, reference
 from gan_fast.ops.convolution import check_same
 from gan_fast.ops.normalization import per_channel
@@ -133,7 +133,11 @@ batch_norm_act_backward = Operator(
     _NAME,
     "(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, bool training, "
     'float eps, str activation="none", float negative_slope=0.01, str backend="auto") -> (Tensor, Tensor, Tensor)',
-    implementations={"reference": reference.batch_norm_act_backward, "cpu": cpu.batch_norm_act_backward},
+    implementations={
+        "reference": reference.batch_norm_act_backward,
+        "cpu": cpu.batch_norm_act_backward,
+        "triton": _triton.on_demand("batch_norm_act_backward"),
+    },
     check=_check,
     outputs=_outputs,
     facts=_facts,

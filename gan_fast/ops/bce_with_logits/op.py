@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gan_fast.ops import _triton
 from gan_fast.ops.bce_with_logits import cpu, reference
 from gan_fast.ops.bce_with_logits.reference import log_weight
 from gan_fast.ops.convolution import check_same
@@ -111,7 +112,11 @@ bce_with_logits = Operator(
     _NAME,
     "(Tensor input, Tensor? target, float target_value, Tensor? weight, Tensor? pos_weight, str reduction, "
     'str backend="auto") -> (Tensor, Tensor)',
-    implementations={"reference": reference.bce_with_logits, "cpu": cpu.bce_with_logits},
+    implementations={
+        "reference": reference.bce_with_logits,
+        "cpu": cpu.bce_with_logits,
+        "triton": _triton.on_demand("bce_with_logits"),
+    },
     check=_check,
     outputs=_outputs,
     facts=_facts,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast.ops import activation
+from gan_fast.ops import _triton, activation
 from gan_fast.ops.bias_act import cpu, reference
 from gan_fast.ops.convolution import batch_first, check_same, into_channels, through_activation
 from gan_fast.ops.registry import OPERATORS, Operator
@@ -59,7 +59,11 @@ def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]
 bias_act = Operator(
     "bias_act",
     '(Tensor input, Tensor? bias, str activation, float negative_slope, str backend="auto") -> Tensor',
-    implementations={"reference": reference.bias_act, "cpu": cpu.bias_act},
+    implementations={
+        "reference": reference.bias_act,
+        "cpu": cpu.bias_act,
+        "triton": _triton.on_demand("bias_act"),
+    },
     check=_check,
     outputs=_outputs,
     facts=_facts,

@@ -1,5 +1,6 @@
 """Registration of gan_fast::conv: schema, backends, fake kernel, derivative."""
 
+from gan_fast.ops import _triton
 from gan_fast.ops import convolution as shared
 from gan_fast.ops.conv import cpu, reference
 from gan_fast.ops.registry import Operator
@@ -7,7 +8,11 @@ from gan_fast.ops.registry import Operator
 conv = Operator(
     "conv",
     shared.SCHEMA,
-    implementations={"reference": reference.conv, "cpu": cpu.conv},
+    implementations={
+        "reference": reference.conv,
+        "cpu": cpu.conv,
+        "triton": _triton.on_demand("conv"),
+    },
     check=shared.make_check("conv", transposed=False),
     outputs=shared.make_outputs(transposed=False),
     facts=shared.make_facts(transposed=False),

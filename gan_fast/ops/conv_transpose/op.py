@@ -1,5 +1,6 @@
 """Registration of gan_fast::conv_transpose: schema, backends, fake kernel, derivative."""
 
+from gan_fast.ops import _triton
 from gan_fast.ops import convolution as shared
 from gan_fast.ops.conv_transpose import cpu, reference
 from gan_fast.ops.registry import Operator
@@ -7,7 +8,11 @@ from gan_fast.ops.registry import Operator
 conv_transpose = Operator(
     "conv_transpose",
     shared.SCHEMA,
-    implementations={"reference": reference.conv_transpose, "cpu": cpu.conv_transpose},
+    implementations={
+        "reference": reference.conv_transpose,
+        "cpu": cpu.conv_transpose,
+        "triton": _triton.on_demand("conv_transpose"),
+    },
     check=shared.make_check("conv_transpose", transposed=True),
     outputs=shared.make_outputs(transposed=True),
     facts=shared.make_facts(transposed=True),

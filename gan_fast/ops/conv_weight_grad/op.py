@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gan_fast.ops import _triton
 from gan_fast.ops import convolution as shared
 from gan_fast.ops.conv_weight_grad import cpu, reference
 from gan_fast.ops.conv_weight_grad.reference import weight_shape
@@ -125,7 +126,11 @@ conv_weight_grad = Operator(
     "(Tensor input, Tensor grad_output, int[] kernel_size, int[] stride, int[] pad_begin, int[] dilation, int groups, "
     'bool transposed, bool want_bias, Tensor? prologue_y=None, str prologue_activation="none", '
     'float prologue_slope=0.01, str backend="auto") -> (Tensor, Tensor)',
-    implementations={"reference": reference.conv_weight_grad, "cpu": cpu.conv_weight_grad},
+    implementations={
+        "reference": reference.conv_weight_grad,
+        "cpu": cpu.conv_weight_grad,
+        "triton": _triton.on_demand("conv_weight_grad"),
+    },
     check=_check,
     outputs=_outputs,
     facts=_facts,
