@@ -16,6 +16,7 @@ from gan_fast import backends
 from gan_fast import nn as fast_nn
 from gan_fast.choice_table import Choice
 from gan_fast.ops import geometry, upsample_conv
+from gan_fast.ops.registry import autocast_enabled
 from gan_fast.sequential import Sequential, against_collapse, is_upsampling
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -65,8 +66,8 @@ def explain(module: nn.Module, input_shape: Sequence[int] | None = None) -> Expl
     """For every convolution, batch normalisation and loss layer in ``module``: which backend serves it, and why.
 
     ``input_shape``: shape of the module's input, batch included; layers' own input shapes follow by a run without
-    data. Without it the answer is that for inputs large enough to be worth a kernel. The active ``use_backend`` and
-    GAN_FAST_BACKEND count.
+    data. Without it the answer is that for inputs large enough to be worth a kernel. The active ``use_backend``,
+    GAN_FAST_BACKEND and autocast count.
     """
     shapes = {} if input_shape is None else _layer_inputs(module, input_shape)
     upsamplings = _upsamplings(module)
@@ -82,6 +83,13 @@ def explain(module: nn.Module, input_shape: Sequence[int] | None = None) -> Expl
             choice = _plain(layer) or _choose("bce_with_logits", elements=float("inf"))
             rows.append(Row(name, type(layer).__name__, choice, choice, choice))
     return rows
+
+
+def _dtype(parameter: Tensor) -> torch.dtype:
+    """In which a layer with this parameter computes: under autocast that is autocast's."""
+    device = parameter.device.type
+    cast = parameter.dtype == torch.float32 and autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if cast else parameter.dtype
 
 
 def _plain(layer: nn.Module) -> Choice | None:
@@ -106,7 +114,7 @@ def _explain_convolution(layer: Any, shape: tuple[int, ...] | None) -> tuple[Cho
     transposed = isinstance(layer, _CONV_TRANSPOSE)
     weight: Tensor = layer.weight
     rank = weight.dim() - 2
-    common: dict[str, Any] = {"device": weight.device.type, "dtype": weight.dtype, "rank": rank}
+    common: dict[str, Any] = {"device": weight.device.type, "dtype": _dtype(weight), "rank": rank}
     form = None if shape is None else _geometry(layer, shape, weight, transposed)
     if shape is None or form is None:
         # Large enough for every rule on size; what is left depends on the layer alone.
@@ -150,7 +158,7 @@ def _explain_pair(upsampling: Any, layer: Any, shape: tuple[int, ...] | None) ->
     rank = weight.dim() - 2
     factors = upsample_conv.whole_factors(upsampling.scale_factor, rank)
     asked = backends.requested()
-    measured = weight.dtype == torch.float32 and weight.device.type == "cpu"
+    measured = _dtype(weight) in (torch.float32, torch.bfloat16) and weight.device.type == "cpu"
     if factors is None or (asked == "auto" and not measured):
         return None
     if shape is None:  # a batch large enough for every rule
@@ -163,7 +171,7 @@ def _explain_pair(upsampling: Any, layer: Any, shape: tuple[int, ...] | None) ->
         return None
     form, choice = found
     facts = upsample_conv.facts(size, weight.shape, form, rank == 2)
-    common = {"device": weight.device.type, "dtype": weight.dtype, "rank": rank}
+    common = {"device": weight.device.type, "dtype": _dtype(weight), "rank": rank}
     forward, input_grad, weight_grad = _passes(True, common, facts)
     return Choice(forward.backend, f"{choice.reason}: {forward.reason}"), input_grad, weight_grad
 
@@ -175,7 +183,7 @@ def _explain_batch_norm(layer: Any, shape: tuple[int, ...] | None) -> tuple[Choi
     known = next((t for t in (layer.weight, layer.running_mean) if t is not None), torch.empty(0))
     facts: dict[str, Any] = {
         "device": known.device.type,
-        "dtype": known.dtype,
+        "dtype": _dtype(known),
         "elements": float("inf") if shape is None else math.prod(shape),
         "channels": layer.num_features,
         # Images are taken to be in channels_last, as above; (N, C, L) never is.

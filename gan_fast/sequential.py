@@ -200,7 +200,10 @@ def _keeps_channels_last() -> bool:
 
 def _is_image(value: Any) -> bool:
     return (
-        isinstance(value, Tensor) and value.dim() == 4 and value.device.type == "cpu" and value.dtype == torch.float32
+        isinstance(value, Tensor)
+        and value.dim() == 4
+        and value.device.type == "cpu"
+        and value.dtype in (torch.float32, torch.bfloat16)
     )
 
 

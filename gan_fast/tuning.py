@@ -102,7 +102,10 @@ def record(step: Callable[[], Any]) -> list[Call]:
     def recorder(operator: Operator, arguments: list[Any]) -> None:
         facts = operator.facts(*arguments)
         device, dtype, rank = facts.pop("device"), facts.pop("dtype"), facts.get("rank")
-        if dtype != torch.float32 or backends.refusal("cpu", device=device, dtype=dtype, rank=rank) is not None:
+        if (
+            dtype != torch.float32
+            or backends.refusal("cpu", operator.name, device=device, dtype=dtype, rank=rank) is not None
+        ):
             return
         facts.setdefault("rank", None)
         key = choice_table.key(operator.name, facts)

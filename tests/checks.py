@@ -18,6 +18,9 @@ from gan_fast.ops import activation as activations
 #: Backends and instruction-set levels, each tested by name.
 BACKENDS = ("reference", *(f"cpu:{level}" for level in LEVELS))
 
+#: Those that take bfloat16; PyTorch's own operations are the yardstick.
+BFLOAT16_BACKENDS = BACKENDS[1:]
+
 #: Backends as the operators name them; float64 has one level only.
 REGISTERED = ("reference", "cpu")
 
@@ -89,27 +92,36 @@ def run_truth(case: ConvCase, x: Tensor, weight: Tensor, bias: Tensor | None) ->
 Runner = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def orders(case: ConvCase, runner: Runner, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Value, gradients, and gradients of a mix of the gradients, with fixed random weights (equal for all dtypes)."""
-    tensors = case.tensors(dtype)
+def orders(
+    case: ConvCase, runner: Runner, dtype: torch.dtype, stored: torch.dtype = torch.float32, second_order: bool = True
+) -> dict[str, Tensor]:
+    """Value, gradients, and gradients of a mix of the gradients, with fixed random weights.
+
+    All numbers are rounded to ``stored`` before they are given to ``runner`` in ``dtype``.
+    """
+    tensors = tuple(
+        None if t is None else t.detach().to(stored).to(dtype).requires_grad_() for t in case.tensors(stored)
+    )
     inputs = [t for t in tensors if t is not None]
     names = [name for name, t in zip(("input", "weight", "bias"), tensors, strict=True) if t is not None]
     out = runner(*tensors)
     result = {"value": out.detach()}
     # Where the padding cuts all input away, PyTorch's way has no path to some inputs; ours gives zeros.
     nothing = torch.stack([t.sum() for t in inputs]).sum() * 0
-    first = torch.autograd.grad((out * _mix(out, 1)).sum() + nothing, inputs, create_graph=True)
+    first = torch.autograd.grad((out * _mix(out, 1, stored)).sum() + nothing, inputs, create_graph=True)
     result.update({f"d/d{n}": g.detach() for n, g in zip(names, first, strict=True)})
+    if not second_order:
+        return result
     # Products of the gradients with fixed numbers, as a gradient penalty has them.
-    total = torch.stack([(g * _mix(g, 2 + i)).sum() for i, g in enumerate(first)]).sum()
+    total = torch.stack([(g * _mix(g, 2 + i, stored)).sum() for i, g in enumerate(first)]).sum()
     second = torch.autograd.grad(total + nothing, inputs)
     result.update({f"d2/d{n}": g.detach() for n, g in zip(names, second, strict=True)})
     return result
 
 
-def _mix(x: Tensor, seed: int) -> Tensor:
+def _mix(x: Tensor, seed: int, stored: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(x.shape, generator=generator, dtype=torch.float64).float().to(x.dtype)
+    return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(stored).to(x.dtype)
 
 
 def assert_same_layout(tensors: Sequence[Tensor], what: str) -> None:

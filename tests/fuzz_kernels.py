@@ -21,8 +21,16 @@ libc.malloc.restype = ctypes.c_void_p
 libc.malloc.argtypes = [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
 
-DTYPES = (np.float32, np.float64)
+DTYPES = (np.float32, np.float64, np.uint16)
+BFLOAT16 = 2
+#: Largest difference from the truth, relative to its largest element: what wrong sums exceed by far.
+BOUNDS = (1e-4, 1e-4, 2.0**-6)
 NONE, RELU, LEAKY_RELU, TANH, SIGMOID = range(5)
+
+
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """Their bits as bfloat16, cut off: any bfloat16 numbers do."""
+    return (np.ascontiguousarray(values, dtype=np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
 class Memory:
@@ -33,8 +41,15 @@ class Memory:
         self.block = libc.malloc(values.size * item + offset * item)
         self.address = self.block + offset * item
         raw = (ctypes.c_char * (values.size * item)).from_address(self.address)
-        self.array = np.frombuffer(raw, dtype=dtype).reshape(values.shape)
-        self.array[...] = values
+        self.stored = np.frombuffer(raw, dtype=dtype).reshape(values.shape)
+        self.stored[...] = to_bfloat16(values) if dtype is np.uint16 else values
+
+    @property
+    def array(self) -> np.ndarray:
+        """The numbers in it, as they were rounded."""
+        if self.stored.dtype == np.uint16:
+            return (self.stored.astype(np.uint32) << 16).view(np.float32)
+        return self.stored
 
     def __del__(self) -> None:
         libc.free(self.block)
@@ -43,11 +58,11 @@ class Memory:
 class Call:
     """The random choices of one call, written down for the message."""
 
-    def __init__(self, module: Any, rng: random.Random) -> None:
+    def __init__(self, module: Any, rng: random.Random, bfloat16: bool) -> None:
         self.module = module
         self.rng = rng
         self.numbers = np.random.default_rng(rng.getrandbits(32))
-        self.dtype = 1 if rng.random() < 0.15 else 0
+        self.dtype = rng.choices((0, 1, BFLOAT16), (0.5, 0.15, 0.35 if bfloat16 else 0.0))[0]
         self.threads = rng.choice((1, 2, 2, 3))
         self.level = rng.choice(module.isa_levels())
         module.set_isa(self.level)
@@ -68,7 +83,7 @@ class Call:
     def check(self, what: str, got: np.ndarray, truth: np.ndarray) -> None:
         scale = max(1.0, float(np.abs(truth).max(initial=0.0)))
         error = np.abs(got.astype(np.float64) - truth)
-        if not (error <= 1e-4 * scale).all():
+        if not (error <= BOUNDS[self.dtype] * scale).all():
             raise SystemExit(f"{what} is wrong by {error.max()} of {scale}: {self.about}")
 
 
@@ -280,9 +295,10 @@ def run(module: Any, seed: int, calls: int) -> None:
         lambda call: call.rng.choice((bias_act, act_grad, bce_with_logits))(call),
     ]
     for index in range(calls):
-        call = Call(module, random.Random(f"{seed}.{index}"))
+        kind = index % len(kinds)
+        call = Call(module, random.Random(f"{seed}.{index}"), bfloat16=kind < 4)
         call.about["call"] = (seed, index)
-        kinds[index % len(kinds)](call)
+        kinds[kind](call)
 
 
 def load(path: str) -> Any:

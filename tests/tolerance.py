@@ -1,4 +1,4 @@
-"""How far a float32 kernel may be from the truth: at most twice as far as PyTorch's own float32 operation.
+"""How far a kernel may be from the truth: at most twice as far as PyTorch's own operation of the same dtype.
 
 The bound scales itself: it knows nothing of shapes, and it is the same on every machine. A small floor serves results
 that PyTorch happens to get exactly right.
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 FACTOR = 2.0
-#: Floor, in units of the last place of the largest element of the truth.
-FLOOR_ULPS = 4.0
+#: Floors of an element and of the mean square, in units of the last place of the largest element of the truth. In bfloat16
+#: a result is rounded once, by half a unit at most: sums are float32's.
+FLOOR_ULPS = {torch.float32: (4.0, 4.0), torch.bfloat16: (0.5, 0.125)}
 
 
 class Errors(NamedTuple):
@@ -40,8 +41,9 @@ def assert_as_good(ours: Tensor, truth: Tensor, theirs: Tensor | Errors, what: s
     yardstick = errors(theirs, truth) if isinstance(theirs, Tensor) else theirs
     # The smallest normal number, so that denormal results are held to their own absolute spacing.
     scale = max(float(truth.abs().max()), torch.finfo(torch.float32).tiny)
-    floor = FLOOR_ULPS * torch.finfo(torch.float32).eps * scale
-    for name, mine, reference in zip(Errors._fields, errors(ours, truth), yardstick, strict=True):
+    ulp = torch.finfo(ours.dtype).eps * scale
+    floors = [ulp * floor for floor in FLOOR_ULPS[ours.dtype]]
+    for name, mine, reference, floor in zip(Errors._fields, errors(ours, truth), yardstick, floors, strict=True):
         assert mine <= factor * reference + floor, (
             f"{what}: {name} error {mine:.3g} against float64, PyTorch's is {reference:.3g} (scale {scale:.3g})"
         )

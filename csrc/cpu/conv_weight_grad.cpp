@@ -19,8 +19,9 @@ constexpr int64_t kBiasPixels = 1024;        // per partial bias sum
 
 // ---- both operands have many channels: one register block per (tap, channel block, channel block) ----------------------------------
 
-template <class T>
-void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
+template <class S, class W>
+void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
+  using T = Sum<W>;
   const ConvGeometry& g = p.g;
   const AxisPlan axis_y = plan_conv_axis(p.gathered.h, p.dense.h, g.kernel_h, g.stride_h, g.pad_h, g.dilation_h);
   const AxisPlan axis_x = plan_conv_axis(p.gathered.w, p.dense.w, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
@@ -44,7 +45,7 @@ void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
   const int64_t planes = axis_y.planes * axis_x.planes;
 
   const auto gathered_pixels = [&](int64_t t, int64_t u) { return planes * (t + axis_y.span - 1) * (u + axis_x.span - 1); };
-  const Tiling tile = choose_tile(ceil_div(g.batch, splits), p.dense.h, p.dense.w, kTileBytes / static_cast<int64_t>(sizeof(T)),
+  const Tiling tile = choose_tile(ceil_div(g.batch, splits), p.dense.h, p.dense.w, kTileBytes / static_cast<int64_t>(sizeof(W)),
                                   [&](int64_t images, int64_t t, int64_t u) {
                                     return images * (m_step * rows * gathered_pixels(t, u) + n_step * p.lanes * t * u);
                                   });
@@ -65,8 +66,8 @@ void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
     const int64_t group = range / n_ranges / m_ranges;
     T* sums = partial + task * range_sums;
     std::fill(sums, sums + range_sums, T(0));
-    T* a = static_cast<T*>(scratch(kTileA, m_step * a_block * sizeof(T)));
-    T* b = static_cast<T*>(scratch(kTileB, n_step * b_block * sizeof(T)));
+    W* a = static_cast<W*>(scratch(kTileA, m_step * a_block * sizeof(W)));
+    W* b = static_cast<W*>(scratch(kTileB, n_step * b_block * sizeof(W)));
     const int64_t image_end = g.batch * (split + 1) / splits;
     for (int64_t image = g.batch * split / splits; image < image_end; image += tile.images) {
       const int64_t images = std::min(tile.images, image_end - image);
@@ -91,7 +92,7 @@ void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
                           b + i * b_image + r * tile.u * p.lanes, p.lanes, b_block);
             }
           }
-          OuterJob<T> job{};
+          OuterJob<W> job{};
           job.a_image = a_image;
           job.a_line = tile_columns * rows;
           job.a_pixel = rows;
@@ -129,29 +130,30 @@ void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
     const T* block = partial + range * range_sums + (n % n_step * p.taps * m_step + m % m_step) * block_sums;
     // The output is written line by line; the sums of one block, read across, stay in L1 and L2 meanwhile.
     for (int64_t j = 0; j < n_valid; ++j) {
-      T* out = grad_weight + ((group * n_channels + n * p.lanes + j) * m_channels + m * rows) * p.taps;
+      S* out = grad_weight + ((group * n_channels + n * p.lanes + j) * m_channels + m * rows) * p.taps;
       for (int64_t i = 0; i < m_valid; ++i) {
         for (int64_t tap = 0; tap < p.taps; ++tap) {
           const T* sums = block + tap * m_step * block_sums + i * p.lanes + j;
           T sum = sums[0];
           for (int64_t split = 1; split < splits; ++split) sum += sums[split * ranges * range_sums];
-          out[i * p.taps + tap] = sum;
+          out[i * p.taps + tap] = narrow<S>(sum);
         }
       }
     }
   });
 }
 
-template <class T>
-void bias_grad(const Problem<T>& p, const T* grad_output, T* grad_bias) {
+template <class S, class W>
+void bias_grad(const Problem<S, W>& p, const S* grad_output, S* grad_bias) {
+  using T = Arithmetic<S>;
   const int64_t channels = p.g.out_channels, pixels = p.g.batch * p.g.out_h * p.g.out_w;
   const int64_t parts = ceil_div(pixels, kBiasPixels);
   T* const partial = static_cast<T*>(scratch(kPartialSums, parts * channels * sizeof(T)));
   parallel_tasks(parts, p.threads, [&](int64_t part) {
     const int64_t first = part * kBiasPixels;
-    ColumnSumJob<T> job{};
+    ColumnSumJob<S> job{};
     job.grad = grad_output + first * channels;
-    job.prologue_y = p.prologue.y == nullptr ? nullptr : static_cast<const T*>(p.prologue.y) + first * channels;
+    job.prologue_y = p.prologue.y == nullptr ? nullptr : static_cast<const S*>(p.prologue.y) + first * channels;
     job.pixels = std::min(kBiasPixels, pixels - first);
     job.channels = channels;
     job.sums = partial + part * channels;
@@ -162,33 +164,34 @@ void bias_grad(const Problem<T>& p, const T* grad_output, T* grad_bias) {
   for (int64_t c = 0; c < channels; ++c) {
     double sum = 0;
     for (int64_t part = 0; part < parts; ++part) sum += static_cast<double>(partial[part * channels + c]);
-    grad_bias[c] = static_cast<T>(sum);
+    grad_bias[c] = narrow<S>(static_cast<T>(sum));
   }
 }
 
 }  // namespace
 
-template <class T>
-void conv_weight_grad(const ConvGeometry& g, bool transposed, const T* x, const T* grad_output, T* grad_weight, T* grad_bias,
+template <class S>
+void conv_weight_grad(const ConvGeometry& g, bool transposed, const S* x, const S* grad_output, S* grad_weight, S* grad_bias,
                       const Prologue& prologue, int threads) {
-  const T* y = static_cast<const T*>(prologue.y);
-  const Operand<T> input{x, nullptr, g.in_channels / g.groups, g.in_channels, g.in_h, g.in_w};
-  const Operand<T> grad{grad_output, y, g.out_channels / g.groups, g.out_channels, g.out_h, g.out_w};
-  const WeightGradKernels& table = weight_grad_kernels_for<T>();
-  const Problem<T> p{g,
+  const S* y = static_cast<const S*>(prologue.y);
+  const Operand<S> input{x, nullptr, g.in_channels / g.groups, g.in_channels, g.in_h, g.in_w};
+  const Operand<S> grad{grad_output, y, g.out_channels / g.groups, g.out_channels, g.out_h, g.out_w};
+  const WeightGradKernels& table = weight_grad_kernels_for<S>();
+  using W = Arithmetic<S>;
+  const Problem<S, W> p{g,
                      transposed ? grad : input,
                      transposed ? input : grad,
                      prologue,
                      table,
-                     functions_of<T>(table),
-                     2 * table.vector_bytes / static_cast<int64_t>(sizeof(T)),
+                     functions_of<S>(table),
+                     2 * table.vector_bytes / static_cast<int64_t>(sizeof(Sum<W>)),
                      g.kernel_h * g.kernel_w,
                      threads};
   if (grad_bias != nullptr) bias_grad(p, grad_output, grad_bias);
   const int64_t m = p.gathered.channels, n = p.dense.channels;
   if (m == 0 || n == 0) return;
   if (g.batch == 0 || p.dense.h * p.dense.w == 0 || p.gathered.h * p.gathered.w == 0) {
-    std::fill(grad_weight, grad_weight + g.groups * m * n * p.taps, T(0));
+    std::fill(grad_weight, grad_weight + g.groups * m * n * p.taps, S{});
     return;
   }
   if (g.groups == 1 && std::min(m, n) <= kFewChannels && m != n) {
@@ -201,6 +204,7 @@ void conv_weight_grad(const ConvGeometry& g, bool transposed, const T* x, const 
 }
 
 template void conv_weight_grad<float>(const ConvGeometry&, bool, const float*, const float*, float*, float*, const Prologue&, int);
+template void conv_weight_grad<Bf16>(const ConvGeometry&, bool, const Bf16*, const Bf16*, Bf16*, Bf16*, const Prologue&, int);
 template void conv_weight_grad<double>(const ConvGeometry&, bool, const double*, const double*, double*, double*, const Prologue&,
                                        int);
 

@@ -5,6 +5,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "common/bf16.h"
+
 namespace gan_fast {
 
 enum class Isa : int { kPortable = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
@@ -47,11 +49,13 @@ struct PerLevel {
 
 namespace gan_fast {
 
-// The functions for T in a table with the members f32 and f64.
+// The functions for tensors of T in a table with the members f32, f64 and, where T may be Bf16, bf16.
 template <class T, class Table>
 const auto& functions_of(const Table& table) {
   if constexpr (std::is_same_v<T, double>) {
     return table.f64;
+  } else if constexpr (std::is_same_v<T, Bf16>) {
+    return table.bf16;
   } else {
     return table.f32;
   }

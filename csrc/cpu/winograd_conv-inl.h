@@ -81,8 +81,9 @@ void weight_transform(const WeightTransform<T>& job) {
   }
 }
 
-template <int ACT, class T>
-void output_transform_impl(const OutputTransform<T>& job) {
+template <int ACT, class S>
+void output_transform_impl(const OutputTransform<S>& job) {
+  using T = Arithmetic<S>;
   constexpr int lanes = VecOf<T>::lanes;
   for (int v = 0; v < 2 && job.out_lanes > v * lanes; ++v) {
     const int64_t left = job.out_lanes - v * lanes;
@@ -101,15 +102,15 @@ void output_transform_impl(const OutputTransform<T>& job) {
       if (job.valid[i] & kNoOutput) continue;
       const Vec<T> result[2][2] = {{upper[0] + upper[1] + upper[2], upper[1] - upper[2] - upper[3]},
                                    {lower[0] + lower[1] + lower[2], lower[1] - lower[2] - lower[3]}};
-      T* out = job.output + job.out[i] + v * lanes;
+      S* out = job.output + job.out[i] + v * lanes;
       for (int y = 0; y < (job.valid[i] & kSecondRow ? 2 : 1); ++y) {
         for (int x = 0; x < (job.valid[i] & kSecondColumn ? 2 : 1); ++x) {
           const Vec<T> value = activate<ACT>(result[y][x] + bias, job.slope);
-          T* pixel = out + y * job.out_row + x * job.out_pixel;
+          S* pixel = out + y * job.out_row + x * job.out_pixel;
           if (left >= lanes) {
-            store<T>(pixel, value);
+            write<S>(pixel, value);
           } else {
-            store_first<T>(pixel, value, left);
+            write_first<S>(pixel, value, left);
           }
         }
       }
@@ -117,8 +118,8 @@ void output_transform_impl(const OutputTransform<T>& job) {
   }
 }
 
-template <class T>
-void output_transform(const OutputTransform<T>& job) {
+template <class S>
+void output_transform(const OutputTransform<S>& job) {
   switch (job.activation) {
     case kRelu:
       return output_transform_impl<kRelu>(job);
@@ -196,6 +197,7 @@ void filter_transform(const FilterTransform<T>& job) {
 
 extern const WinogradKernels winograd_kernels = {
     {input_transform<float>, weight_transform<float>, output_transform<float>, gradient_transform<float>, filter_transform<float>},
+    {input_transform<float>, weight_transform<float>, output_transform<Bf16>, gradient_transform<float>, filter_transform<float>},
 #if GF_VECTOR_BYTES == 16
     {input_transform<double>, weight_transform<double>, output_transform<double>, gradient_transform<double>,
      filter_transform<double>},

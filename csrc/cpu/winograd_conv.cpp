@@ -28,8 +28,9 @@ struct Phase {
   int64_t weights[kPoints];                // where the point's panels start, in input channels x output blocks
 };
 
-template <class T>
+template <class S>
 struct Call {
+  using T = Arithmetic<S>;
   const ConvGeometry& g;
   const AxisPlan &axis_y, &axis_x;
   int64_t in_channels, out_channels, in_blocks, lanes, out_blocks;
@@ -46,8 +47,8 @@ struct Call {
   Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int pixels, int vector_bytes, int threads);
 };
 
-template <class T>
-Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int pixels, int vector_bytes, int threads)
+template <class S>
+Call<S>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int pixels, int vector_bytes, int threads)
     : g(geometry), axis_y(y_plan), axis_x(x_plan) {
   in_channels = g.in_channels / g.groups;
   out_channels = g.out_channels / g.groups;
@@ -108,9 +109,10 @@ Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPl
   layout = TileLayout(tile_t + 2, tile_u + 2, planes, in_blocks);
 }
 
-template <class T>
-void pack_weights(const Call<T>& call, const WeightStrides& strides, const T* weight, T* packed, int threads) {
-  const auto& run = functions_of<T>(winograd_kernels_for<T>());
+template <class S>
+void pack_weights(const Call<S>& call, const WeightStrides& strides, const S* weight, Arithmetic<S>* packed, int threads) {
+  using T = Arithmetic<S>;
+  const auto& run = functions_of<S>(winograd_kernels_for<S>());
   const int64_t all_taps = call.g.kernel_h * call.g.kernel_w;
   const int64_t lanes = call.lanes;
   parallel_tasks(call.g.groups * call.out_blocks * call.in_blocks, threads, [&](int64_t task) {
@@ -119,13 +121,13 @@ void pack_weights(const Call<T>& call, const WeightStrides& strides, const T* we
     const int64_t group = task / call.in_blocks / call.out_blocks;
     const int64_t first = in_block * kChannelBlock, channels = std::min(kChannelBlock, call.in_channels - first);
     const int64_t first_out = out_block * lanes, valid = std::min(lanes, call.out_channels - first_out);
-    const T* from = weight + group * strides.group;
+    const S* from = weight + group * strides.group;
     T* to = packed + group * call.weights_per_group;
     T* line = static_cast<T*>(scratch(kTileA, all_taps * lanes * sizeof(T)));  // [tap][lane] of one input channel
     for (int64_t c = first; c < first + channels; ++c) {
       for (int64_t o = 0; o < lanes; ++o) {
-        const T* taps = from + (first_out + o) * strides.out + c * strides.in;
-        for (int64_t k = 0; k < all_taps; ++k) line[k * lanes + o] = o < valid ? taps[k] : T(0);
+        const S* taps = from + (first_out + o) * strides.out + c * strides.in;
+        for (int64_t k = 0; k < all_taps; ++k) line[k * lanes + o] = o < valid ? widen(taps[k]) : T(0);
       }
       for (const Phase& phase : call.phases) {
         int64_t before[kPoints] = {};  // channels of the planes before this one
@@ -149,12 +151,13 @@ struct Piece {
   int64_t image, t, u;
 };
 
-template <class T>
-void run_chunk(const Call<T>& call, const TilePlace& place, const std::vector<Piece>& pieces, std::size_t first, std::size_t count,
-               const T* packed, const T* weights, const T* bias, T* y, const Epilogue& epilogue) {
-  const GatherKernels& table = gather_kernels_for<T>();
-  const auto& gather = functions_of<T>(gather_kernels_for<T>());
-  const auto& winograd = functions_of<T>(winograd_kernels_for<T>());
+template <class S>
+void run_chunk(const Call<S>& call, const TilePlace& place, const std::vector<Piece>& pieces, std::size_t first, std::size_t count,
+               const Arithmetic<S>* packed, const Arithmetic<S>* weights, const Arithmetic<S>* bias, S* y, const Epilogue& epilogue) {
+  using T = Arithmetic<S>;
+  const GatherKernels& table = gather_kernels_for<S>();
+  const auto& gather = functions_of<S>(table);
+  const auto& winograd = functions_of<S>(winograd_kernels_for<S>());
   const ConvGeometry& g = call.g;
   const int64_t wanted = static_cast<int64_t>(count);
   const int64_t length = ceil_div(wanted, ceil_div(wanted, table.pixels));
@@ -237,7 +240,7 @@ void run_chunk(const Call<T>& call, const TilePlace& place, const std::vector<Pi
         }
         flights.push_back(steps.size());
         for (int64_t out_block = first_block; out_block < end_block; ++out_block) {
-          GemmJob<T> job{};
+          GemmJob<S, T> job{};
           job.tile = point_start[p];
           job.run_in = run_in.data();
           job.run_length = static_cast<int>(length);
@@ -256,7 +259,7 @@ void run_chunk(const Call<T>& call, const TilePlace& place, const std::vector<Pi
         }
       }
       for (int64_t out_block = first_block; out_block < end_block; ++out_block) {
-        OutputTransform<T> finish{};
+        OutputTransform<S> finish{};
         finish.out_lanes = std::min(call.lanes, call.out_channels - out_block * call.lanes);
         for (int p = 0; p < kPoints; ++p) {
           if (phase.depth[p] != 0) finish.sums[p] = sums + ((out_block - first_block) * kPoints + p) * block_sums;
@@ -284,12 +287,13 @@ bool winograd_pays(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan
   return winograd_saving(axis_y, axis_x) >= kLeastWinogradSaving;
 }
 
-template <class T>
-void winograd_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const T* x,
-                   const T* weight, T* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
-  const GatherKernels& table = gather_kernels_for<T>();
-  const auto& gather = functions_of<T>(gather_kernels_for<T>());
-  const Call<T> call(g, axis_y, axis_x, table.pixels, table.vector_bytes, threads);
+template <class S>
+void winograd_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
+                   const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+  using T = Arithmetic<S>;
+  const GatherKernels& table = gather_kernels_for<S>();
+  const auto& gather = functions_of<S>(table);
+  const Call<S> call(g, axis_y, axis_x, table.pixels, table.vector_bytes, threads);
   const int64_t weight_elements = g.groups * call.weights_per_group;
   const int64_t bias_elements = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * call.lanes;
   T* packed_weights = static_cast<T*>(scratch(kSharedWeights, (weight_elements + bias_elements) * sizeof(T)));
@@ -297,7 +301,7 @@ void winograd_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan
   T* bias = nullptr;
   if (bias_elements != 0) {
     bias = packed_weights + weight_elements;
-    pad_bias(static_cast<const T*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * call.lanes, bias);
+    pad_bias(static_cast<const S*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * call.lanes, bias);
   }
   parallel_tasks(g.groups * call.tiles_n * call.tiles_t * call.tiles_u, threads, [&](int64_t task) {
     TilePlace place{};
@@ -326,6 +330,8 @@ void winograd_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan
 
 template void winograd_conv<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const float*,
                                    const float*, float*, const Epilogue&, const Prologue&, int);
+template void winograd_conv<Bf16>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const Bf16*,
+                                  const Bf16*, Bf16*, const Epilogue&, const Prologue&, int);
 template void winograd_conv<double>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const double*,
                                     const double*, double*, const Epilogue&, const Prologue&, int);
 

@@ -41,18 +41,18 @@ struct WeightTransform {
 };
 
 // Turns sums[point][piece][2 vectors] into 2x2 outputs per piece, with bias and activation.
-template <class T>
+template <class S>
 struct OutputTransform {
-  const T* sums[kPoints];  // null: zero
+  const Arithmetic<S>* sums[kPoints];  // null: zero
   int64_t count;
   const int64_t* out;      // [count] offsets of each piece's first output
   const uint8_t* valid;    // [count] bits below: the piece may reach over the output's edge
-  T* output;
+  S* output;
   int64_t out_row, out_pixel;
   int64_t out_lanes;
-  const T* bias;  // padded to 2 vectors, or null
+  const Arithmetic<S>* bias;  // padded to 2 vectors, or null
   int activation;
-  T slope;
+  Arithmetic<S> slope;
 };
 
 // Transforms 2x2 pieces of an output's gradient: out[point][piece][2 vectors].
@@ -72,17 +72,18 @@ struct FilterTransform {
   T* taps;                 // [9][2 vectors]
 };
 
-template <class T>
+template <class S, class T = Arithmetic<S>>
 struct WinogradFunctions {
   void (*input_transform)(const InputTransform<T>&);
   void (*weight_transform)(const WeightTransform<T>&);
-  void (*output_transform)(const OutputTransform<T>&);
+  void (*output_transform)(const OutputTransform<S>&);
   void (*gradient_transform)(const GradientTransform<T>&);
   void (*filter_transform)(const FilterTransform<T>&);
 };
 
 struct WinogradKernels {
   WinogradFunctions<float> f32;
+  WinogradFunctions<Bf16> bf16;
   WinogradFunctions<double> f64;  // portable level only
 };
 
@@ -92,8 +93,8 @@ GAN_FAST_DECLARE_TABLE(WinogradKernels, winograd_kernels)
 bool winograd_pays(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x);
 
 // As gather_conv, which calls it.
-template <class T>
+template <class S>
 void winograd_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides,
-                   const T* x, const T* weight, T* y, const Epilogue& epilogue, const Prologue& prologue, int threads);
+                   const S* x, const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads);
 
 }  // namespace gan_fast

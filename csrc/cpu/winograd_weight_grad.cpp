@@ -29,20 +29,20 @@ constexpr int64_t kRangeBlocks = 4;
 constexpr int64_t kPiecesPerSplit = 1024;
 constexpr int64_t kMostSplits = 8;
 
-template <class T>
-AxisPlan plan_y(const Problem<T>& p) {
+template <class S, class W>
+AxisPlan plan_y(const Problem<S, W>& p) {
   return plan_conv_axis(p.gathered.h, p.dense.h, p.g.kernel_h, p.g.stride_h, p.g.pad_h, p.g.dilation_h);
 }
 
-template <class T>
-AxisPlan plan_x(const Problem<T>& p) {
+template <class S, class W>
+AxisPlan plan_x(const Problem<S, W>& p) {
   return plan_conv_axis(p.gathered.w, p.dense.w, p.g.kernel_w, p.g.stride_w, p.g.pad_w, p.g.dilation_w);
 }
 
 // Everything that the tasks of a call share.
-template <class T>
+template <class S, class W>
 struct Call {
-  const Problem<T>& p;
+  const Problem<S, W>& p;
   AxisPlan axis_y, axis_x;
   ConvGeometry gathered;  // the gathered operand, as pack_tile wants to be told of it
   std::vector<WinogradFilter> filters;
@@ -56,11 +56,11 @@ struct Call {
   int64_t ranges, splits;
   TileLayout layout;
 
-  explicit Call(const Problem<T>& problem);
+  explicit Call(const Problem<S, W>& problem);
 };
 
-template <class T>
-Call<T>::Call(const Problem<T>& problem) : p(problem), axis_y(plan_y(problem)), axis_x(plan_x(problem)) {
+template <class S, class W>
+Call<S, W>::Call(const Problem<S, W>& problem) : p(problem), axis_y(plan_y(problem)), axis_x(plan_x(problem)) {
   gathered = p.g;
   gathered.in_channels = p.gathered.all_channels;
   gathered.in_h = p.gathered.h;
@@ -93,15 +93,17 @@ Call<T>::Call(const Problem<T>& problem) : p(problem), axis_y(plan_y(problem)), 
 }
 
 // Transforms and multiplies some images' pieces, a chunk at a time.
-template <class T>
-void add_images(const Call<T>& call, int64_t group, int64_t first_block, int64_t image, int64_t images, T* sums) {
-  const Problem<T>& p = call.p;
-  const auto& winograd = functions_of<T>(winograd_kernels_for<T>());
+template <class S, class W>
+void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int64_t image, int64_t images, Sum<W>* sums) {
+  using T = Arithmetic<S>;
+  const Problem<S, W>& p = call.p;
+  const auto& winograd = functions_of<S>(winograd_kernels_for<S>());
   const TilePlace place{group, image, images, 0, 0};
   T* const packed = static_cast<T*>(scratch(kTileA, images * call.layout.image_stride * sizeof(T)));
   const bool prologue_here = p.gathered.prologue_y != nullptr;
   const Prologue prologue{p.gathered.prologue_y, prologue_here ? p.prologue.activation : 0, p.prologue.slope};
-  pack_tile(call.gathered, call.axis_y, call.axis_x, call.layout, place, p.gathered.data, prologue, functions_of<T>(gather_kernels_for<T>()).pack_row, packed);
+  pack_tile(call.gathered, call.axis_y, call.axis_x, call.layout, place, p.gathered.data, prologue,
+            functions_of<S>(gather_kernels_for<S>()).pack_row, packed);
 
   // The dense operand, one zero row and column more where its size is odd: [block][image][row][column][lanes].
   const int64_t columns = 2 * call.pieces_x, lines = 2 * call.pieces_y;
@@ -154,7 +156,7 @@ void add_images(const Call<T>& call, int64_t group, int64_t first_block, int64_t
       job.count = count;
       for (int point = 0; point < kPoints; ++point) job.out[point] = e + point * e_point;
       winograd.gradient_transform(job);
-      OuterJob<T> outer{};
+      OuterJob<W> outer{};
       outer.a_pixel = call.pixel;
       outer.images = outer.lines = 1;
       outer.length = count;
@@ -178,17 +180,18 @@ void add_images(const Call<T>& call, int64_t group, int64_t first_block, int64_t
 
 }  // namespace
 
-template <class T>
-bool winograd_pays(const Problem<T>& p) {
+template <class S, class W>
+bool winograd_pays(const Problem<S, W>& p) {
   if (std::min(p.gathered.channels, p.dense.channels) < kFewestChannels) return false;
   if (p.g.batch * ceil_div(p.dense.h, 2) * ceil_div(p.dense.w, 2) < kFewestPieces) return false;
   return winograd_saving(plan_y(p), plan_x(p)) >= kLeastSaving;
 }
 
-template <class T>
-void winograd(const Problem<T>& p, T* grad_weight) {
-  const Call<T> call(p);
-  const auto& functions = functions_of<T>(winograd_kernels_for<T>());
+template <class S, class W>
+void winograd(const Problem<S, W>& p, S* grad_weight) {
+  using T = Arithmetic<S>;
+  const Call<S, W> call(p);
+  const auto& functions = functions_of<S>(winograd_kernels_for<S>());
   const int64_t tasks = p.g.groups * call.ranges * call.splits;
   T* const partial = static_cast<T*>(scratch(kPartialSums, tasks * call.sums * sizeof(T)));
   parallel_tasks(tasks, p.threads, [&](int64_t task) {
@@ -227,18 +230,20 @@ void winograd(const Problem<T>& p, T* grad_weight) {
         for (int k = 0; k < 9; ++k) {
           const int64_t tap = call.filters[plane].kernel[k];
           if (tap < 0) continue;
-          T* out = grad_weight + ((group * p.dense.channels + n * p.lanes) * p.gathered.channels + m * call.rows + i) * p.taps + tap;
-          for (int64_t j = 0; j < n_valid; ++j) out[j * p.gathered.channels * p.taps] = taps[k * p.lanes + j];
+          S* out = grad_weight + ((group * p.dense.channels + n * p.lanes) * p.gathered.channels + m * call.rows + i) * p.taps + tap;
+          for (int64_t j = 0; j < n_valid; ++j) out[j * p.gathered.channels * p.taps] = narrow<S>(taps[k * p.lanes + j]);
         }
       }
     }
   });
 }
 
-template bool winograd_pays<float>(const Problem<float>&);
-template bool winograd_pays<double>(const Problem<double>&);
-template void winograd<float>(const Problem<float>&, float*);
-template void winograd<double>(const Problem<double>&, double*);
+#define GAN_FAST_WINOGRAD(S, W)                      \
+  template bool winograd_pays(const Problem<S, W>&); \
+  template void winograd(const Problem<S, W>&, S*);
+GAN_FAST_WINOGRAD(float, float)
+GAN_FAST_WINOGRAD(Bf16, float)
+GAN_FAST_WINOGRAD(double, double)
 
 }  // namespace weight_grad
 }  // namespace gan_fast
