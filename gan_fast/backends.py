@@ -207,7 +207,7 @@ def takes_bfloat16(op: str, dtype: torch.dtype) -> bool:
 
 
 def refusal(backend: str, op: str, *, device: str, dtype: torch.dtype, rank: int | None = None) -> str | None:
-    """Why ``backend`` cannot run a call of ``op`` at all, or None if it can. ``rank``: spatial axes of a convolution."""
+    """Why ``backend`` cannot run a call of ``op`` at all, or None. ``rank``: spatial axes of a convolution."""
     if backend in ("reference", "torch"):
         return None
     ok, reason = (True, "") if backend == "cpu" and extension() is not None else available()[backend]

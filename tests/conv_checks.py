@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from cases import ConvCase
-from checks import assert_same_layout, level_of, orders, recorded, run, run_torch, run_truth
+from checks import assert_same_layout, level_of, orders, recorded, rounds_transforms, run, run_torch, run_truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native import kernels
@@ -22,8 +22,8 @@ from gan_fast import backends
 from gan_fast.ops import OPERATORS
 from gan_fast.ops.geometry import Geometry
 
-#: The level that every machine has.
-BFLOAT16_LEVELS = ("cpu:portable",)
+#: On the level that every machine has.
+BFLOAT16_LEVELS = ("cpu:portable", "cpu:portable+pairs")
 ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh", "sigmoid")
 
 
@@ -60,10 +60,10 @@ def check_orders(case: ConvCase, backend: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @cache
-def bfloat16_yardsticks(case: ConvCase) -> tuple[dict[str, Tensor], dict[str, Errors]]:
-    """Value and derivatives of a case from the numbers that bfloat16 holds, and the errors of PyTorch's bfloat16."""
+def bfloat16_yardsticks(case: ConvCase, stored: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Errors]]:
+    """Value and derivatives of a case from numbers as ``stored``, and the errors of PyTorch's bfloat16."""
     half = torch.bfloat16
-    truth = orders(case, lambda x, w, b: run_truth(case, x, w, b), torch.float64, half)
+    truth = orders(case, lambda x, w, b: run_truth(case, x, w, b), torch.float64, stored)
     theirs = orders(case, lambda x, w, b: run_torch(case, x, w, b), half, half)
     return truth, {what: errors(theirs[what], value) for what, value in truth.items()}
 
@@ -72,7 +72,7 @@ def check_bfloat16(case: ConvCase, backend: str, monkeypatch: pytest.MonkeyPatch
     """In bfloat16 value and derivatives are as near to float64 as PyTorch's own bfloat16; the second order where every
     operator of its formula takes bfloat16."""
     second = case.activation == "none" or "act_grad" in backends.BFLOAT16_OPERATORS
-    truth, theirs = bfloat16_yardsticks(case)
+    truth, theirs = bfloat16_yardsticks(case, torch.float32 if rounds_transforms(case, backend) else torch.bfloat16)
     with level_of(backend, monkeypatch) as name, recorded(monkeypatch) as ran:
         ours = orders(case, lambda x, w, b: run(case, x, w, b, name), torch.bfloat16, torch.bfloat16, second)
     assert ran.backends() == {name}, f"asked for {name}, ran {sorted(ran.backends())}"

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 FACTOR = 2.0
-#: Floors of an element and of the mean square, in units of the last place of the largest element of the truth. In bfloat16
-#: a result is rounded once, by half a unit at most: sums are float32's.
+#: Floors of an element and of the mean square, in units of the last place of the largest element of the truth. In
+#: bfloat16 a result is rounded once, by half a unit at most: sums are float32's.
 FLOOR_ULPS = {torch.float32: (4.0, 4.0), torch.bfloat16: (0.5, 0.125)}
 
 

@@ -6,6 +6,7 @@
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "gather_plan.h"
+#include "pair_kernels.h"
 #include "weight_grad_problem.h"
 
 namespace gan_fast {
@@ -26,7 +27,7 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
   const AxisPlan axis_y = plan_conv_axis(p.gathered.h, p.dense.h, g.kernel_h, g.stride_h, g.pad_h, g.dilation_h);
   const AxisPlan axis_x = plan_conv_axis(p.gathered.w, p.dense.w, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
   const int64_t m_channels = p.gathered.channels, n_channels = p.dense.channels;
-  const int64_t m_blocks = ceil_div(m_channels, p.table.rows);
+  const int64_t m_blocks = ceil_div(m_channels, p.rows);
   const int64_t rows = ceil_div(m_channels, m_blocks);
   const int64_t n_blocks = ceil_div(n_channels, p.lanes);
   const int64_t block_sums = rows * p.lanes;
@@ -41,11 +42,12 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
   }
   const int64_t n_ranges = ceil_div(n_blocks, n_step), m_ranges = ceil_div(m_blocks, m_step);
   const int64_t ranges = g.groups * n_ranges * m_ranges;
-  const int64_t splits = std::min(g.batch, ceil_div(kWantedTasks, ranges));
+  const int64_t members = ceil_div(g.batch, kPerWord<W>);  // images, or pairs of them that share words
+  const int64_t splits = std::min(members, ceil_div(kWantedTasks, ranges));
   const int64_t planes = axis_y.planes * axis_x.planes;
 
   const auto gathered_pixels = [&](int64_t t, int64_t u) { return planes * (t + axis_y.span - 1) * (u + axis_x.span - 1); };
-  const Tiling tile = choose_tile(ceil_div(g.batch, splits), p.dense.h, p.dense.w, kTileBytes / static_cast<int64_t>(sizeof(W)),
+  const Tiling tile = choose_tile(ceil_div(members, splits), p.dense.h, p.dense.w, kTileBytes / static_cast<int64_t>(sizeof(W)),
                                   [&](int64_t images, int64_t t, int64_t u) {
                                     return images * (m_step * rows * gathered_pixels(t, u) + n_step * p.lanes * t * u);
                                   });
@@ -68,26 +70,28 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
     std::fill(sums, sums + range_sums, T(0));
     W* a = static_cast<W*>(scratch(kTileA, m_step * a_block * sizeof(W)));
     W* b = static_cast<W*>(scratch(kTileB, n_step * b_block * sizeof(W)));
-    const int64_t image_end = g.batch * (split + 1) / splits;
-    for (int64_t image = g.batch * split / splits; image < image_end; image += tile.images) {
-      const int64_t images = std::min(tile.images, image_end - image);
+    const int64_t member_end = members * (split + 1) / splits;
+    for (int64_t member = members * split / splits; member < member_end; member += tile.images) {
+      const int64_t images = std::min(tile.images, member_end - member);
       for (int64_t t = 0; t < p.dense.h; t += tile.t) {
         for (int64_t u = 0; u < p.dense.w; u += tile.u) {
           const int64_t lines = std::min(tile.t, p.dense.h - t), length = std::min(tile.u, p.dense.w - u);
           for (int64_t i = 0; i < images; ++i) {
             const int64_t m_channel = m_first * rows, n_channel = n_first * p.lanes;
+            const int64_t image = (member + i) * kPerWord<W>;
+            const bool second = kPerWord<W> > 1 && image + 1 < g.batch;
             // Input rows in the order in which they lie in memory; the planes of a row share its lines.
             for (int64_t r = 0; r < lines + axis_y.span - 1; ++r) {
               for (int64_t plane = 0; plane < planes; ++plane) {
                 const int64_t py = plane / axis_x.planes, px = plane % axis_x.planes;
-                p.pack_line(p.gathered, image + i, (t + r) * axis_y.planes + py - axis_y.lead,
+                p.pack_line(p.gathered, image, second, (t + r) * axis_y.planes + py - axis_y.lead,
                             u * axis_x.planes + px - axis_x.lead, axis_x.planes, length + axis_x.span - 1,
                             group * m_channels + m_channel, std::min(m_last * rows, m_channels) - m_channel, rows,
                             a + i * a_image + plane * a_plane + r * tile_columns * rows, rows, a_block);
               }
             }
             for (int64_t r = 0; r < lines; ++r) {
-              p.pack_line(p.dense, image + i, t + r, u, 1, length, group * n_channels + n_channel,
+              p.pack_line(p.dense, image, second, t + r, u, 1, length, group * n_channels + n_channel,
                           std::min(n_last * p.lanes, n_channels) - n_channel, p.lanes,
                           b + i * b_image + r * tile.u * p.lanes, p.lanes, b_block);
             }
@@ -177,16 +181,9 @@ void conv_weight_grad(const ConvGeometry& g, bool transposed, const S* x, const 
   const Operand<S> input{x, nullptr, g.in_channels / g.groups, g.in_channels, g.in_h, g.in_w};
   const Operand<S> grad{grad_output, y, g.out_channels / g.groups, g.out_channels, g.out_h, g.out_w};
   const WeightGradKernels& table = weight_grad_kernels_for<S>();
-  using W = Arithmetic<S>;
-  const Problem<S, W> p{g,
-                     transposed ? grad : input,
-                     transposed ? input : grad,
-                     prologue,
-                     table,
-                     functions_of<S>(table),
-                     2 * table.vector_bytes / static_cast<int64_t>(sizeof(Sum<W>)),
-                     g.kernel_h * g.kernel_w,
-                     threads};
+  const int64_t lanes = 2 * table.vector_bytes / static_cast<int64_t>(sizeof(Arithmetic<S>)), taps = g.kernel_h * g.kernel_w;
+  const Operand<S>&gathered = transposed ? grad : input, &dense = transposed ? input : grad;
+  const Problem<S, Arithmetic<S>> p{g, gathered, dense, prologue, table.rows, functions_of<S>(table), lanes, taps, threads};
   if (grad_bias != nullptr) bias_grad(p, grad_output, grad_bias);
   const int64_t m = p.gathered.channels, n = p.dense.channels;
   if (m == 0 || n == 0) return;
@@ -196,9 +193,16 @@ void conv_weight_grad(const ConvGeometry& g, bool transposed, const S* x, const 
   }
   if (g.groups == 1 && std::min(m, n) <= kFewChannels && m != n) {
     folded(p, m < n, grad_weight);
-  } else if (winograd_pays(p)) {
-    winograd(p, grad_weight);
+  } else if (winograd_pays<S>(p)) {
+    winograd<S>(p, grad_weight);
   } else {
+    if constexpr (std::is_same_v<S, Bf16>) {
+      const PairKernels* pairs = pair_kernels();
+      if (pairs != nullptr && g.batch > 1) {  // a single image would be half of every word
+        const Problem<Bf16, Bf16Pair> paired{g, gathered, dense, prologue, pairs->rows, pairs->weight_grad, lanes, taps, threads};
+        return blocked_weight_grad(paired, grad_weight);
+      }
+    }
     blocked_weight_grad(p, grad_weight);
   }
 }

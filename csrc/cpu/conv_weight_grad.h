@@ -35,6 +35,7 @@ template <class S, class W>
 struct PackChannels {
   const S* input;       // first channel of the input line, or null: outside, write zeros
   const S* prologue_y;  // or null
+  int64_t second;       // from this line to the one of the image that shares words with it; 0: there is none
   int64_t pixel_stride;
   int64_t first, step, width;  // as in PackRow
   int64_t columns, channels, packed;

@@ -31,7 +31,7 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
   const FoldAxis fold_x = fold_axis(g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
   const int64_t channels = few.channels;
   const int64_t folded = p.taps * channels;
-  const int64_t m_blocks = ceil_div(folded, p.table.rows);
+  const int64_t m_blocks = ceil_div(folded, p.rows);
   const int64_t rows = ceil_div(folded, m_blocks);
   const int64_t a_pixel = m_blocks * rows;
   const int64_t n_blocks = ceil_div(wide.channels, p.lanes);
@@ -69,7 +69,7 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
             // First column of the window that holds a pixel.
             const int64_t skip = ((-column) % fold_x.spread + fold_x.spread) % fold_x.spread;
             if (skip >= used_columns) continue;
-            p.pack_line(few, n, at / fold_y.spread, (column + skip) / fold_x.spread, 1,
+            p.pack_line(few, n, false, at / fold_y.spread, (column + skip) / fold_x.spread, 1,
                         ceil_div(used_columns - skip, fold_x.spread), 0, channels, channels,
                         image + (r * few_columns + skip) * channels, fold_x.spread * channels, 0);
           }
@@ -86,7 +86,7 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
             fold.to = a + r * tile.u * a_pixel;
             fold.to_pixel = a_pixel;
             p.run.fold_line(fold);
-            p.pack_line(wide, n, t + r, u, 1, length, 0, wide.channels, p.lanes, b + r * tile.u * p.lanes, p.lanes, b_block);
+            p.pack_line(wide, n, false, t + r, u, 1, length, 0, wide.channels, p.lanes, b + r * tile.u * p.lanes, p.lanes, b_block);
           }
           OuterJob<W> job{};
           job.a_line = tile.u * a_pixel;

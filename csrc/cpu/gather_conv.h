@@ -1,7 +1,7 @@
 // The engine of conv and conv_transpose: a register-blocked product over gathered pixels (gather_plan.h), channels-last.
 //
 // Work is cut into tiles of the output (several small images, or a band of a large one). A tile's inputs are copied once into
-// blocks of kChannelBlock channels, [image][channel block][plane][row][column][channel], zero-padded, so that the inner loops
+// blocks of kChannelBlock words (words.h), [image][channel block][plane][row][column][channel], zero-padded, so that the inner loops
 // have no edges and a constant pixel stride. Weights are packed once per call, [phase][output block][tap][channel][lane].
 #pragma once
 
@@ -44,7 +44,7 @@ struct PackLine {
   Arithmetic<S> prologue_slope;
 };
 
-// One (tap, channel block): `depth` channels starting `offset` elements after a pixel's place in the tile.
+// One (tap, channel block): `depth` words of channels starting `offset` elements after a pixel's place in the tile.
 struct GemmStep {
   int64_t offset;
   int64_t depth;

@@ -92,5 +92,7 @@ void pack_rows(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& ax
 GAN_FAST_TILE(float, float)
 GAN_FAST_TILE(Bf16, float)
 GAN_FAST_TILE(double, double)
+template void pack_tile<Bf16, Bf16Pair>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const TileLayout&, const TilePlace&,
+                                        const Bf16*, const Prologue&, void (*)(const PackRow<Bf16, Bf16Pair>&), Bf16Pair*);
 
 }  // namespace gan_fast

@@ -46,6 +46,18 @@ inline __attribute__((always_inline)) void add_product(V& sum, V a, V b) {
   sum += a * b;
 }
 
+// Of pairs of bf16: both products. The emulation proves the kernel texts where the instruction is missing; it rounds as the
+// instruction does, but keeps denormals.
+inline __attribute__((always_inline)) void add_product(Vec<float>& sum, Vec<uint32_t> a, Vec<uint32_t> b) {
+#if defined(__AVX512BF16__)
+  sum = reinterpret_cast<Vec<float>>(
+      _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+#else
+  sum += reinterpret_cast<Vec<float>>(a & 0xffff0000u) * reinterpret_cast<Vec<float>>(b & 0xffff0000u);
+  sum += reinterpret_cast<Vec<float>>(a << 16) * reinterpret_cast<Vec<float>>(b << 16);
+#endif
+}
+
 // The first `count` lanes (0 < count < lanes), the others zero; memory behind them is not touched.
 template <class T>
 inline __attribute__((always_inline)) Vec<T> load_first(const T* p, int64_t count) {
@@ -120,6 +132,23 @@ inline __attribute__((always_inline)) Halves narrow_halves(Vec<float> v) {
 #else
   return __builtin_convertvector(rounded, Halves);
 #endif
+}
+
+// Words of pairs from 2 vectors of neighbours: (0, 1), (2, 3) and so on.
+inline __attribute__((always_inline)) Vec<uint32_t> pair_neighbours(Vec<float> first, Vec<float> second) {
+#if defined(__AVX512BF16__)
+  return reinterpret_cast<Vec<uint32_t>>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(second), reinterpret_cast<__m512>(first)));
+#else
+  const Halves halves[2] = {narrow_halves(first), narrow_halves(second)};
+  Vec<uint32_t> words;
+  __builtin_memcpy(&words, halves, sizeof(words));
+  return words;
+#endif
+}
+
+// Words whose lower half is a lane of the first and whose upper half is the same lane of the second.
+inline __attribute__((always_inline)) Vec<uint32_t> pair_lanes(Vec<float> first, Vec<float> second) {
+  return __builtin_convertvector(narrow_halves(first), Vec<uint32_t>) | __builtin_convertvector(narrow_halves(second), Vec<uint32_t>) << 16;
 }
 
 template <class S>

@@ -28,19 +28,21 @@ struct Problem {
   const ConvGeometry& g;
   Operand<S> gathered, dense;
   Prologue prologue;
-  const WeightGradKernels& table;
+  int rows;  // of a register block, at most
   const WeightGradFunctions<S, W>& run;
   int64_t lanes, taps;
   int threads;
 
-  // Fills a line of packed pixels of one operand; `row` may lie outside, columns too.
-  void pack_line(const Operand<S>& operand, int64_t image, int64_t row, int64_t first, int64_t step, int64_t columns,
+  // Fills a line of packed pixels of one operand; `row` may lie outside, columns too. With words of pairs, the next image's pixels
+  // lie in their upper halves if `second`.
+  void pack_line(const Operand<S>& operand, int64_t image, bool second, int64_t row, int64_t first, int64_t step, int64_t columns,
                  int64_t channel, int64_t channels, int64_t packed, W* out, int64_t out_pixel, int64_t out_block) const {
     const bool inside = row >= 0 && row < operand.h;
     const int64_t offset = (image * operand.h + row) * operand.w * operand.all_channels + channel;
     PackChannels<S, W> job{};
     job.input = inside ? operand.data + offset : nullptr;
     job.prologue_y = inside && operand.prologue_y != nullptr ? operand.prologue_y + offset : nullptr;
+    job.second = second ? operand.h * operand.w * operand.all_channels : 0;
     job.pixel_stride = operand.all_channels;
     job.first = first;
     job.step = step;
@@ -87,10 +89,10 @@ template <class S, class W>
 void folded(const Problem<S, W>& problem, bool gathered_is_few, S* grad_weight);
 
 // Both operands have many channels, in the transform domain (winograd_weight_grad.cpp).
-template <class S, class W>
-bool winograd_pays(const Problem<S, W>& problem);
-template <class S, class W>
-void winograd(const Problem<S, W>& problem, S* grad_weight);
+template <class S>
+bool winograd_pays(const Problem<S, Arithmetic<S>>& problem);
+template <class S>
+void winograd(const Problem<S, Arithmetic<S>>& problem, S* grad_weight);
 
 }  // namespace weight_grad
 }  // namespace gan_fast
