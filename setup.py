@@ -55,8 +55,8 @@ if X86:
     )
 
     LEVELS["avx512_bf16"] = (64, [*LEVELS["avx512"][1], "-mavx512bf16"])
-# Only one text has bf16 instructions; in all others avx512 serves this level too. Emulated at two other levels, that text
-# is proved where a CPU lacks the instructions.
+# Only one text has bf16 instructions; in all others avx512 serves this level too. Emulated at two other levels, that
+# text is proved where a CPU lacks the instructions.
 BF16_LEVEL, BF16_TEXT, BF16_PROOFS = "avx512_bf16", "bf16_pairs-inl.h", ("portable", "avx512")
 
 

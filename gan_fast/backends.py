@@ -201,12 +201,12 @@ def check_environment() -> None:
 # ------------------------------------------------------------------------------------------------------- the choice
 
 
-def takes_bfloat16(op: str, dtype: torch.dtype) -> bool:
+def _takes_bfloat16(op: str, dtype: torch.dtype) -> bool:
     """Whether ``dtype`` is bfloat16 and ``op`` has CPU kernels for it."""
     return dtype == torch.bfloat16 and op in BFLOAT16_OPERATORS
 
 
-def refusal(backend: str, op: str, *, device: str, dtype: torch.dtype, rank: int | None = None) -> str | None:
+def refusal(op: str, backend: str, *, device: str, dtype: torch.dtype, rank: int | None = None) -> str | None:
     """Why ``backend`` cannot run a call of ``op`` at all, or None. ``rank``: spatial axes of a convolution."""
     if backend in ("reference", "torch"):
         return None
@@ -215,9 +215,9 @@ def refusal(backend: str, op: str, *, device: str, dtype: torch.dtype, rank: int
         return reason
     if device != "cpu":
         return f"the CPU kernels need tensors on the CPU, got device {device!r}"
-    if dtype not in (torch.float32, torch.float64) and not takes_bfloat16(op, dtype):
-        also = " and bfloat16" if op in BFLOAT16_OPERATORS else ""
-        return f"the CPU kernels take float32{also} (and float64, for proof), got {dtype}"
+    if dtype not in (torch.float32, torch.float64) and not _takes_bfloat16(op, dtype):
+        words = "float32 and bfloat16" if op in BFLOAT16_OPERATORS else "float32"
+        return f"the CPU kernels of {op} take {words} (and float64, for proof), got {dtype}"
     if rank is not None and rank not in (1, 2):
         return f"the CPU kernels do 1-D and 2-D convolutions, got {rank}-D"
     return None
@@ -245,18 +245,18 @@ def choose(
     """
     name = requested(backend)
     if name != "auto":
-        why_not = refusal(name, op, device=device, dtype=dtype, rank=rank)
+        why_not = refusal(op, name, device=device, dtype=dtype, rank=rank)
         if why_not is not None:
             raise RuntimeError(
                 f"backend {name!r} was asked for by name and cannot run {op}: {why_not}. "
                 "Use backend 'auto' to let PyTorch serve what it cannot."
             )
         return Choice(name, "asked for by name")
-    if takes_bfloat16(op, dtype):
+    if _takes_bfloat16(op, dtype):
         facts["dtype"] = "bfloat16"  # of no rule so far; keeps float32's measured cells from answering
     elif dtype != torch.float32:
         return Choice("torch", f"{dtype} is served by PyTorch, the CPU kernels of {op} are for float32")
-    why_not = refusal("cpu", op, device=device, dtype=dtype, rank=rank)
+    why_not = refusal(op, "cpu", device=device, dtype=dtype, rank=rank)
     if why_not is not None:
         _log_once(op, why_not)
         return Choice("torch", why_not)

@@ -104,7 +104,7 @@ def record(step: Callable[[], Any]) -> list[Call]:
         device, dtype, rank = facts.pop("device"), facts.pop("dtype"), facts.get("rank")
         if (
             dtype != torch.float32
-            or backends.refusal("cpu", operator.name, device=device, dtype=dtype, rank=rank) is not None
+            or backends.refusal(operator.name, "cpu", device=device, dtype=dtype, rank=rank) is not None
         ):
             return
         facts.setdefault("rank", None)

@@ -26,9 +26,8 @@ constexpr int runs_of(int length) {
   return runs > kMaxRuns ? kMaxRuns : runs;
 }
 
-// Not inlined: what follows the sums differs with the output's type, they do not.
 template <int L, int NV, class W>
-__attribute__((noinline)) void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, Sum<W>* sums) {
+GF_INLINE void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, Sum<W>* sums) {
   using T = Sum<W>;
   constexpr int R = runs_of(L);
   constexpr int lanes = VecOf<T>::lanes;
@@ -70,28 +69,36 @@ __attribute__((noinline)) void multiply_block(const GemmProduct<W>& job, const i
   }
 }
 
+// Not inlined: what follows the sums differs with the output's type, they do not.
+template <int L, int NV, class W>
+__attribute__((noinline)) void multiply_blocks(const GemmProduct<W>& job, int64_t begin, int64_t end) {
+  constexpr int R = runs_of(L);
+  constexpr int block_sums = R * L * 2 * VecOf<Sum<W>>::lanes;
+  for (int64_t b = begin; b < end; ++b) multiply_block<L, NV, W>(job, job.run_in + b * R, job.sums + b * block_sums);
+}
+
 template <class W>
-using MultiplyBlock = void (*)(const GemmProduct<W>&, const int64_t*, Sum<W>*);
+using MultiplyBlocks = void (*)(const GemmProduct<W>&, int64_t begin, int64_t end);
 
 template <int NV, class W>
-MultiplyBlock<W> multiply_block_of(int length) {
+MultiplyBlocks<W> multiply_blocks_of(int length) {
   switch (length) {
-    case 1: return multiply_block<1, NV, W>;
-    case 2: return multiply_block<2, NV, W>;
-    case 3: return multiply_block<3, NV, W>;
-    case 4: return multiply_block<4, NV, W>;
-    case 5: return multiply_block<5, NV, W>;
+    case 1: return multiply_blocks<1, NV, W>;
+    case 2: return multiply_blocks<2, NV, W>;
+    case 3: return multiply_blocks<3, NV, W>;
+    case 4: return multiply_blocks<4, NV, W>;
+    case 5: return multiply_blocks<5, NV, W>;
 #if GF_VECTOR_BYTES == 64
-    case 6: return multiply_block<6, NV, W>;
-    case 7: return multiply_block<7, NV, W>;
-    case 8: return multiply_block<8, NV, W>;
-    case 9: return multiply_block<9, NV, W>;
-    case 10: return multiply_block<10, NV, W>;
-    case 11: return multiply_block<11, NV, W>;
-    case 12: return multiply_block<12, NV, W>;
-    case 13: return multiply_block<13, NV, W>;
+    case 6: return multiply_blocks<6, NV, W>;
+    case 7: return multiply_blocks<7, NV, W>;
+    case 8: return multiply_blocks<8, NV, W>;
+    case 9: return multiply_blocks<9, NV, W>;
+    case 10: return multiply_blocks<10, NV, W>;
+    case 11: return multiply_blocks<11, NV, W>;
+    case 12: return multiply_blocks<12, NV, W>;
+    case 13: return multiply_blocks<13, NV, W>;
 #endif
-    default: return multiply_block<kPixels, NV, W>;
+    default: return multiply_blocks<kPixels, NV, W>;
   }
 }
 
@@ -145,15 +152,19 @@ template <int NV, class S, class W>
 void gemm_blocks(const GemmJob<S, W>& job) {
   constexpr int lanes = VecOf<Sum<W>>::lanes;
   const int length = job.run_length, runs = runs_of(length);
-  const MultiplyBlock<W> multiply = multiply_block_of<NV, W>(length);
-  for (int64_t b = 0; b < job.blocks; ++b) {
-    Sum<W>* sums = job.sums + b * runs * length * 2 * lanes;
-    multiply(job, job.run_in + b * runs, sums);
-    if (!job.finish) continue;
-    if (job.out_lanes == NV * lanes) {
-      finish_block<NV, true, S>(job, job.run_out + b * runs, sums, runs, length, job.out_lanes);
-    } else {
-      finish_block<NV, false, S>(job, job.run_out + b * runs, sums, runs, length, job.out_lanes);
+  const MultiplyBlocks<W> multiply = multiply_blocks_of<NV, W>(length);
+  if (!job.finish) return multiply(job, 0, job.blocks);
+  constexpr int64_t kTogether = 4;  // whose sums stay in L1 until they are stored
+  for (int64_t begin = 0; begin < job.blocks; begin += kTogether) {
+    const int64_t end = begin + kTogether < job.blocks ? begin + kTogether : job.blocks;
+    multiply(job, begin, end);
+    for (int64_t b = begin; b < end; ++b) {
+      const Sum<W>* sums = job.sums + b * runs * length * 2 * lanes;
+      if (job.out_lanes == NV * lanes) {
+        finish_block<NV, true, S>(job, job.run_out + b * runs, sums, runs, length, job.out_lanes);
+      } else {
+        finish_block<NV, false, S>(job, job.run_out + b * runs, sums, runs, length, job.out_lanes);
+      }
     }
   }
 #if GF_VECTOR_BYTES > 16
