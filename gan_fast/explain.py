@@ -69,6 +69,10 @@ def explain(module: nn.Module, input_shape: Sequence[int] | None = None) -> Expl
     data. Without it the answer is that for inputs large enough to be worth a kernel. The active ``use_backend``,
     GAN_FAST_BACKEND and autocast count.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    if isinstance(input_shape, nn.Module):
+        raise TypeError("explain takes one module at a time, and the shape of its input: explain(module, (N, C, H, W))")
     shapes = {} if input_shape is None else _layer_inputs(module, input_shape)
     upsamplings = _upsamplings(module)
     rows = Explanation()
@@ -228,8 +232,13 @@ def _layer_inputs(module: nn.Module, input_shape: Sequence[int]) -> dict[str, tu
     for name, layer in twin.named_modules():
         if isinstance(layer, (*_CONV, *_CONV_TRANSPOSE, *_BATCH_NORM)):
 
-            def record(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+            def record(layer: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
                 shapes[name] = tuple(args[0].shape)
+                wanted = getattr(layer, "in_channels", None)  # "meta" tensors pass with any number through some layers
+                axis = None if wanted is None else -1 - len(layer.kernel_size)  # type: ignore[arg-type]  # a convolution
+                if axis is not None and shapes[name][axis] != wanted:
+                    found = f"an input of shape {shapes[name]}"
+                    raise ValueError(f"{name or 'module'} takes {wanted} channels, got {found}")
 
             handles.append(layer.register_forward_pre_hook(record))
     with (

@@ -201,3 +201,13 @@ def test_explain() -> None:
     assert "float64" in gan_fast.explain(norms)[2].forward.reason
     table = str(gan_fast.explain(module))
     assert table.splitlines()[0].startswith("layer") and len(table.splitlines()) == 6
+
+
+def test_explain_refuses_what_it_cannot_explain() -> None:
+    with pytest.raises(TypeError, match=r"module must be a torch.nn.Module, got int"):
+        gan_fast.explain(3)  # type: ignore[arg-type]  # the point of the test
+    with pytest.raises(TypeError, match="one module at a time"):
+        gan_fast.explain(torch.nn.Identity(), torch.nn.Identity())  # type: ignore[arg-type]  # as above
+    layer = gan_fast.nn.ConvTranspose2d(64, 8, 4, stride=2)
+    with pytest.raises(ValueError, match=r"module takes 64 channels, got an input of shape \(8, 3, 14, 14\)"):
+        gan_fast.explain(layer, (8, 3, 14, 14))

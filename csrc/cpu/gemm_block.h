@@ -69,39 +69,6 @@ GF_INLINE void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, 
   }
 }
 
-// Not inlined: what follows the sums differs with the output's type, they do not.
-template <int L, int NV, class W>
-__attribute__((noinline)) void multiply_blocks(const GemmProduct<W>& job, int64_t begin, int64_t end) {
-  constexpr int R = runs_of(L);
-  constexpr int block_sums = R * L * 2 * VecOf<Sum<W>>::lanes;
-  for (int64_t b = begin; b < end; ++b) multiply_block<L, NV, W>(job, job.run_in + b * R, job.sums + b * block_sums);
-}
-
-template <class W>
-using MultiplyBlocks = void (*)(const GemmProduct<W>&, int64_t begin, int64_t end);
-
-template <int NV, class W>
-MultiplyBlocks<W> multiply_blocks_of(int length) {
-  switch (length) {
-    case 1: return multiply_blocks<1, NV, W>;
-    case 2: return multiply_blocks<2, NV, W>;
-    case 3: return multiply_blocks<3, NV, W>;
-    case 4: return multiply_blocks<4, NV, W>;
-    case 5: return multiply_blocks<5, NV, W>;
-#if GF_VECTOR_BYTES == 64
-    case 6: return multiply_blocks<6, NV, W>;
-    case 7: return multiply_blocks<7, NV, W>;
-    case 8: return multiply_blocks<8, NV, W>;
-    case 9: return multiply_blocks<9, NV, W>;
-    case 10: return multiply_blocks<10, NV, W>;
-    case 11: return multiply_blocks<11, NV, W>;
-    case 12: return multiply_blocks<12, NV, W>;
-    case 13: return multiply_blocks<13, NV, W>;
-#endif
-    default: return multiply_blocks<kPixels, NV, W>;
-  }
-}
-
 // FULL: every lane of both vectors (of one, if NV is 1) is an output channel.
 template <int ACT, int NV, bool FULL, class S>
 void store_block(const GemmStore<S>& job, const int64_t* run_out, const Arithmetic<S>* sums, int runs, int run_length,
@@ -148,23 +115,19 @@ void finish_block(const GemmStore<S>& job, const int64_t* run_out, const Arithme
   }
 }
 
-template <int NV, class S, class W>
+template <int L, int NV, class S, class W>
 void gemm_blocks(const GemmJob<S, W>& job) {
+  constexpr int R = runs_of(L);
   constexpr int lanes = VecOf<Sum<W>>::lanes;
-  const int length = job.run_length, runs = runs_of(length);
-  const MultiplyBlocks<W> multiply = multiply_blocks_of<NV, W>(length);
-  if (!job.finish) return multiply(job, 0, job.blocks);
-  constexpr int64_t kTogether = 4;  // whose sums stay in L1 until they are stored
-  for (int64_t begin = 0; begin < job.blocks; begin += kTogether) {
-    const int64_t end = begin + kTogether < job.blocks ? begin + kTogether : job.blocks;
-    multiply(job, begin, end);
-    for (int64_t b = begin; b < end; ++b) {
-      const Sum<W>* sums = job.sums + b * runs * length * 2 * lanes;
-      if (job.out_lanes == NV * lanes) {
-        finish_block<NV, true, S>(job, job.run_out + b * runs, sums, runs, length, job.out_lanes);
-      } else {
-        finish_block<NV, false, S>(job, job.run_out + b * runs, sums, runs, length, job.out_lanes);
-      }
+  for (int64_t b = 0; b < job.blocks; ++b) {
+    Sum<W>* sums = job.sums + b * R * L * 2 * lanes;
+    // Inlined, though its code is the same for all S: few input channels make so short sums that a call would cost a tenth.
+    multiply_block<L, NV, W>(job, job.run_in + b * R, sums);
+    if (!job.finish) continue;
+    if (job.out_lanes == NV * lanes) {
+      finish_block<NV, true, S>(job, job.run_out + b * R, sums, R, L, job.out_lanes);
+    } else {
+      finish_block<NV, false, S>(job, job.run_out + b * R, sums, R, L, job.out_lanes);
     }
   }
 #if GF_VECTOR_BYTES > 16
@@ -172,12 +135,34 @@ void gemm_blocks(const GemmJob<S, W>& job) {
 #endif
 }
 
+template <int L, class S, class W>
+void gemm_of_length(const GemmJob<S, W>& job) {
+  if (job.out_lanes <= VecOf<Sum<W>>::lanes) {
+    gemm_blocks<L, 1>(job);
+  } else {
+    gemm_blocks<L, 2>(job);
+  }
+}
+
 template <class S, class W>
 void gemm(const GemmJob<S, W>& job) {
-  if (job.out_lanes <= VecOf<Sum<W>>::lanes) {
-    gemm_blocks<1>(job);
-  } else {
-    gemm_blocks<2>(job);
+  switch (job.run_length) {
+    case 1: return gemm_of_length<1>(job);
+    case 2: return gemm_of_length<2>(job);
+    case 3: return gemm_of_length<3>(job);
+    case 4: return gemm_of_length<4>(job);
+    case 5: return gemm_of_length<5>(job);
+    case 6: return gemm_of_length<6>(job);
+#if GF_VECTOR_BYTES == 64
+    case 7: return gemm_of_length<7>(job);
+    case 8: return gemm_of_length<8>(job);
+    case 9: return gemm_of_length<9>(job);
+    case 10: return gemm_of_length<10>(job);
+    case 11: return gemm_of_length<11>(job);
+    case 12: return gemm_of_length<12>(job);
+    case 13: return gemm_of_length<13>(job);
+    case 14: return gemm_of_length<14>(job);
+#endif
   }
 }
 

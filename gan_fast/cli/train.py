@@ -172,7 +172,8 @@ def _resolve(args: argparse.Namespace, training: dict[str, Any], data: dict[str,
     if settled["loss"] not in losses.names():
         raise ValueError(f"--loss {settled['loss']!r} is unknown; {near(settled['loss'], losses.names())}")
     asked = {key: getattr(args, key) for key in _MODEL_OPTIONS if getattr(args, key) is not None}
-    settled["model_options"] = {**training.get("model_options", {}), **asked}
+    same_model = settled["model"] == training.get("model")  # another one has options of its own
+    settled["model_options"] = {**(training.get("model_options", {}) if same_model else {}), **asked}
     return settled
 
 

@@ -171,6 +171,11 @@ def _parts(data: str | Path | ImageData, seed: int, **options: object) -> tuple[
             ImageData(train.images[part], train.labels[part], train.name, train.split, train.classes)
             for part in (order[cut:].sort().values, order[:cut].sort().values)
         )
+    if len(train) <= FEATURES:
+        raise DataError(
+            f"{train.name} has {len(train)} images to train a classifier on, expected more than the {FEATURES} "
+            "dimensions of its features: without them no distance can be measured"
+        )
     labels = train.labels
     if labels is None or held.labels is None or len(labels.unique()) < 2:
         raise DataError(f"{train.name}: expected labels of at least two classes in both parts")
