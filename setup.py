@@ -54,6 +54,11 @@ if X86:
         ],
     )
 
+    LEVELS["avx512_bf16"] = (64, [*LEVELS["avx512"][1], "-mavx512bf16"])
+# Only one text has bf16 instructions; in all others avx512 serves this level too. Emulated at two other levels, that
+# text is proved where a CPU lacks the instructions.
+BF16_LEVEL, BF16_TEXT, BF16_PROOFS = "avx512_bf16", "bf16_pairs-inl.h", ("portable", "avx512")
+
 
 class CompileError(RuntimeError):
     """A compiler call failed; the text is its command's first error."""
@@ -144,6 +149,8 @@ def translation_units() -> list[tuple[str, Path, list[str]]]:
         units.append((relative.as_posix().replace("/", "_")[:-4], source, []))
     for kernel in sorted((CSRC / "cpu").glob("*-inl.h")):
         for level, (vector_bytes, flags) in LEVELS.items():
+            if level not in (*BF16_PROOFS, BF16_LEVEL) if kernel.name == BF16_TEXT else level == BF16_LEVEL:
+                continue
             defines = [f'-DGF_KERNEL="{kernel.name}"', f"-DGF_LEVEL={level}", f"-DGF_VECTOR_BYTES={vector_bytes}"]
             units.append((f"{kernel.name[:-6]}_{level}", CSRC / "cpu/level.cpp", [*defines, *flags]))
     return units

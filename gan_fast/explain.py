@@ -176,7 +176,7 @@ def _explain_pair(upsampling: Any, layer: Any, shape: tuple[int, ...] | None) ->
     rank = weight.dim() - 2
     factors = upsample_conv.whole_factors(upsampling.scale_factor, rank)
     asked = backends.requested()
-    measured = _dtype(weight) == torch.float32 and weight.device.type == "cpu"
+    measured = _dtype(weight) in (torch.float32, torch.bfloat16) and weight.device.type == "cpu"
     if factors is None or (asked == "auto" and not measured):
         return None
     if shape is None:  # a batch large enough for every rule

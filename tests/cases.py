@@ -134,6 +134,7 @@ CONV = [
     conv_case("big_kernel", (2, 3, 3, 3), (4, 3, 5, 5), pad=2, layout="channels_last"),
     conv_case("wide", (1, 8, 2, 70), (16, 8, 1, 9), pad=(0, 4), activation="relu"),
     conv_case("deep", (1, 64, 5, 5), (96, 64, 3, 3), pad=1, layout="channels_last"),
+    conv_case("hundred", (3, 100, 5, 6), (33, 100, 3, 3), stride=2, pad=1, activation="leaky_relu"),
     # Enough channels and pixels for Winograd's algorithm, at sizes that 2x2 pieces do not cover evenly.
     conv_case("winograd_k3", (16, 40, 9, 13), (35, 40, 3, 3), pad=1, activation="relu"),
     conv_case("winograd_k5s2", (7, 35, 13, 14), (33, 35, 5, 5), stride=2, pad=2, layout="channels_last"),
@@ -195,6 +196,7 @@ CONV_TRANSPOSE = [
     ),
     conv_case("all_cut", (1, 2, 3, 3), (2, 3, 2, 2), (2, 2), pad=(6, 0), transposed=True, activation="sigmoid"),
     conv_case("deep", (1, 64, 3, 3), (64, 48, 5, 5), stride=2, pad=2, transposed=True, layout="channels_last"),
+    conv_case("hundred", (3, 33, 3, 4), (33, 100, 4, 4), stride=2, pad=1, transposed=True, activation="leaky_relu"),
     conv_case(
         "winograd_k5s2",
         (13, 36, 8, 9),

@@ -20,9 +20,19 @@ BACKENDS = ("reference", *(f"cpu:{level}" for level in LEVELS))
 
 #: What the kernels of the operators other than the convolutions compute with.
 DTYPES = (torch.float32, torch.bfloat16)
+#: Those that take bfloat16, PyTorch's own operations being the yardstick; "+pairs": with the kernels of avx512_bf16,
+#: emulated.
+BFLOAT16_BACKENDS = (*BACKENDS[1:], "cpu:portable+pairs", "cpu:avx512+pairs")
 
 #: Backends as the operators name them; float64 has one level only.
 REGISTERED = ("reference", "cpu")
+
+
+def rounds_transforms(case: ConvCase, backend: str) -> bool:
+    """Whether the case is Winograd's with operands rounded to bfloat16 behind the transform: its bound, twice PyTorch's
+    error, holds from the numbers before autocast rounds them (csrc/cpu/winograd_conv.h), not from the rounded ones.
+    """
+    return case.name.startswith("winograd") and ("pairs" in backend or "avx512_bf16" in backend)
 
 
 class Ran(list[tuple[str, str]]):
@@ -57,6 +67,7 @@ def level_of(backend: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     NaN.
     """
     name, _, level = backend.partition(":")
+    level, _, pairs = level.partition("+")
     if name == "reference":
         yield name
         return
@@ -65,11 +76,13 @@ def level_of(backend: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         pytest.skip(f"this CPU cannot run {level}")
     before, poison = module.isa(), module.pool_set_poison(True)
     module.set_isa(level)
+    module.set_emulated_pairs(bool(pairs))
     assert module.isa() == level
     with monkeypatch.context() as patch:
         patch.setattr(memory, "POOL_FROM", 0)
         yield name
     module.set_isa(before)
+    module.set_emulated_pairs(False)
     module.pool_set_poison(poison)
 
 
@@ -92,27 +105,36 @@ def run_truth(case: ConvCase, x: Tensor, weight: Tensor, bias: Tensor | None) ->
 Runner = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def orders(case: ConvCase, runner: Runner, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Value, gradients, and gradients of a mix of the gradients, with fixed random weights (equal for all dtypes)."""
-    tensors = case.tensors(dtype)
+def orders(
+    case: ConvCase, runner: Runner, dtype: torch.dtype, stored: torch.dtype = torch.float32, second_order: bool = True
+) -> dict[str, Tensor]:
+    """Value, gradients, and gradients of a mix of the gradients, with fixed random weights.
+
+    All numbers are rounded to ``stored`` before they are given to ``runner`` in ``dtype``.
+    """
+    tensors = tuple(
+        None if t is None else t.detach().to(stored).to(dtype).requires_grad_() for t in case.tensors(stored)
+    )
     inputs = [t for t in tensors if t is not None]
     names = [name for name, t in zip(("input", "weight", "bias"), tensors, strict=True) if t is not None]
     out = runner(*tensors)
     result = {"value": out.detach()}
     # Where the padding cuts all input away, PyTorch's way has no path to some inputs; ours gives zeros.
     nothing = torch.stack([t.sum() for t in inputs]).sum() * 0
-    first = torch.autograd.grad((out * _mix(out, 1)).sum() + nothing, inputs, create_graph=True)
+    first = torch.autograd.grad((out * _mix(out, 1, stored)).sum() + nothing, inputs, create_graph=True)
     result.update({f"d/d{n}": g.detach() for n, g in zip(names, first, strict=True)})
+    if not second_order:
+        return result
     # Products of the gradients with fixed numbers, as a gradient penalty has them.
-    total = torch.stack([(g * _mix(g, 2 + i)).sum() for i, g in enumerate(first)]).sum()
+    total = torch.stack([(g * _mix(g, 2 + i, stored)).sum() for i, g in enumerate(first)]).sum()
     second = torch.autograd.grad(total + nothing, inputs)
     result.update({f"d2/d{n}": g.detach() for n, g in zip(names, second, strict=True)})
     return result
 
 
-def _mix(x: Tensor, seed: int) -> Tensor:
+def _mix(x: Tensor, seed: int, stored: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(x.shape, generator=generator, dtype=torch.float64).float().to(x.dtype)
+    return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(stored).to(x.dtype)
 
 
 def assert_same_layout(tensors: Sequence[Tensor], what: str) -> None:

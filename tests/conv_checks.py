@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -10,16 +11,19 @@ from typing import Any
 import pytest
 import torch
 from cases import ConvCase
-from checks import assert_same_layout, level_of, orders, recorded, run, run_torch, run_truth
+from checks import assert_same_layout, level_of, orders, recorded, rounds_transforms, run, run_torch, run_truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native import kernels
 from tolerance import FACTOR, Errors, assert_as_good, errors
 from torch import Tensor
 
+from gan_fast import backends
 from gan_fast.ops import OPERATORS
 from gan_fast.ops.geometry import Geometry
 
+#: On the level that every machine has.
+BFLOAT16_LEVELS = ("cpu:portable", "cpu:portable+pairs")
 ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh", "sigmoid")
 
 
@@ -53,6 +57,28 @@ def check_orders(case: ConvCase, backend: str, monkeypatch: pytest.MonkeyPatch) 
     factor = FACTOR if name == "cpu" else 2 * FACTOR
     for what, value in ours.items():
         assert_as_good(value, truth[what], theirs[what], f"{case.name}, {backend}, {what}", factor)
+
+
+@cache
+def bfloat16_yardsticks(case: ConvCase, stored: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Errors]]:
+    """Value and derivatives of a case from numbers as ``stored``, and the errors of PyTorch's bfloat16."""
+    half = torch.bfloat16
+    truth = orders(case, lambda x, w, b: run_truth(case, x, w, b), torch.float64, stored)
+    theirs = orders(case, lambda x, w, b: run_torch(case, x, w, b), half, half)
+    return truth, {what: errors(theirs[what], value) for what, value in truth.items()}
+
+
+def check_bfloat16(case: ConvCase, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 value and derivatives are as near to float64 as PyTorch's own bfloat16; the second order where every
+    operator of its formula takes bfloat16."""
+    second = case.activation == "none" or "act_grad" in backends.BFLOAT16_OPERATORS
+    truth, theirs = bfloat16_yardsticks(case, torch.float32 if rounds_transforms(case, backend) else torch.bfloat16)
+    with level_of(backend, monkeypatch) as name, recorded(monkeypatch) as ran:
+        ours = orders(case, lambda x, w, b: run(case, x, w, b, name), torch.bfloat16, torch.bfloat16, second)
+    assert ran.backends() == {name}, f"asked for {name}, ran {sorted(ran.backends())}"
+    for what, value in ours.items():
+        assert value.dtype == torch.bfloat16
+        assert_as_good(value, truth[what], theirs[what], f"{case.name}, {backend}, {what}")
 
 
 def small(cases: Sequence[ConvCase]) -> list[ConvCase]:
@@ -134,17 +160,20 @@ def check_empty_batch(case: ConvCase, backend: str) -> None:
 def check_threads(case: ConvCase, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bits for any number of threads, gradients included."""
     before = torch.get_num_threads()
-    results = []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            with level_of("cpu:portable", monkeypatch) as name:
-                results.append(orders(case, lambda x, w, b, name=name: run(case, x, w, b, name), torch.float32))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        for what, value in results[0].items():
-            assert torch.equal(value, other[what]), f"{case.name}, {what}: depends on the number of threads"
+    for dtype, backend in ((torch.float32, "cpu:portable"), *((torch.bfloat16, level) for level in BFLOAT16_LEVELS)):
+        results = []
+        try:
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                with level_of(backend, monkeypatch) as name:
+                    second = dtype == torch.float32
+                    program = functools.partial(run, case, backend=name)
+                    results.append(orders(case, program, dtype, dtype, second))
+        finally:
+            torch.set_num_threads(before)
+        for other in results[1:]:
+            for what, value in results[0].items():
+                assert torch.equal(value, other[what]), f"{case.name}, {what}: depends on the number of threads"
 
 
 @st.composite

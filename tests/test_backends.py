@@ -161,7 +161,7 @@ def test_explicit_is_strict() -> None:
     kernels()
     x, weight = small()
     cases = [
-        (lambda: functional.conv2d(x.bfloat16(), weight.bfloat16()), "take float32"),
+        (lambda: functional.conv2d(x.half(), weight.half()), "take float32 and bfloat16"),
         (lambda: functional.conv2d(x.to(torch.complex64), weight.to(torch.complex64)), "dtypes"),
         (lambda: functional.conv3d(torch.randn(1, 2, 3, 3, 3), torch.randn(2, 2, 1, 1, 1)), "1-D and 2-D"),
         (lambda: functional.conv2d(x.to("meta"), weight.to("meta")), "tensors on the CPU"),
@@ -183,6 +183,7 @@ def test_table() -> None:
     assert backends.choose("conv", rank=2, **{**facts, "mflop": 0.01}) == choice_table.Choice("torch", rules[1]["why"])
     assert backends.choose("conv", rank=2, **{**facts, "groups": 4}).backend == "torch"
     assert "float64" in backends.choose("conv", rank=2, dtype=torch.float64, **facts).reason
+    assert backends.choose("conv", rank=2, dtype=torch.bfloat16, **facts) == backends.choose("conv", rank=2, **facts)
     assert "3-D" in backends.choose("conv", rank=3, **facts).reason
     assert "CUDA" in backends.choose("conv", rank=2, device="cuda", **facts).reason
     assert "no rule" in choice_table.decide("frobnicate", facts, "avx2").reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 import conv_checks
 import pytest
 from cases import CONV_TRANSPOSE, ConvCase
-from checks import BACKENDS, REGISTERED
+from checks import BACKENDS, BFLOAT16_BACKENDS, REGISTERED
 from conv_checks import ACTIVATIONS, small
 
 all_cases = pytest.mark.parametrize("case", CONV_TRANSPOSE, ids=lambda case: case.name)
@@ -18,6 +18,12 @@ registered = pytest.mark.parametrize("backend", REGISTERED)
 @all_cases
 def test_value_and_two_derivatives(case: ConvCase, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     conv_checks.check_orders(case, backend, monkeypatch)
+
+
+@pytest.mark.parametrize("backend", BFLOAT16_BACKENDS)
+@all_cases
+def test_bfloat16(case: ConvCase, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    conv_checks.check_bfloat16(case, backend, monkeypatch)
 
 
 @all_backends

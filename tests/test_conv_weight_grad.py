@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from cases import CONV, CONV_TRANSPOSE, ConvCase, naive
-from checks import BACKENDS, REGISTERED, level_of, recorded
+from checks import BACKENDS, BFLOAT16_BACKENDS, REGISTERED, level_of, recorded, rounds_transforms
 from conv_checks import ACTIVATIONS, small
 from native import kernels
 from tolerance import assert_as_good
@@ -23,13 +23,15 @@ small_cases = pytest.mark.parametrize(
 )
 
 
-def tensors(case: ConvCase, dtype: torch.dtype, prologue: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(input, gradient of the output, the output that the prologue reads): the same numbers for every dtype."""
+def tensors(
+    case: ConvCase, dtype: torch.dtype, prologue: bool, stored: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(input, gradient of the output, the output that the prologue reads): numbers rounded to ``stored``."""
     generator = torch.Generator().manual_seed(11)
-    x = case.tensors(dtype)[0]
-    g = torch.randn(case.output, generator=generator, dtype=torch.float64).float().to(dtype).requires_grad_()
+    x = case.tensors(stored)[0].detach().to(dtype).requires_grad_()
+    g = torch.randn(case.output, generator=generator, dtype=torch.float64).to(stored).to(dtype).requires_grad_()
     y = torch.rand(case.output, generator=generator, dtype=torch.float64).float() * 0.8 + 0.1
-    return x, g, y.to(dtype).requires_grad_() if prologue else None
+    return x, g, y.to(stored).to(dtype).requires_grad_() if prologue else None
 
 
 def run(case: ConvCase, x: Tensor, g: Tensor, y: Tensor | None, act: str, backend: str) -> tuple[Tensor, Tensor]:
@@ -40,9 +42,9 @@ def run(case: ConvCase, x: Tensor, g: Tensor, y: Tensor | None, act: str, backen
     )
 
 
-def truth(case: ConvCase, act: str) -> tuple[Tensor, Tensor]:
+def truth(case: ConvCase, act: str, stored: torch.dtype) -> tuple[Tensor, Tensor]:
     """By autograd, through the definition of the forward operation, in float64."""
-    x, g, y = tensors(case, torch.float64, act != "none")
+    x, g, y = tensors(case, torch.float64, act != "none", stored)
     _, weight, _ = case.tensors(torch.float64)
     bias = torch.zeros(case.output[1], dtype=torch.float64, requires_grad=True)
     product = g if y is None else activations.grad(g, y, act, 0.3)
@@ -53,9 +55,19 @@ def truth(case: ConvCase, act: str) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("backend", BACKENDS)
 @all_cases
 def test_value(case: ConvCase, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_value(case, backend, torch.float32, monkeypatch)
+
+
+@pytest.mark.parametrize("backend", BFLOAT16_BACKENDS)
+@all_cases
+def test_bfloat16(case: ConvCase, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_value(case, backend, torch.bfloat16, monkeypatch)
+
+
+def check_value(case: ConvCase, backend: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     act = case.activation
-    expected = truth(case, act)
-    x, g, y = tensors(case, torch.float32, act != "none")
+    expected = truth(case, act, torch.float32 if rounds_transforms(case, backend) else dtype)
+    x, g, y = tensors(case, dtype, act != "none", dtype)
     with torch.no_grad():
         theirs = OPERATORS["conv_weight_grad"].implementations["reference"](
             x, g, list(case.weight[2:]), *case.form[:4], case.transposed, True, y, act, 0.3

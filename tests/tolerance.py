@@ -17,7 +17,7 @@ FACTOR = 2.0
 #: end of many roundings, a bfloat16 one of float32 arithmetic and one rounding.
 FLOOR_ULPS = {torch.float32: 4.0, torch.bfloat16: 1.0}
 #: Floor of the mean square's root over at least MANY elements, in units of the last place of the truth's own.
-MEAN_FLOOR_ULPS = 0.25
+MEAN_FLOOR_ULPS = {torch.float32: 0.25, torch.bfloat16: 0.125}
 MANY = 256
 
 
@@ -50,7 +50,7 @@ def assert_as_good(ours: Tensor, truth: Tensor, theirs: Tensor | Errors, what: s
     scale = max(float(truth.abs().max()), smallest)
     floors = [FLOOR_ULPS[precision] * ulp * scale] * 2
     if truth.numel() >= MANY:
-        floors[1] = MEAN_FLOOR_ULPS * ulp * max(float(truth.square().mean().sqrt()), smallest)
+        floors[1] = MEAN_FLOOR_ULPS[precision] * ulp * max(float(truth.square().mean().sqrt()), smallest)
     for name, mine, reference, floor in zip(Errors._fields, errors(ours, truth), yardstick, floors, strict=True):
         assert mine <= factor * reference + floor, (
             f"{what}: {name} error {mine:.3g} against float64, PyTorch's is {reference:.3g} (scale {scale:.3g})"

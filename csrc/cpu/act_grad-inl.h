@@ -4,7 +4,7 @@
 // element's bits do not depend on where it lies (and hence not on how the work was split).
 #include "common/activation.h"
 #include "cpu/act_grad.h"
-#include "cpu/bf16.h"
+#include "common/bf16.h"
 #include "cpu/vec.h"
 #include "cpu/vec_math.h"
 
@@ -15,22 +15,22 @@ extern const ActGradTable act_grad_table;
 
 namespace {
 
-// S: what is stored; arithmetic is done in Wide<S> (bf16.h).
+// S: what is stored; arithmetic is done in Arithmetic<S> (bf16.h).
 template <class S, int ACT>
-__attribute__((noinline)) void act_grad_vectors(const S* g, const S* y, S* out, int64_t vectors, Wide<S> slope) {
-  constexpr int lanes = VecOf<Wide<S>>::lanes;
+__attribute__((noinline)) void act_grad_vectors(const S* g, const S* y, S* out, int64_t vectors, Arithmetic<S> slope) {
+  constexpr int lanes = VecOf<Arithmetic<S>>::lanes;
   for (int64_t i = 0; i < vectors; ++i) {
-    store_narrow(out + i * lanes, act_backward<ACT>(load_wide(g + i * lanes), load_wide(y + i * lanes), slope));
+    write(out + i * lanes, act_backward<ACT>(read(g + i * lanes), read(y + i * lanes), slope));
   }
 }
 
 template <class S, int ACT>
 void act_grad_range(const ActGrad& a, int64_t begin, int64_t end) {
-  constexpr int lanes = VecOf<Wide<S>>::lanes;
+  constexpr int lanes = VecOf<Arithmetic<S>>::lanes;
   const S* g = static_cast<const S*>(a.grad_output) + begin;
   const S* y = static_cast<const S*>(a.y) + begin;
   S* out = static_cast<S*>(a.out) + begin;
-  const Wide<S> slope = static_cast<Wide<S>>(a.slope);
+  const Arithmetic<S> slope = static_cast<Arithmetic<S>>(a.slope);
   const int64_t vectors = (end - begin) / lanes, rest = (end - begin) % lanes;
   if (vectors > 0) act_grad_vectors<S, ACT>(g, y, out, vectors, slope);
   if (rest == 0) return;
@@ -57,9 +57,9 @@ void act_grad_any(const ActGrad& a, int64_t begin, int64_t end) {
 
 // Double exists at the portable level only, where vectors have 16 bytes.
 #if GF_VECTOR_BYTES == 16
-const ActGradTable act_grad_table = {act_grad_any<float>, act_grad_any<double>, act_grad_any<bf16>};
+const ActGradTable act_grad_table = {act_grad_any<float>, act_grad_any<double>, act_grad_any<Bf16>};
 #else
-const ActGradTable act_grad_table = {act_grad_any<float>, nullptr, act_grad_any<bf16>};
+const ActGradTable act_grad_table = {act_grad_any<float>, nullptr, act_grad_any<Bf16>};
 #endif
 
 }  // namespace GF_LEVEL

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "cpu/batch_norm_act.h"
-#include "cpu/bf16.h"
+#include "common/bf16.h"
 
 namespace gan_fast {
 
@@ -44,7 +44,7 @@ struct NormParameters {
     if (values == nullptr) return constant;
     switch (dtype) {
       case 1: return static_cast<const double*>(values)[channel];
-      case 2: return static_cast<double>(widened(static_cast<const bf16*>(values)[channel]));
+      case 2: return static_cast<double>(widen(static_cast<const Bf16*>(values)[channel]));
       default: return static_cast<double>(static_cast<const float*>(values)[channel]);
     }
   }
@@ -53,7 +53,7 @@ struct NormParameters {
 inline void store_parameter(void* values, int dtype, int64_t channel, double value) {
   switch (dtype) {
     case 1: static_cast<double*>(values)[channel] = value; return;
-    case 2: static_cast<bf16*>(values)[channel] = narrowed<bf16>(static_cast<float>(value)); return;
+    case 2: static_cast<Bf16*>(values)[channel] = narrow<Bf16>(static_cast<float>(value)); return;
     default: static_cast<float*>(values)[channel] = static_cast<float>(value);
   }
 }

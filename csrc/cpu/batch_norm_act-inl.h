@@ -16,7 +16,7 @@ namespace {
 constexpr int64_t kShiftRows = 16;
 
 // sums += x - shift, squares += (x - shift)^2
-template <class S, bool NARROW, int ROWS, class T = Wide<S>>
+template <class S, bool NARROW, int ROWS, class T = Arithmetic<S>>
 inline __attribute__((always_inline)) void add_rows(const S* x, int64_t stride, int64_t channels, const T* shift, T* sums,
                                                     T* squares) {
   norm_vectors<T>(channels, [&](int64_t channel, int64_t slot) {
@@ -32,7 +32,7 @@ inline __attribute__((always_inline)) void add_rows(const S* x, int64_t stride, 
   });
 }
 
-template <class S, bool NARROW, class T = Wide<S>>
+template <class S, bool NARROW, class T = Arithmetic<S>>
 void moments(const S* x, int64_t rows, int64_t stride, int64_t channels, double* mean, double* squares) {
   T shift[kNormSlots] = {}, run_sums[kNormSlots] = {}, run_squares[kNormSlots] = {};
   double sums[kNormSlots] = {}, sums_of_squares[kNormSlots] = {};
@@ -40,7 +40,7 @@ void moments(const S* x, int64_t rows, int64_t stride, int64_t channels, double*
 
   const int64_t first = rows < kShiftRows ? rows : kShiftRows;
   for (int64_t r = 0; r < first; ++r) {
-    for (int64_t c = 0; c < channels; ++c) shift[c] += widened(x[r * stride + c]);
+    for (int64_t c = 0; c < channels; ++c) shift[c] += widen(x[r * stride + c]);
   }
   for (int64_t c = 0; c < channels; ++c) shift[c] /= static_cast<T>(first);
 
@@ -62,7 +62,7 @@ void moments(const S* x, int64_t rows, int64_t stride, int64_t channels, double*
   }
 }
 
-template <class S, int ACT, bool NARROW, class T = Wide<S>>
+template <class S, int ACT, bool NARROW, class T = Arithmetic<S>>
 void apply(const S* x, int64_t rows, int64_t stride, int64_t channels, const T* shift, const T* scale, const T* offset,
            T slope, S* y) {
   norm_rows<S, 2>(0, rows, channels, [&](int64_t row, auto count) {
@@ -79,18 +79,18 @@ void apply(const S* x, int64_t rows, int64_t stride, int64_t channels, const T* 
 
 template <class S>
 void moments_any(const S* x, int64_t rows, int64_t stride, int64_t channels, double* mean, double* squares) {
-  const auto kernel = channels < VecOf<Wide<S>>::lanes ? moments<S, true> : moments<S, false>;
+  const auto kernel = channels < VecOf<Arithmetic<S>>::lanes ? moments<S, true> : moments<S, false>;
   kernel(x, rows, stride, channels, mean, squares);
 }
 
-template <class S, int ACT, class T = Wide<S>>
+template <class S, int ACT, class T = Arithmetic<S>>
 void apply_width(const S* x, int64_t rows, int64_t stride, int64_t channels, const T* shift, const T* scale, const T* offset,
                  T slope, S* y) {
   const auto kernel = channels < VecOf<T>::lanes ? apply<S, ACT, true> : apply<S, ACT, false>;
   kernel(x, rows, stride, channels, shift, scale, offset, slope, y);
 }
 
-template <class S, class T = Wide<S>>
+template <class S, class T = Arithmetic<S>>
 void apply_any(const S* x, int64_t rows, int64_t stride, int64_t channels, const T* shift, const T* scale, const T* offset,
                int activation, T slope, S* y) {
   switch (activation) {
@@ -107,10 +107,10 @@ void apply_any(const S* x, int64_t rows, int64_t stride, int64_t channels, const
 // Double exists at the portable level only, where vectors have 16 bytes.
 #if GF_VECTOR_BYTES == 16
 const BatchNormActTable batch_norm_act_table = {
-    {moments_any<float>, apply_any<float>}, {moments_any<double>, apply_any<double>}, {moments_any<bf16>, apply_any<bf16>}};
+    {moments_any<float>, apply_any<float>}, {moments_any<double>, apply_any<double>}, {moments_any<Bf16>, apply_any<Bf16>}};
 #else
 const BatchNormActTable batch_norm_act_table = {
-    {moments_any<float>, apply_any<float>}, {nullptr, nullptr}, {moments_any<bf16>, apply_any<bf16>}};
+    {moments_any<float>, apply_any<float>}, {nullptr, nullptr}, {moments_any<Bf16>, apply_any<Bf16>}};
 #endif
 
 }  // namespace GF_LEVEL

@@ -31,7 +31,7 @@ void merge(const NormPieces& pieces, const std::vector<double>& means, const std
 
 template <class S>
 void run(const BatchNormAct& args, int threads) {
-  using T = Wide<S>;
+  using T = Arithmetic<S>;
   const BatchNormActFunctions<S>& kernel = functions_of<S>(batch_norm_act_table_for<S>());
   const NormPieces pieces(args.rows, args.channels);
   const S* x = static_cast<const S*>(args.x);
@@ -64,7 +64,7 @@ void batch_norm_act(const BatchNormAct& args, int threads) {
   if (args.rows == 0 || args.channels == 0) return;
   switch (args.dtype) {
     case 1: return run<double>(args, threads);
-    case 2: return run<bf16>(args, threads);
+    case 2: return run<Bf16>(args, threads);
     default: return run<float>(args, threads);
   }
 }

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cpu/bf16.h"
+#include "common/bf16.h"
 #include "cpu/isa.h"
 
 namespace gan_fast {
@@ -33,7 +33,7 @@ void batch_norm_act(const BatchNormAct& args, int threads);
 constexpr int64_t kNormChannels = 512;
 
 // Kernels of one piece: `rows` rows of `channels` elements, `stride` elements apart (csrc/cpu/batch_norm.h).
-template <class S, class T = Wide<S>>
+template <class S, class T = Arithmetic<S>>
 struct BatchNormActFunctions {
   // Mean, and the sum of squared deviations from it, of each channel of the piece.
   void (*moments)(const S* x, int64_t rows, int64_t stride, int64_t channels, double* mean, double* squares);
@@ -45,7 +45,7 @@ struct BatchNormActFunctions {
 struct BatchNormActTable {
   BatchNormActFunctions<float> f32;
   BatchNormActFunctions<double> f64;  // portable level only
-  BatchNormActFunctions<gan_fast::bf16> bf16;
+  BatchNormActFunctions<Bf16> bf16;
 };
 
 GAN_FAST_DECLARE_TABLE(BatchNormActTable, batch_norm_act_table)

@@ -23,7 +23,7 @@ inline __attribute__((always_inline)) Vec<T> through(Vec<T> grad_output, Vec<T> 
   }
 }
 
-template <class S, int ACT, bool NARROW, class T = Wide<S>>
+template <class S, int ACT, bool NARROW, class T = Arithmetic<S>>
 void sums(const NormBackwardPiece<S>& p, double* sum_g, double* sum_gt) {
   T run_g[kNormSlots] = {}, run_gt[kNormSlots] = {};
   double total_g[kNormSlots] = {}, total_gt[kNormSlots] = {};
@@ -52,7 +52,7 @@ void sums(const NormBackwardPiece<S>& p, double* sum_g, double* sum_gt) {
   norm_unslot<T>(total_gt, p.channels, sum_gt);
 }
 
-template <class S, int ACT, bool NARROW, class T = Wide<S>>
+template <class S, int ACT, bool NARROW, class T = Arithmetic<S>>
 void input(const NormBackwardPiece<S>& p, const T* slope_of_t, const T* constant, S* grad_input) {
   norm_rows<S, 2>(0, p.rows, p.channels, [&](int64_t row, auto count) {
     norm_vectors<T>(p.channels, [&](int64_t channel, int64_t) {
@@ -70,11 +70,11 @@ void input(const NormBackwardPiece<S>& p, const T* slope_of_t, const T* constant
 
 template <class S, int ACT>
 void sums_width(const NormBackwardPiece<S>& p, double* sum_g, double* sum_gt) {
-  const auto kernel = p.channels < VecOf<Wide<S>>::lanes ? sums<S, ACT, true> : sums<S, ACT, false>;
+  const auto kernel = p.channels < VecOf<Arithmetic<S>>::lanes ? sums<S, ACT, true> : sums<S, ACT, false>;
   kernel(p, sum_g, sum_gt);
 }
 
-template <class S, int ACT, class T = Wide<S>>
+template <class S, int ACT, class T = Arithmetic<S>>
 void input_width(const NormBackwardPiece<S>& p, const T* slope_of_t, const T* constant, S* out) {
   const auto kernel = p.channels < VecOf<T>::lanes ? input<S, ACT, true> : input<S, ACT, false>;
   kernel(p, slope_of_t, constant, out);
@@ -91,7 +91,7 @@ void sums_any(const NormBackwardPiece<S>& p, double* sum_g, double* sum_gt) {
   }
 }
 
-template <class S, class T = Wide<S>>
+template <class S, class T = Arithmetic<S>>
 void input_any(const NormBackwardPiece<S>& p, const T* slope_of_t, const T* constant, S* out) {
   switch (p.activation) {
     case kRelu: return input_width<S, kRelu>(p, slope_of_t, constant, out);
@@ -107,10 +107,10 @@ void input_any(const NormBackwardPiece<S>& p, const T* slope_of_t, const T* cons
 // Double exists at the portable level only, where vectors have 16 bytes.
 #if GF_VECTOR_BYTES == 16
 const BatchNormActBackwardTable batch_norm_act_backward_table = {
-    {sums_any<float>, input_any<float>}, {sums_any<double>, input_any<double>}, {sums_any<bf16>, input_any<bf16>}};
+    {sums_any<float>, input_any<float>}, {sums_any<double>, input_any<double>}, {sums_any<Bf16>, input_any<Bf16>}};
 #else
 const BatchNormActBackwardTable batch_norm_act_backward_table = {
-    {sums_any<float>, input_any<float>}, {nullptr, nullptr}, {sums_any<bf16>, input_any<bf16>}};
+    {sums_any<float>, input_any<float>}, {nullptr, nullptr}, {sums_any<Bf16>, input_any<Bf16>}};
 #endif
 
 }  // namespace GF_LEVEL

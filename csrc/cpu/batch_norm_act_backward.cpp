@@ -42,7 +42,7 @@ InputTerms<T> finish(const BatchNormActBackward& args, const NormPieces& pieces,
 
 template <class S>
 void run(const BatchNormActBackward& args, int threads) {
-  using T = Wide<S>;
+  using T = Arithmetic<S>;
   const BatchNormActBackwardFunctions<S>& kernel = functions_of<S>(batch_norm_act_backward_table_for<S>());
   const NormPieces pieces(args.rows, args.channels);
   const NormAffine<T> affine(args.channels, args.mean, args.var, args.eps, NormParameters{args.weight, args.parameter_dtype},
@@ -82,7 +82,7 @@ void batch_norm_act_backward(const BatchNormActBackward& args, int threads) {
   if (args.rows == 0 || args.channels == 0) return;
   switch (args.dtype) {
     case 1: return run<double>(args, threads);
-    case 2: return run<bf16>(args, threads);
+    case 2: return run<Bf16>(args, threads);
     default: return run<float>(args, threads);
   }
 }

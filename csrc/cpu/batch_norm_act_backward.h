@@ -10,7 +10,7 @@
 
 #include <cstdint>
 
-#include "cpu/bf16.h"
+#include "common/bf16.h"
 #include "cpu/isa.h"
 
 namespace gan_fast {
@@ -42,7 +42,7 @@ void batch_norm_act_backward(const BatchNormActBackward& args, int threads);
 
 // One piece: `rows` rows of `channels` elements, `stride` elements apart (csrc/cpu/batch_norm.h). The affine form of
 // batch_norm_act is t = x - shift, z = t * scale + offset.
-template <class S, class T = Wide<S>>
+template <class S, class T = Arithmetic<S>>
 struct NormBackwardPiece {
   int64_t rows, stride, channels;
   const S* grad_output;
@@ -54,7 +54,7 @@ struct NormBackwardPiece {
   T slope;
 };
 
-template <class S, class T = Wide<S>>
+template <class S, class T = Arithmetic<S>>
 struct BatchNormActBackwardFunctions {
   // Of each channel: sum of g, and of g * t.
   void (*sums)(const NormBackwardPiece<S>& piece, double* sum_g, double* sum_gt);
@@ -65,7 +65,7 @@ struct BatchNormActBackwardFunctions {
 struct BatchNormActBackwardTable {
   BatchNormActBackwardFunctions<float> f32;
   BatchNormActBackwardFunctions<double> f64;  // portable level only
-  BatchNormActBackwardFunctions<gan_fast::bf16> bf16;
+  BatchNormActBackwardFunctions<Bf16> bf16;
 };
 
 GAN_FAST_DECLARE_TABLE(BatchNormActBackwardTable, batch_norm_act_backward_table)

@@ -4,11 +4,11 @@
 // divide evenly: an element computed twice has the same value twice. Sums have a slot of their own for it. Rows shorter
 // than a vector are padded with zeros.
 //
-// S is what images are stored in, T = Wide<S> what everything else is computed in (bf16.h).
+// S is what images are stored in, T = Arithmetic<S> what everything else is computed in (bf16.h).
 #pragma once
 
 #include "cpu/batch_norm_act.h"
-#include "cpu/bf16.h"
+#include "common/bf16.h"
 #include "cpu/vec.h"
 
 namespace gan_fast {
@@ -58,20 +58,20 @@ inline __attribute__((always_inline)) void norm_rows(int64_t begin, int64_t end,
 }
 
 template <class S, bool NARROW>
-inline __attribute__((always_inline)) Vec<Wide<S>> norm_load(const S* p, int64_t channels) {
+inline __attribute__((always_inline)) Vec<Arithmetic<S>> norm_load(const S* p, int64_t channels) {
   if constexpr (NARROW) {
-    return load_wide_first(p, channels);
+    return read_first(p, channels);
   } else {
-    return load_wide(p);
+    return read(p);
   }
 }
 
 template <class S, bool NARROW>
-inline __attribute__((always_inline)) void norm_store(S* p, Vec<Wide<S>> v, int64_t channels) {
+inline __attribute__((always_inline)) void norm_store(S* p, Vec<Arithmetic<S>> v, int64_t channels) {
   if constexpr (NARROW) {
-    store_narrow_first(p, v, channels);
+    write_first(p, v, channels);
   } else {
-    store_narrow(p, v);
+    write(p, v);
   }
 }
 

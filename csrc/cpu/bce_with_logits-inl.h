@@ -1,6 +1,6 @@
 // Kernel text of bce_with_logits, compiled once per level. Ends of rows go through the vector loop, padded: see bias_act-inl.h.
 #include "cpu/bce_with_logits.h"
-#include "cpu/bf16.h"
+#include "common/bf16.h"
 #include "cpu/vec.h"
 #include "cpu/vec_math.h"
 
@@ -11,38 +11,38 @@ extern const BceTable bce_table;
 
 namespace {
 
-// S: what is stored; arithmetic is done in Wide<S> (bf16.h). L: of the losses, Wide<S> where they are added up.
+// S: what is stored; arithmetic is done in Arithmetic<S> (bf16.h). L: of the losses, Arithmetic<S> where they are added up.
 template <class S, class L>
 struct BcePointers {
   const S *x, *target, *weight, *pos_weight;  // null where the constant 1, or target_value, stands for them
-  Wide<S> target_value;
-  Wide<S> grad_scale;
+  Arithmetic<S> target_value;
+  Arithmetic<S> grad_scale;
   L* loss;
   S* grad;  // or null
 };
 
 template <class S, class L>
 __attribute__((noinline)) void bce_vectors(const BcePointers<S, L>& a, int64_t vectors) {
-  using T = Wide<S>;
+  using T = Arithmetic<S>;
   constexpr int lanes = VecOf<T>::lanes;
   const Vec<T> one = splat(T(1));
   for (int64_t i = 0; i < vectors; ++i) {
     const int64_t at = i * lanes;
-    const Vec<T> x = load_wide(a.x + at);
-    const Vec<T> t = a.target != nullptr ? load_wide(a.target + at) : splat(a.target_value);
-    const Vec<T> w = a.weight != nullptr ? load_wide(a.weight + at) : one;
-    const Vec<T> p = a.pos_weight != nullptr ? load_wide(a.pos_weight + at) : one;
+    const Vec<T> x = read(a.x + at);
+    const Vec<T> t = a.target != nullptr ? read(a.target + at) : splat(a.target_value);
+    const Vec<T> w = a.weight != nullptr ? read(a.weight + at) : one;
+    const Vec<T> p = a.pos_weight != nullptr ? read(a.pos_weight + at) : one;
 
     const Vec<T> e = vexp_nonpositive<Vec<T>>(-vabs(x));
     const Vec<T> linear = x < T(0) ? -x * t * p : x * (one - t);
     const Vec<T> loss = linear + ((p - one) * t + one) * vlog1p_unit(e);
-    store_narrow(a.loss + at, loss * w);
+    write(a.loss + at, loss * w);
     if (a.grad != nullptr) {
       const Vec<T> larger = one / (one + e);  // s(|x|)
       const Vec<T> smaller = e * larger;      // s(-|x|)
       const Vec<T> s = x < T(0) ? smaller : larger;
       const Vec<T> s_of_minus = x < T(0) ? larger : smaller;
-      store_narrow(a.grad + at, ((one - t) * s - p * t * s_of_minus) * (w * a.grad_scale));
+      write(a.grad + at, ((one - t) * s - p * t * s_of_minus) * (w * a.grad_scale));
     }
   }
 }
@@ -77,7 +77,7 @@ inline const T* padded(const T* p, int64_t rest, T* room) {
 // The piece with its losses at `loss`.
 template <class S, class L>
 void bce_elements(const BceWithLogits& args, int64_t begin, int64_t count, L* loss) {
-  using T = Wide<S>;
+  using T = Arithmetic<S>;
   constexpr int lanes = VecOf<T>::lanes;
   BcePointers<S, L> a;
   a.x = static_cast<const S*>(args.x) + begin;
@@ -111,7 +111,7 @@ double bce_piece(const BceWithLogits& args, int64_t begin, int64_t count) {
     bce_elements<S>(args, begin, count, static_cast<S*>(args.loss) + begin);
     return 0.0;
   }
-  Wide<S> losses[kBcePiece];
+  Arithmetic<S> losses[kBcePiece];
   bce_elements<S>(args, begin, count, losses);
   return sum(losses, count);
 }
@@ -119,9 +119,9 @@ double bce_piece(const BceWithLogits& args, int64_t begin, int64_t count) {
 }  // namespace
 
 #if GF_VECTOR_BYTES == 16
-const BceTable bce_table = {bce_piece<float>, bce_piece<double>, bce_piece<bf16>};
+const BceTable bce_table = {bce_piece<float>, bce_piece<double>, bce_piece<Bf16>};
 #else
-const BceTable bce_table = {bce_piece<float>, nullptr, bce_piece<bf16>};
+const BceTable bce_table = {bce_piece<float>, nullptr, bce_piece<Bf16>};
 #endif
 
 }  // namespace GF_LEVEL

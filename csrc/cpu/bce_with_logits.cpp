@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "common/parallel.h"
-#include "cpu/bf16.h"
+#include "common/bf16.h"
 
 namespace gan_fast {
 
@@ -28,7 +28,7 @@ void bce_with_logits(const BceWithLogits& args, int threads) {
   if (args.dtype == 1) {
     *static_cast<double*>(args.loss) = total;
   } else if (args.dtype == 2) {
-    *static_cast<bf16*>(args.loss) = narrowed<bf16>(static_cast<float>(total));
+    *static_cast<Bf16*>(args.loss) = narrow<Bf16>(static_cast<float>(total));
   } else {
     *static_cast<float*>(args.loss) = static_cast<float>(total);
   }

@@ -3,7 +3,7 @@
 // The loops below take whole vectors only; an end is copied into a padded vector and goes through the same function, so that
 // an element's bits do not depend on where it lies (and hence not on how the work was split).
 #include "common/activation.h"
-#include "cpu/bf16.h"
+#include "common/bf16.h"
 #include "cpu/bias_act.h"
 #include "cpu/vec.h"
 #include "cpu/vec_math.h"
@@ -19,26 +19,26 @@ namespace {
 
 enum BiasForm { kWithout, kOneValue, kRepeated };
 
-// S: what is stored; arithmetic is done in T = Wide<S> (bf16.h).
+// S: what is stored; arithmetic is done in T = Arithmetic<S> (bf16.h).
 // `bias`: one value, or channels + lanes values of which the first vector starts at `channel`.
-template <class S, int ACT, int FORM, class T = Wide<S>>
+template <class S, int ACT, int FORM, class T = Arithmetic<S>>
 GF_NOINLINE void bias_act_vectors(const S* x, const T* bias, int64_t channel, int64_t channels, S* y, int64_t vectors, T slope) {
   constexpr int lanes = VecOf<T>::lanes;
   Vec<T> b = FORM == kOneValue ? splat(*bias) : Vec<T>{};
   const int64_t step = FORM == kRepeated ? lanes % channels : 0;
   for (int64_t i = 0; i < vectors; ++i) {
-    Vec<T> v = load_wide(x + i * lanes);
+    Vec<T> v = read(x + i * lanes);
     if constexpr (FORM == kRepeated) {
       b = load(bias + channel);
       channel += step;
       if (channel >= channels) channel -= channels;
     }
     if constexpr (FORM != kWithout) v = v + b;
-    store_narrow(y + i * lanes, activate<ACT>(v, slope));
+    write(y + i * lanes, activate<ACT>(v, slope));
   }
 }
 
-template <class S, int ACT, int FORM, class T = Wide<S>>
+template <class S, int ACT, int FORM, class T = Arithmetic<S>>
 void bias_act_row(const S* x, const T* bias, int64_t channel, int64_t channels, S* y, int64_t n, T slope) {
   constexpr int lanes = VecOf<T>::lanes;
   const int64_t vectors = n / lanes, rest = n % lanes;
@@ -52,7 +52,7 @@ void bias_act_row(const S* x, const T* bias, int64_t channel, int64_t channels, 
   __builtin_memcpy(y + done, padded, static_cast<size_t>(rest) * sizeof(S));
 }
 
-template <class S, int ACT, class T = Wide<S>>
+template <class S, int ACT, class T = Arithmetic<S>>
 void bias_act_range(const BiasAct& a, const T* bias, int64_t begin, int64_t end) {
   const S* x = static_cast<const S*>(a.x);
   S* y = static_cast<S*>(a.y);
@@ -74,7 +74,7 @@ void bias_act_range(const BiasAct& a, const T* bias, int64_t begin, int64_t end)
 
 template <class S>
 void bias_act_any(const BiasAct& a, const void* bias, int64_t begin, int64_t end) {
-  const Wide<S>* b = static_cast<const Wide<S>*>(bias);
+  const Arithmetic<S>* b = static_cast<const Arithmetic<S>*>(bias);
   switch (a.activation) {
     case kRelu: return bias_act_range<S, kRelu>(a, b, begin, end);
     case kLeakyRelu: return bias_act_range<S, kLeakyRelu>(a, b, begin, end);
@@ -90,9 +90,9 @@ void bias_act_any(const BiasAct& a, const void* bias, int64_t begin, int64_t end
 
 // Double exists at the portable level only, where vectors have 16 bytes.
 #if GF_VECTOR_BYTES == 16
-const BiasActTable bias_act_table = {bias_act_any<float>, bias_act_any<double>, bias_act_any<bf16>};
+const BiasActTable bias_act_table = {bias_act_any<float>, bias_act_any<double>, bias_act_any<Bf16>};
 #else
-const BiasActTable bias_act_table = {bias_act_any<float>, nullptr, bias_act_any<bf16>};
+const BiasActTable bias_act_table = {bias_act_any<float>, nullptr, bias_act_any<Bf16>};
 #endif
 
 }  // namespace GF_LEVEL

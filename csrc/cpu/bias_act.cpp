@@ -4,17 +4,17 @@
 #include <vector>
 
 #include "common/parallel.h"
-#include "cpu/bf16.h"
+#include "common/bf16.h"
 
 namespace gan_fast {
 namespace {
 
 // The bias in the type of the arithmetic, again and again until it has `size` entries.
 template <class S>
-std::vector<Wide<S>> repeated(const void* bias, int64_t channels, int64_t size) {
+std::vector<Arithmetic<S>> repeated(const void* bias, int64_t channels, int64_t size) {
   const S* b = static_cast<const S*>(bias);
-  std::vector<Wide<S>> out(static_cast<std::size_t>(size));
-  for (int64_t i = 0; i < size; ++i) out[static_cast<std::size_t>(i)] = widened(b[i % channels]);
+  std::vector<Arithmetic<S>> out(static_cast<std::size_t>(size));
+  for (int64_t i = 0; i < size; ++i) out[static_cast<std::size_t>(i)] = widen(b[i % channels]);
   return out;
 }
 
@@ -33,7 +33,7 @@ void bias_act(const BiasAct& args, int threads) {
       doubles = repeated<double>(bias, args.channels, size);
       bias = doubles.data();
     } else {
-      floats = args.dtype == 2 ? repeated<bf16>(bias, args.channels, size) : repeated<float>(bias, args.channels, size);
+      floats = args.dtype == 2 ? repeated<Bf16>(bias, args.channels, size) : repeated<float>(bias, args.channels, size);
       bias = floats.data();
     }
   }

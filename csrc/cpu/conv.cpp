@@ -24,6 +24,7 @@ void conv(const ConvGeometry& g, const T* x, const T* weight, T* y, const Epilog
 }
 
 template void conv<float>(const ConvGeometry&, const float*, const float*, float*, const Epilogue&, const Prologue&, int);
+template void conv<Bf16>(const ConvGeometry&, const Bf16*, const Bf16*, Bf16*, const Epilogue&, const Prologue&, int);
 template void conv<double>(const ConvGeometry&, const double*, const double*, double*, const Epilogue&, const Prologue&, int);
 
 }  // namespace gan_fast

@@ -5,7 +5,7 @@
 
 namespace gan_fast {
 
-// y = act(conv(x * act'(prologue_y)) + bias); dense channels-last x and y, weight (O, I/g, kh, kw) as torch has it. T: float or double.
+// y = act(conv(x * act'(prologue_y)) + bias); dense channels-last x and y, weight (O, I/g, kh, kw) as torch has it. T: float, Bf16 or double.
 template <class T>
 void conv(const ConvGeometry& geometry, const T* x, const T* weight, T* y, const Epilogue& epilogue, const Prologue& prologue,
           int threads);

@@ -48,6 +48,7 @@ void conv_transpose(const ConvGeometry& g, const T* x, const T* weight, T* y, co
 }
 
 template void conv_transpose<float>(const ConvGeometry&, const float*, const float*, float*, const Epilogue&, const Prologue&, int);
+template void conv_transpose<Bf16>(const ConvGeometry&, const Bf16*, const Bf16*, Bf16*, const Epilogue&, const Prologue&, int);
 template void conv_transpose<double>(const ConvGeometry&, const double*, const double*, double*, const Epilogue&, const Prologue&,
                                      int);
 

@@ -1,6 +1,7 @@
 // Kernels of conv_weight_grad.h.
 #include "common/activation.h"
 #include "conv_weight_grad.h"
+#include "outer_block.h"
 #include "vec.h"
 #include "vec_math.h"
 
@@ -9,89 +10,17 @@ namespace GF_LEVEL {
 
 #define GF_INLINE static inline __attribute__((always_inline))
 
-#if GF_VECTOR_BYTES == 64
-constexpr int kRows = 14;
-#else
-constexpr int kRows = 6;
-#endif
-
-template <int M, int NV, class T>
-void outer_rows(const OuterJob<T>& job) {
-  constexpr int lanes = VecOf<T>::lanes;
-  Vec<T> acc[M][NV];
-#pragma GCC unroll 16
-  for (int i = 0; i < M; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) acc[i][v] = Vec<T>{};
-  }
-  for (int64_t image = 0; image < job.images; ++image) {
-    for (int64_t line = 0; line < job.lines; ++line) {
-      const T* a = job.a + image * job.a_image + line * job.a_line;
-      const T* b = job.b + image * job.b_image + line * job.b_line;
-      for (int64_t k = 0; k < job.length; ++k, a += job.a_pixel, b += 2 * lanes) {
-        Vec<T> right[NV];
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) right[v] = load<T>(b + v * lanes);
-#pragma GCC unroll 16
-        for (int i = 0; i < M; ++i) {
-          const Vec<T> left = splat<T>(a[i]);
-#pragma GCC unroll 2
-          for (int v = 0; v < NV; ++v) acc[i][v] += left * right[v];
-        }
-      }
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < M; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) {
-      T* sum = job.sums + (i * 2 + v) * lanes;
-      store<T>(sum, load<T>(sum) + acc[i][v]);
-    }
-  }
-}
-
-template <int M, class T>
-void outer_width(const OuterJob<T>& job) {
-  if (job.narrow) {
-    outer_rows<M, 1>(job);
-  } else {
-    outer_rows<M, 2>(job);
-  }
-}
-
-template <class T>
-void outer(const OuterJob<T>& job) {
-  switch (job.rows) {
-    case 1: return outer_width<1>(job);
-    case 2: return outer_width<2>(job);
-    case 3: return outer_width<3>(job);
-    case 4: return outer_width<4>(job);
-    case 5: return outer_width<5>(job);
-    case 6: return outer_width<6>(job);
-#if GF_VECTOR_BYTES == 64
-    case 7: return outer_width<7>(job);
-    case 8: return outer_width<8>(job);
-    case 9: return outer_width<9>(job);
-    case 10: return outer_width<10>(job);
-    case 11: return outer_width<11>(job);
-    case 12: return outer_width<12>(job);
-    case 13: return outer_width<13>(job);
-    case 14: return outer_width<14>(job);
-#endif
-  }
-}
-
-template <int ACT, class T>
-void pack_channels_impl(const PackChannels<T>& job) {
+template <int ACT, class S>
+void pack_channels_impl(const PackChannels<S, Arithmetic<S>>& job) {
+  using T = Arithmetic<S>;
   constexpr int lanes = VecOf<T>::lanes;
   for (int64_t j = 0; j < job.columns; ++j) {
     const int64_t column = job.first + j * job.step;
     const bool inside = job.input != nullptr && column >= 0 && column < job.width;
-    const T* in = inside ? job.input + column * job.pixel_stride : nullptr;
-    const T* y = ACT == kNone || !inside ? nullptr : job.prologue_y + column * job.pixel_stride;
+    const S* in = inside ? job.input + column * job.pixel_stride : nullptr;
+    const S* y = ACT == kNone || !inside ? nullptr : job.prologue_y + column * job.pixel_stride;
     if (inside) {
-      prefetch(in + kPrefetchPixels * job.step * job.pixel_stride, job.channels * static_cast<int64_t>(sizeof(T)));
+      prefetch(in + kPrefetchPixels * job.step * job.pixel_stride, job.channels * static_cast<int64_t>(sizeof(S)));
     }
     T* block = job.out + j * job.out_pixel;
     for (int64_t c = 0; c < job.channels; c += job.packed, block += job.out_block) {
@@ -101,9 +30,9 @@ void pack_channels_impl(const PackChannels<T>& job) {
         const int64_t left = valid - v;
         Vec<T> value{};
         if (left > 0) {
-          value = left >= lanes ? load<T>(in + c + v) : load_first<T>(in + c + v, left);
+          value = left >= lanes ? read<S>(in + c + v) : read_first<S>(in + c + v, left);
           if constexpr (ACT != kNone) {
-            value = act_backward<ACT>(value, left >= lanes ? load<T>(y + c + v) : load_first<T>(y + c + v, left),
+            value = act_backward<ACT>(value, left >= lanes ? read<S>(y + c + v) : read_first<S>(y + c + v, left),
                                       job.prologue_slope);
           }
         }
@@ -113,8 +42,8 @@ void pack_channels_impl(const PackChannels<T>& job) {
   }
 }
 
-template <class T>
-void pack_channels(const PackChannels<T>& job) {
+template <class S>
+void pack_channels(const PackChannels<S, Arithmetic<S>>& job) {
   switch (job.prologue_y == nullptr ? kNone : job.prologue_activation) {
     case kRelu:
       return pack_channels_impl<kRelu>(job);
@@ -152,10 +81,11 @@ void fold_line(const FoldLine<T>& job) {
 constexpr int64_t kShortChain = 32;
 
 // One vector of channels, or `count` lanes of one.
-template <int ACT, int NV, bool WHOLE, class T>
-GF_INLINE void column_sums_of(const ColumnSumJob<T>& job, int64_t c, int64_t count) {
+template <int ACT, int NV, bool WHOLE, class S>
+GF_INLINE void column_sums_of(const ColumnSumJob<S>& job, int64_t c, int64_t count) {
+  using T = Arithmetic<S>;
   constexpr int lanes = VecOf<T>::lanes;
-  const auto read = [&](const T* p) __attribute__((always_inline)) { return WHOLE ? load<T>(p) : load_first<T>(p, count); };
+  const auto channels_at = [&](const S* p) __attribute__((always_inline)) { return WHOLE ? read<S>(p) : read_first<S>(p, count); };
   Vec<T> total[NV];
   for (int v = 0; v < NV; ++v) total[v] = Vec<T>{};
   for (int64_t first = 0; first < job.pixels; first += kShortChain) {
@@ -166,8 +96,8 @@ GF_INLINE void column_sums_of(const ColumnSumJob<T>& job, int64_t c, int64_t cou
       const int64_t at = p * job.channels + c;
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {
-        Vec<T> value = read(job.grad + at + v * lanes);
-        if constexpr (ACT != kNone) value = act_backward<ACT>(value, read(job.prologue_y + at + v * lanes), job.prologue_slope);
+        Vec<T> value = channels_at(job.grad + at + v * lanes);
+        if constexpr (ACT != kNone) value = act_backward<ACT>(value, channels_at(job.prologue_y + at + v * lanes), job.prologue_slope);
         sum[v] += value;
       }
     }
@@ -182,17 +112,17 @@ GF_INLINE void column_sums_of(const ColumnSumJob<T>& job, int64_t c, int64_t cou
   }
 }
 
-template <int ACT, class T>
-void column_sums_impl(const ColumnSumJob<T>& job) {
-  constexpr int lanes = VecOf<T>::lanes;
+template <int ACT, class S>
+void column_sums_impl(const ColumnSumJob<S>& job) {
+  constexpr int lanes = VecOf<Arithmetic<S>>::lanes;
   int64_t c = 0;
   for (; c + 4 * lanes <= job.channels; c += 4 * lanes) column_sums_of<ACT, 4, true>(job, c, lanes);
   for (; c + lanes <= job.channels; c += lanes) column_sums_of<ACT, 1, true>(job, c, lanes);
   if (c < job.channels) column_sums_of<ACT, 1, false>(job, c, job.channels - c);
 }
 
-template <class T>
-void column_sums(const ColumnSumJob<T>& job) {
+template <class S>
+void column_sums(const ColumnSumJob<S>& job) {
   switch (job.prologue_y == nullptr ? kNone : job.prologue_activation) {
     case kRelu:
       return column_sums_impl<kRelu>(job);
@@ -211,6 +141,7 @@ extern const WeightGradKernels weight_grad_kernels = {
     kRows,
     GF_VECTOR_BYTES,
     {outer<float>, pack_channels<float>, fold_line<float>, column_sums<float>},
+    {outer<float>, pack_channels<Bf16>, fold_line<float>, column_sums<Bf16>},
 #if GF_VECTOR_BYTES == 16
     {outer<double>, pack_channels<double>, fold_line<double>, column_sums<double>},
 #else

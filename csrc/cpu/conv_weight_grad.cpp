@@ -6,6 +6,7 @@
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "gather_plan.h"
+#include "pair_kernels.h"
 #include "weight_grad_problem.h"
 
 namespace gan_fast {
@@ -19,13 +20,14 @@ constexpr int64_t kBiasPixels = 1024;        // per partial bias sum
 
 // ---- both operands have many channels: one register block per (tap, channel block, channel block) ----------------------------------
 
-template <class T>
-void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
+template <class S, class W>
+void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
+  using T = Sum<W>;
   const ConvGeometry& g = p.g;
   const AxisPlan axis_y = plan_conv_axis(p.gathered.h, p.dense.h, g.kernel_h, g.stride_h, g.pad_h, g.dilation_h);
   const AxisPlan axis_x = plan_conv_axis(p.gathered.w, p.dense.w, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
   const int64_t m_channels = p.gathered.channels, n_channels = p.dense.channels;
-  const int64_t m_blocks = ceil_div(m_channels, p.table.rows);
+  const int64_t m_blocks = ceil_div(m_channels, p.rows);
   const int64_t rows = ceil_div(m_channels, m_blocks);
   const int64_t n_blocks = ceil_div(n_channels, p.lanes);
   const int64_t block_sums = rows * p.lanes;
@@ -40,11 +42,12 @@ void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
   }
   const int64_t n_ranges = ceil_div(n_blocks, n_step), m_ranges = ceil_div(m_blocks, m_step);
   const int64_t ranges = g.groups * n_ranges * m_ranges;
-  const int64_t splits = std::min(g.batch, ceil_div(kWantedTasks, ranges));
+  const int64_t members = ceil_div(g.batch, kPerWord<W>);  // images, or pairs of them that share words
+  const int64_t splits = std::min(members, ceil_div(kWantedTasks, ranges));
   const int64_t planes = axis_y.planes * axis_x.planes;
 
   const auto gathered_pixels = [&](int64_t t, int64_t u) { return planes * (t + axis_y.span - 1) * (u + axis_x.span - 1); };
-  const Tiling tile = choose_tile(ceil_div(g.batch, splits), p.dense.h, p.dense.w, kTileBytes / static_cast<int64_t>(sizeof(T)),
+  const Tiling tile = choose_tile(ceil_div(members, splits), p.dense.h, p.dense.w, kTileBytes / static_cast<int64_t>(sizeof(W)),
                                   [&](int64_t images, int64_t t, int64_t u) {
                                     return images * (m_step * rows * gathered_pixels(t, u) + n_step * p.lanes * t * u);
                                   });
@@ -65,33 +68,35 @@ void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
     const int64_t group = range / n_ranges / m_ranges;
     T* sums = partial + task * range_sums;
     std::fill(sums, sums + range_sums, T(0));
-    T* a = static_cast<T*>(scratch(kTileA, m_step * a_block * sizeof(T)));
-    T* b = static_cast<T*>(scratch(kTileB, n_step * b_block * sizeof(T)));
-    const int64_t image_end = g.batch * (split + 1) / splits;
-    for (int64_t image = g.batch * split / splits; image < image_end; image += tile.images) {
-      const int64_t images = std::min(tile.images, image_end - image);
+    W* a = static_cast<W*>(scratch(kTileA, m_step * a_block * sizeof(W)));
+    W* b = static_cast<W*>(scratch(kTileB, n_step * b_block * sizeof(W)));
+    const int64_t member_end = members * (split + 1) / splits;
+    for (int64_t member = members * split / splits; member < member_end; member += tile.images) {
+      const int64_t images = std::min(tile.images, member_end - member);
       for (int64_t t = 0; t < p.dense.h; t += tile.t) {
         for (int64_t u = 0; u < p.dense.w; u += tile.u) {
           const int64_t lines = std::min(tile.t, p.dense.h - t), length = std::min(tile.u, p.dense.w - u);
           for (int64_t i = 0; i < images; ++i) {
             const int64_t m_channel = m_first * rows, n_channel = n_first * p.lanes;
+            const int64_t image = (member + i) * kPerWord<W>;
+            const bool second = kPerWord<W> > 1 && image + 1 < g.batch;
             // Input rows in the order in which they lie in memory; the planes of a row share its lines.
             for (int64_t r = 0; r < lines + axis_y.span - 1; ++r) {
               for (int64_t plane = 0; plane < planes; ++plane) {
                 const int64_t py = plane / axis_x.planes, px = plane % axis_x.planes;
-                p.pack_line(p.gathered, image + i, (t + r) * axis_y.planes + py - axis_y.lead,
+                p.pack_line(p.gathered, image, second, (t + r) * axis_y.planes + py - axis_y.lead,
                             u * axis_x.planes + px - axis_x.lead, axis_x.planes, length + axis_x.span - 1,
                             group * m_channels + m_channel, std::min(m_last * rows, m_channels) - m_channel, rows,
                             a + i * a_image + plane * a_plane + r * tile_columns * rows, rows, a_block);
               }
             }
             for (int64_t r = 0; r < lines; ++r) {
-              p.pack_line(p.dense, image + i, t + r, u, 1, length, group * n_channels + n_channel,
+              p.pack_line(p.dense, image, second, t + r, u, 1, length, group * n_channels + n_channel,
                           std::min(n_last * p.lanes, n_channels) - n_channel, p.lanes,
                           b + i * b_image + r * tile.u * p.lanes, p.lanes, b_block);
             }
           }
-          OuterJob<T> job{};
+          OuterJob<W> job{};
           job.a_image = a_image;
           job.a_line = tile_columns * rows;
           job.a_pixel = rows;
@@ -129,29 +134,30 @@ void blocked_weight_grad(const Problem<T>& p, T* grad_weight) {
     const T* block = partial + range * range_sums + (n % n_step * p.taps * m_step + m % m_step) * block_sums;
     // The output is written line by line; the sums of one block, read across, stay in L1 and L2 meanwhile.
     for (int64_t j = 0; j < n_valid; ++j) {
-      T* out = grad_weight + ((group * n_channels + n * p.lanes + j) * m_channels + m * rows) * p.taps;
+      S* out = grad_weight + ((group * n_channels + n * p.lanes + j) * m_channels + m * rows) * p.taps;
       for (int64_t i = 0; i < m_valid; ++i) {
         for (int64_t tap = 0; tap < p.taps; ++tap) {
           const T* sums = block + tap * m_step * block_sums + i * p.lanes + j;
           T sum = sums[0];
           for (int64_t split = 1; split < splits; ++split) sum += sums[split * ranges * range_sums];
-          out[i * p.taps + tap] = sum;
+          out[i * p.taps + tap] = narrow<S>(sum);
         }
       }
     }
   });
 }
 
-template <class T>
-void bias_grad(const Problem<T>& p, const T* grad_output, T* grad_bias) {
+template <class S, class W>
+void bias_grad(const Problem<S, W>& p, const S* grad_output, S* grad_bias) {
+  using T = Arithmetic<S>;
   const int64_t channels = p.g.out_channels, pixels = p.g.batch * p.g.out_h * p.g.out_w;
   const int64_t parts = ceil_div(pixels, kBiasPixels);
   T* const partial = static_cast<T*>(scratch(kPartialSums, parts * channels * sizeof(T)));
   parallel_tasks(parts, p.threads, [&](int64_t part) {
     const int64_t first = part * kBiasPixels;
-    ColumnSumJob<T> job{};
+    ColumnSumJob<S> job{};
     job.grad = grad_output + first * channels;
-    job.prologue_y = p.prologue.y == nullptr ? nullptr : static_cast<const T*>(p.prologue.y) + first * channels;
+    job.prologue_y = p.prologue.y == nullptr ? nullptr : static_cast<const S*>(p.prologue.y) + first * channels;
     job.pixels = std::min(kBiasPixels, pixels - first);
     job.channels = channels;
     job.sums = partial + part * channels;
@@ -162,45 +168,47 @@ void bias_grad(const Problem<T>& p, const T* grad_output, T* grad_bias) {
   for (int64_t c = 0; c < channels; ++c) {
     double sum = 0;
     for (int64_t part = 0; part < parts; ++part) sum += static_cast<double>(partial[part * channels + c]);
-    grad_bias[c] = static_cast<T>(sum);
+    grad_bias[c] = narrow<S>(static_cast<T>(sum));
   }
 }
 
 }  // namespace
 
-template <class T>
-void conv_weight_grad(const ConvGeometry& g, bool transposed, const T* x, const T* grad_output, T* grad_weight, T* grad_bias,
+template <class S>
+void conv_weight_grad(const ConvGeometry& g, bool transposed, const S* x, const S* grad_output, S* grad_weight, S* grad_bias,
                       const Prologue& prologue, int threads) {
-  const T* y = static_cast<const T*>(prologue.y);
-  const Operand<T> input{x, nullptr, g.in_channels / g.groups, g.in_channels, g.in_h, g.in_w};
-  const Operand<T> grad{grad_output, y, g.out_channels / g.groups, g.out_channels, g.out_h, g.out_w};
-  const WeightGradKernels& table = weight_grad_kernels_for<T>();
-  const Problem<T> p{g,
-                     transposed ? grad : input,
-                     transposed ? input : grad,
-                     prologue,
-                     table,
-                     functions_of<T>(table),
-                     2 * table.vector_bytes / static_cast<int64_t>(sizeof(T)),
-                     g.kernel_h * g.kernel_w,
-                     threads};
+  const S* y = static_cast<const S*>(prologue.y);
+  const Operand<S> input{x, nullptr, g.in_channels / g.groups, g.in_channels, g.in_h, g.in_w};
+  const Operand<S> grad{grad_output, y, g.out_channels / g.groups, g.out_channels, g.out_h, g.out_w};
+  const WeightGradKernels& table = weight_grad_kernels_for<S>();
+  const int64_t lanes = 2 * table.vector_bytes / static_cast<int64_t>(sizeof(Arithmetic<S>)), taps = g.kernel_h * g.kernel_w;
+  const Operand<S>&gathered = transposed ? grad : input, &dense = transposed ? input : grad;
+  const Problem<S, Arithmetic<S>> p{g, gathered, dense, prologue, table.rows, functions_of<S>(table), lanes, taps, threads};
   if (grad_bias != nullptr) bias_grad(p, grad_output, grad_bias);
   const int64_t m = p.gathered.channels, n = p.dense.channels;
   if (m == 0 || n == 0) return;
   if (g.batch == 0 || p.dense.h * p.dense.w == 0 || p.gathered.h * p.gathered.w == 0) {
-    std::fill(grad_weight, grad_weight + g.groups * m * n * p.taps, T(0));
+    std::fill(grad_weight, grad_weight + g.groups * m * n * p.taps, S{});
     return;
   }
   if (g.groups == 1 && std::min(m, n) <= kFewChannels && m != n) {
     folded(p, m < n, grad_weight);
-  } else if (winograd_pays(p)) {
-    winograd(p, grad_weight);
+  } else if (winograd_pays<S>(p)) {
+    winograd<S>(p, grad_weight);
   } else {
+    if constexpr (std::is_same_v<S, Bf16>) {
+      const PairKernels* pairs = pair_kernels();
+      if (pairs != nullptr && g.batch > 1) {  // a single image would be half of every word
+        const Problem<Bf16, Bf16Pair> paired{g, gathered, dense, prologue, pairs->rows, pairs->weight_grad, lanes, taps, threads};
+        return blocked_weight_grad(paired, grad_weight);
+      }
+    }
     blocked_weight_grad(p, grad_weight);
   }
 }
 
 template void conv_weight_grad<float>(const ConvGeometry&, bool, const float*, const float*, float*, float*, const Prologue&, int);
+template void conv_weight_grad<Bf16>(const ConvGeometry&, bool, const Bf16*, const Bf16*, Bf16*, Bf16*, const Prologue&, int);
 template void conv_weight_grad<double>(const ConvGeometry&, bool, const double*, const double*, double*, double*, const Prologue&,
                                        int);
 

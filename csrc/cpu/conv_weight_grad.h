@@ -9,37 +9,40 @@
 
 #include <cstdint>
 
+#include "common/bf16.h"
 #include "common/geometry.h"
 #include "isa.h"
+#include "words.h"
 
 namespace gan_fast {
 
 // sums[rows][2 vectors] += over `images` x `lines` x `length` pixels: a[pixel][rows] * b[pixel][2 vectors].
-template <class T>
+template <class W>
 struct OuterJob {
-  const T* a;
+  const W* a;
   int64_t a_image, a_line, a_pixel;  // strides in elements
-  const T* b;
+  const W* b;
   int64_t b_image, b_line;  // pixels are 2 vectors apart
   int64_t images, lines, length;
-  T* sums;
+  Sum<W>* sums;
   int rows;
   bool narrow;  // the second vector of b is padding
 };
 
 // One line of pixels into [block][pixel][packed channels]: `channels` in all, the rest of the last block zero. Whole vectors are
 // written: a block needs a vector of slack at its end.
-template <class T>
+template <class S, class W>
 struct PackChannels {
-  const T* input;       // first channel of the input line, or null: outside, write zeros
-  const T* prologue_y;  // or null
+  const S* input;       // first channel of the input line, or null: outside, write zeros
+  const S* prologue_y;  // or null
+  int64_t second;       // from this line to the one of the image that shares words with it; 0: there is none
   int64_t pixel_stride;
   int64_t first, step, width;  // as in PackRow
   int64_t columns, channels, packed;
-  T* out;
+  W* out;
   int64_t out_pixel, out_block;
   int prologue_activation;
-  T prologue_slope;
+  Arithmetic<S> prologue_slope;
 };
 
 // One line of folded pixels: for each of `pixels`, `taps_y` pieces of `piece` neighbouring elements (the taps along x and their channels),
@@ -54,37 +57,39 @@ struct FoldLine {
 };
 
 // sums[channels] = column sums of `pixels` x channels values times act'(prologue_y).
-template <class T>
+template <class S>
 struct ColumnSumJob {
-  const T* grad;
-  const T* prologue_y;  // or null
+  const S* grad;
+  const S* prologue_y;  // or null
   int64_t pixels, channels;
-  T* sums;
+  Arithmetic<S>* sums;
   int prologue_activation;
-  T prologue_slope;
+  Arithmetic<S> prologue_slope;
 };
 
-template <class T>
+template <class S, class W>
 struct WeightGradFunctions {
-  void (*outer)(const OuterJob<T>&);
-  void (*pack_channels)(const PackChannels<T>&);
-  void (*fold_line)(const FoldLine<T>&);
-  void (*column_sums)(const ColumnSumJob<T>&);
+  void (*outer)(const OuterJob<W>&);
+  void (*pack_channels)(const PackChannels<S, W>&);
+  void (*fold_line)(const FoldLine<W>&);
+  void (*column_sums)(const ColumnSumJob<S>&);
 };
 
 struct WeightGradKernels {
   int rows;  // of a register block, at most
   int vector_bytes;
-  WeightGradFunctions<float> f32;
-  WeightGradFunctions<double> f64;  // portable level only
+  WeightGradFunctions<float, float> f32;
+  WeightGradFunctions<Bf16, float> bf16;
+  WeightGradFunctions<double, double> f64;  // portable level only
 };
 
 GAN_FAST_DECLARE_TABLE(WeightGradKernels, weight_grad_kernels)
 
 // x: forward input, grad_output: gradient of the forward output; dense channels-last. grad_weight in torch's layout of the forward
-// operator; grad_bias (out_channels) or null. The prologue multiplies grad_output. Results do not depend on `threads`.
-template <class T>
-void conv_weight_grad(const ConvGeometry& geometry, bool transposed, const T* x, const T* grad_output, T* grad_weight, T* grad_bias,
+// operator; grad_bias (out_channels) or null. The prologue multiplies grad_output. S: float, Bf16 or double; sums are rounded to it
+// once, at the end. Results do not depend on `threads`.
+template <class S>
+void conv_weight_grad(const ConvGeometry& geometry, bool transposed, const S* x, const S* grad_output, S* grad_weight, S* grad_bias,
                       const Prologue& prologue, int threads);
 
 }  // namespace gan_fast

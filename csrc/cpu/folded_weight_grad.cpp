@@ -17,11 +17,12 @@ struct FoldAxis {
 
 }  // namespace
 
-template <class T>
-void folded(const Problem<T>& p, bool gathered_is_few, T* grad_weight) {
+template <class S, class W>
+void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
+  using T = Sum<W>;
   const ConvGeometry& g = p.g;
-  const Operand<T>& few = gathered_is_few ? p.gathered : p.dense;
-  const Operand<T>& wide = gathered_is_few ? p.dense : p.gathered;
+  const Operand<S>& few = gathered_is_few ? p.gathered : p.dense;
+  const Operand<S>& wide = gathered_is_few ? p.dense : p.gathered;
   const auto fold_axis = [&](int64_t kernel, int64_t stride, int64_t pad, int64_t dilation) {
     if (gathered_is_few) return FoldAxis{stride, 1, pad, false};
     return FoldAxis{1, stride, (kernel - 1) * dilation - pad, true};
@@ -30,7 +31,7 @@ void folded(const Problem<T>& p, bool gathered_is_few, T* grad_weight) {
   const FoldAxis fold_x = fold_axis(g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
   const int64_t channels = few.channels;
   const int64_t folded = p.taps * channels;
-  const int64_t m_blocks = ceil_div(folded, p.table.rows);
+  const int64_t m_blocks = ceil_div(folded, p.rows);
   const int64_t rows = ceil_div(folded, m_blocks);
   const int64_t a_pixel = m_blocks * rows;
   const int64_t n_blocks = ceil_div(wide.channels, p.lanes);
@@ -38,7 +39,7 @@ void folded(const Problem<T>& p, bool gathered_is_few, T* grad_weight) {
 
   const auto image_rows = [&](int64_t t) { return (t - 1) * fold_y.step + (g.kernel_h - 1) * g.dilation_h + 1; };
   const auto image_columns = [&](int64_t u) { return (u - 1) * fold_x.step + (g.kernel_w - 1) * g.dilation_w + 1; };
-  const Tiling tile = choose_tile(1, wide.h, wide.w, kTileBytes / static_cast<int64_t>(sizeof(T)), [&](int64_t, int64_t t, int64_t u) {
+  const Tiling tile = choose_tile(1, wide.h, wide.w, kTileBytes / static_cast<int64_t>(sizeof(W)), [&](int64_t, int64_t t, int64_t u) {
     return t * u * (a_pixel + n_blocks * p.lanes) + image_rows(t) * image_columns(u) * channels;
   });
   const int64_t few_columns = image_columns(tile.u);
@@ -52,15 +53,15 @@ void folded(const Problem<T>& p, bool gathered_is_few, T* grad_weight) {
   parallel_tasks(splits, p.threads, [&](int64_t split) {
     T* sums = partial + split * split_sums;
     std::fill(sums, sums + split_sums, T(0));
-    T* a = static_cast<T*>(scratch(kTileA, a_elements * sizeof(T)));
-    T* b = static_cast<T*>(scratch(kTileB, n_blocks * b_block * sizeof(T)));
-    T* image = static_cast<T*>(scratch(kTileC, few_elements * sizeof(T)));
+    W* a = static_cast<W*>(scratch(kTileA, a_elements * sizeof(W)));
+    W* b = static_cast<W*>(scratch(kTileB, n_blocks * b_block * sizeof(W)));
+    W* image = static_cast<W*>(scratch(kTileC, few_elements * sizeof(W)));
     for (int64_t n = g.batch * split / splits; n < g.batch * (split + 1) / splits; ++n) {
       for (int64_t t = 0; t < wide.h; t += tile.t) {
         for (int64_t u = 0; u < wide.w; u += tile.u) {
           const int64_t lines = std::min(tile.t, wide.h - t), length = std::min(tile.u, wide.w - u);
           const int64_t few_rows = image_rows(lines), used_columns = image_columns(length);
-          std::fill(image, image + few_elements, T(0));
+          std::fill(image, image + few_elements, W(0));
           for (int64_t r = 0; r < few_rows; ++r) {
             const int64_t at = t * fold_y.step + r - fold_y.lead;
             if (at < 0 || at % fold_y.spread != 0) continue;
@@ -68,12 +69,12 @@ void folded(const Problem<T>& p, bool gathered_is_few, T* grad_weight) {
             // First column of the window that holds a pixel.
             const int64_t skip = ((-column) % fold_x.spread + fold_x.spread) % fold_x.spread;
             if (skip >= used_columns) continue;
-            p.pack_line(few, n, at / fold_y.spread, (column + skip) / fold_x.spread, 1,
+            p.pack_line(few, n, false, at / fold_y.spread, (column + skip) / fold_x.spread, 1,
                         ceil_div(used_columns - skip, fold_x.spread), 0, channels, channels,
                         image + (r * few_columns + skip) * channels, fold_x.spread * channels, 0);
           }
           for (int64_t r = 0; r < lines; ++r) {
-            FoldLine<T> fold{};
+            FoldLine<W> fold{};
             fold.from = image + r * fold_y.step * few_columns * channels;
             fold.from_pixel = fold_x.step * channels;
             fold.from_tap_y = g.dilation_h * few_columns * channels;
@@ -85,9 +86,9 @@ void folded(const Problem<T>& p, bool gathered_is_few, T* grad_weight) {
             fold.to = a + r * tile.u * a_pixel;
             fold.to_pixel = a_pixel;
             p.run.fold_line(fold);
-            p.pack_line(wide, n, t + r, u, 1, length, 0, wide.channels, p.lanes, b + r * tile.u * p.lanes, p.lanes, b_block);
+            p.pack_line(wide, n, false, t + r, u, 1, length, 0, wide.channels, p.lanes, b + r * tile.u * p.lanes, p.lanes, b_block);
           }
-          OuterJob<T> job{};
+          OuterJob<W> job{};
           job.a_line = tile.u * a_pixel;
           job.a_pixel = a_pixel;
           job.b_line = tile.u * p.lanes;
@@ -118,13 +119,14 @@ void folded(const Problem<T>& p, bool gathered_is_few, T* grad_weight) {
       T sum = sums[0];
       for (int64_t split = 1; split < splits; ++split) sum += sums[split * split_sums];
       const int64_t n = gathered_is_few ? w : c, m = gathered_is_few ? c : w;
-      grad_weight[(n * p.gathered.channels + m) * p.taps + ky * g.kernel_w + kx] = sum;
+      grad_weight[(n * p.gathered.channels + m) * p.taps + ky * g.kernel_w + kx] = narrow<S>(sum);
     }
   }
 }
 
-template void folded<float>(const Problem<float>&, bool, float*);
-template void folded<double>(const Problem<double>&, bool, double*);
+template void folded(const Problem<float, float>&, bool, float*);
+template void folded(const Problem<Bf16, float>&, bool, Bf16*);
+template void folded(const Problem<double, double>&, bool, double*);
 
 }  // namespace weight_grad
 }  // namespace gan_fast

@@ -7,6 +7,7 @@
 #include "common/activation.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
+#include "pair_kernels.h"
 #include "tile.h"
 #include "winograd_conv.h"
 
@@ -40,19 +41,25 @@ struct Phase {
   std::vector<FewTapGroup> groups;
 };
 
+// A vector of output channels would be mostly empty: run the vector over input channels instead.
+bool few_outputs(const ConvGeometry& g, int64_t vector) {
+  return g.out_channels / g.groups <= vector / 2 && g.in_channels / g.groups >= vector;
+}
+
 // What one call shares between its tasks.
-template <class T>
+template <class S, class W>
 struct Call {
   const ConvGeometry& g;
-  const GatherKernels& table;
-  const GatherFunctions<T>& run;
+  const GatherEngine<S, W> engine;
+  const GatherFunctions<S, W>& run;
   const AxisPlan &axis_y, &axis_x;
   int64_t in_channels, out_channels;  // per group
-  bool few;      // output channels
-  bool shallow;  // few input channels
+  int64_t in_words;                   // that the input channels fill
+  bool few;                           // output channels
+  bool shallow;                       // few input channels
   int64_t lanes;        // output channels per block
   int64_t out_blocks;   // per group
-  int64_t in_blocks;    // channel blocks per group
+  int64_t in_blocks;    // blocks of kChannelBlock words per group
   std::vector<Phase> phases;
   int64_t weights_per_group;
   // tile
@@ -70,17 +77,17 @@ struct Call {
   void lay_out();
 };
 
-template <class T>
-Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int threads)
-    : g(geometry), table(gather_kernels_for<T>()), run(functions_of<T>(table)), axis_y(y_plan), axis_x(x_plan) {
+template <class S, class W>
+Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int threads)
+    : g(geometry), engine(gather_engine<S, W>()), run(engine.run), axis_y(y_plan), axis_x(x_plan) {
   in_channels = g.in_channels / g.groups;
   out_channels = g.out_channels / g.groups;
-  const int64_t vector = table.vector_bytes / static_cast<int64_t>(sizeof(T));
+  const int64_t vector = engine.vector_bytes / static_cast<int64_t>(sizeof(Sum<W>));
   lanes = 2 * vector;
   out_blocks = ceil_div(out_channels, lanes);
-  in_blocks = ceil_div(in_channels, kChannelBlock);
-  // A vector of output channels would be mostly empty: run the vector over input channels instead.
-  few = out_channels <= vector / 2 && in_channels >= vector;
+  in_words = ceil_div(in_channels, kPerWord<W>);
+  in_blocks = ceil_div(in_words, kChannelBlock);
+  few = few_outputs(g, vector);
   shallow = !few && in_channels > 0 && in_channels <= kShallow && g.groups == 1 &&
             axis_y.phases.size() * axis_x.phases.size() == 1;
   int64_t depth = 0;
@@ -98,7 +105,7 @@ Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPl
           return row_a != row_b ? row_a < row_b : column_of(a) < column_of(b);
         });
       }
-      depth += static_cast<int64_t>(phase.taps.size()) * in_channels;
+      depth += static_cast<int64_t>(phase.taps.size()) * in_words;
       phases.push_back(std::move(phase));
     }
   }
@@ -106,9 +113,9 @@ Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPl
   lay_out();
 }
 
-template <class T>
-void Call<T>::choose_tile(int threads) {
-  const int64_t budget = (few ? kFewTileBytes : kTileBytes) / static_cast<int64_t>(sizeof(T));
+template <class S, class W>
+void Call<S, W>::choose_tile(int threads) {
+  const int64_t budget = (few ? kFewTileBytes : kTileBytes) / static_cast<int64_t>(sizeof(W));
   const int64_t per_position = (shallow ? in_channels : in_blocks * kChannelBlock) * axis_y.planes * axis_x.planes;
   tile_t = axis_y.max_count;
   tile_u = axis_x.max_count;
@@ -120,7 +127,7 @@ void Call<T>::choose_tile(int threads) {
   if (size() > budget) {
     const int64_t column = per_position * (tile_t + axis_y.span - 1);
     const int64_t fitting = budget / std::max<int64_t>(column, 1) - axis_x.span + 1;
-    const int64_t unit = table.pixels;
+    const int64_t unit = engine.pixels;
     tile_u = std::min(tile_u, std::max(unit, fitting / unit * unit));
   }
   tile_images = 1;
@@ -133,10 +140,10 @@ void Call<T>::choose_tile(int threads) {
   tiles_u = ceil_div(axis_x.max_count, tile_u);
 }
 
-template <class T>
-void Call<T>::lay_out() {
+template <class S, class W>
+void Call<S, W>::lay_out() {
   layout = TileLayout(tile_t + axis_y.span - 1, tile_u + axis_x.span - 1, axis_y.planes * axis_x.planes, in_blocks);
-  tile_elements = tile_images * layout.image_stride + 2 * table.few_pixels_wide * kChannelBlock;  // segments may read past the last row
+  tile_elements = tile_images * layout.image_stride + 2 * engine.few_pixels_wide * kChannelBlock;  // segments may read past the last row
   if (shallow) {
     row_layout = RowLayout(layout.rows * axis_y.planes, layout.columns * axis_x.planes, in_channels);
     tile_elements = tile_images * row_layout.image_stride;
@@ -164,55 +171,55 @@ void Call<T>::lay_out() {
     int64_t depth = kChunkDepth, end = -1;  // of the chunk, and of the last step in a tile of rows
     for (const Tap& tap : phase.taps) {
       for (int64_t b = 0; b < in_blocks; ++b) {
-        const int64_t channels = std::min(kChannelBlock, in_channels - b * kChannelBlock);
-        if (depth + channels > kChunkDepth) {
+        const int64_t words = std::min(kChannelBlock, in_words - b * kChannelBlock);
+        if (depth + words > kChunkDepth) {
           phase.chunk_steps.push_back(0);
           depth = 0;
           end = -1;
         }
-        depth += channels;
+        depth += words;
         const int64_t offset = shallow ? row_of(tap) * row_layout.row_stride + column_of(tap) * in_channels
                                        : b * layout.block_stride + place(tap);
         if (shallow && offset == end) {  // the next tap of a kernel row prolongs the step
-          phase.steps.back().depth += channels;
+          phase.steps.back().depth += words;
         } else {
-          phase.steps.push_back({offset, channels});
+          phase.steps.push_back({offset, words});
           ++phase.chunk_steps.back();
         }
-        end = offset + channels;
+        end = offset + words;
       }
     }
     if (phase.chunk_steps.empty()) phase.chunk_steps.push_back(0);  // no tap: the epilogue of zero
-    weights_per_group += static_cast<int64_t>(phase.taps.size()) * in_channels * out_blocks * lanes;
+    weights_per_group += static_cast<int64_t>(phase.taps.size()) * in_words * out_blocks * lanes;
   }
 }
 
-template <class T>
-void pack_weights(const Call<T>& call, const WeightStrides& strides, const T* weight, T* packed, int threads) {
+template <class S, class W>
+void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S* weight, W* packed, int threads) {
   const int64_t units = call.few ? 1 : call.out_blocks;
   const int64_t all_taps = call.g.kernel_h * call.g.kernel_w;
   parallel_tasks(call.g.groups * units * call.in_blocks, threads, [&](int64_t task) {
     const int64_t block = task % call.in_blocks;
     const int64_t unit = task / call.in_blocks % units;
     const int64_t group = task / call.in_blocks / units;
-    const int64_t first = block * kChannelBlock;
-    const int64_t channels = std::min(kChannelBlock, call.in_channels - first);
-    const T* from = weight + group * strides.group;
-    T* to = packed + group * call.weights_per_group;
+    const int64_t first_word = block * kChannelBlock, words = std::min(kChannelBlock, call.in_words - first_word);
+    const int64_t first = first_word * kPerWord<W>, channels = words * kPerWord<W>;  // the last of which may not exist
+    const S* from = weight + group * strides.group;
+    W* to = packed + group * call.weights_per_group;
     // The weights of this block, [channel][lane][tap]: read in the order in which they lie, since gathering lanes straight from
     // torch's layout (strides that are powers of two) would evict each cache line before its next use.
     const int64_t first_out = unit * call.lanes;
-    T* lines = nullptr;
+    S* lines = nullptr;
     if (!call.few) {
-      lines = static_cast<T*>(scratch(kTileA, channels * call.lanes * all_taps * sizeof(T)));
+      lines = static_cast<S*>(scratch(kTileA, channels * call.lanes * all_taps * sizeof(S)));
       const int64_t valid = std::min(call.lanes, call.out_channels - first_out);
       for (int64_t o = 0; o < call.lanes; ++o) {
         for (int64_t c = 0; c < channels; ++c) {
-          T* line = lines + (c * call.lanes + o) * all_taps;
-          if (o < valid) {
+          S* line = lines + (c * call.lanes + o) * all_taps;
+          if (o < valid && first + c < call.in_channels) {
             std::copy_n(from + (first_out + o) * strides.out + (first + c) * strides.in, all_taps, line);
           } else {
-            std::fill_n(line, all_taps, T(0));
+            std::fill_n(line, all_taps, S{});
           }
         }
       }
@@ -221,13 +228,14 @@ void pack_weights(const Call<T>& call, const WeightStrides& strides, const T* we
       const int64_t taps = static_cast<int64_t>(phase.taps.size());
       if (call.few) {
         for (int64_t o = 0; o < call.out_channels; ++o) {
-          T* base = to + phase.depth_before + o * taps * call.in_blocks * kChannelBlock;
+          W* base = to + phase.depth_before + o * taps * call.in_blocks * kChannelBlock;
           int64_t first_tap = 0;
           for (const FewTapGroup& tap_group : phase.groups) {
             for (int64_t k = 0; k < tap_group.taps; ++k) {
-              T* out = base + tap_group.weights + (block * tap_group.taps + k) * kChannelBlock;
+              W* out = base + tap_group.weights + (block * tap_group.taps + k) * kChannelBlock;
               for (int64_t c = 0; c < kChannelBlock; ++c) {
-                out[c] = c < channels ? from[o * strides.out + (first + c) * strides.in + phase.taps[first_tap + k].kernel] : T(0);
+                const S* tap = from + o * strides.out + (first + c) * strides.in + phase.taps[first_tap + k].kernel;
+                out[c] = c < channels ? word_of<W>(*tap, S{}) : W(0);
               }
             }
             first_tap += tap_group.taps;
@@ -235,12 +243,13 @@ void pack_weights(const Call<T>& call, const WeightStrides& strides, const T* we
         }
         continue;
       }
-      T* panel = to + (phase.depth_before * call.out_blocks + unit * taps * call.in_channels) * call.lanes;
+      W* panel = to + (phase.depth_before * call.out_blocks + unit * taps * call.in_words) * call.lanes;
       for (int64_t t = 0; t < taps; ++t) {
-        for (int64_t c = 0; c < channels; ++c) {
-          const T* line = lines + c * call.lanes * all_taps + phase.taps[t].kernel;
-          T* out = panel + (t * call.in_channels + first + c) * call.lanes;
-          for (int64_t o = 0; o < call.lanes; ++o) out[o] = line[o * all_taps];
+        for (int64_t w = 0; w < words; ++w) {
+          const S* line = lines + w * kPerWord<W> * call.lanes * all_taps + phase.taps[t].kernel;
+          const S* second = line + (kPerWord<W> - 1) * call.lanes * all_taps;
+          W* out = panel + (t * call.in_words + first_word + w) * call.lanes;
+          for (int64_t o = 0; o < call.lanes; ++o) out[o] = word_of<W>(line[o * all_taps], second[o * all_taps]);
         }
       }
     }
@@ -277,8 +286,8 @@ int64_t best_run_length(int64_t rows, int64_t width, int64_t pixels) {
   return best;
 }
 
-template <class T>
-Runs cut_runs(const Call<T>& call, const Tile& tile, const Phase& phase, int64_t length) {
+template <class S, class W>
+Runs cut_runs(const Call<S, W>& call, const Tile& tile, const Phase& phase, int64_t length) {
   const ConvGeometry& g = call.g;
   const int64_t t_end = std::min(tile.t + call.tile_t, phase.y->count);
   const int64_t u_end = std::min(tile.u + call.tile_u, phase.x->count);
@@ -300,11 +309,11 @@ Runs cut_runs(const Call<T>& call, const Tile& tile, const Phase& phase, int64_t
   return runs;
 }
 
-template <class T>
-void run_few(const Call<T>& call, const Tile& tile, const Phase& phase, const T* packed, const T* weights, T* y,
+template <class S, class W>
+void run_few(const Call<S, W>& call, const Tile& tile, const Phase& phase, const W* packed, const W* weights, S* y,
              const Epilogue& epilogue) {
   const int64_t width = std::min(tile.u + call.tile_u, phase.x->count) - tile.u;
-  const int64_t wide = call.table.few_pixels_wide, half = wide / 2;
+  const int64_t wide = call.engine.few_pixels_wide, half = wide / 2;
   const bool use_wide = ceil_div(width, wide) * wide <= ceil_div(width, half) * half;
   const int64_t length = use_wide ? wide : half;
   const Runs runs = cut_runs(call, tile, phase, length);
@@ -313,7 +322,7 @@ void run_few(const Call<T>& call, const Tile& tile, const Phase& phase, const T*
   for (std::size_t i = 0; i < valid.size(); ++i) {
     valid[i] = std::min(length, width - static_cast<int64_t>(i) % per_row * length);
   }
-  FewJob<T> job{};
+  FewJob<S> job{};
   job.tile = packed;
   job.block_stride = call.layout.block_stride;
   job.blocks = call.in_blocks;
@@ -326,33 +335,33 @@ void run_few(const Call<T>& call, const Tile& tile, const Phase& phase, const T*
   job.group_count = static_cast<int64_t>(phase.groups.size());
   job.out_pixel_stride = phase.x->out_step * call.g.out_channels;
   job.activation = epilogue.activation;
-  job.slope = static_cast<T>(epilogue.slope);
+  job.slope = static_cast<Arithmetic<S>>(epilogue.slope);
   const int64_t per_channel = static_cast<int64_t>(phase.taps.size()) * call.in_blocks * kChannelBlock;
   for (int64_t o = 0; o < call.out_channels; ++o) {
     job.weights = weights + phase.depth_before + o * per_channel;
     job.output = y + o;
-    job.bias = epilogue.bias == nullptr ? T(0) : static_cast<const T*>(epilogue.bias)[tile.group * call.out_channels + o];
+    job.bias = epilogue.bias == nullptr ? W(0) : widen(static_cast<const S*>(epilogue.bias)[tile.group * call.out_channels + o]);
     call.run.few(job);
   }
 }
 
-template <class T>
-void run_gemm(const Call<T>& call, const Tile& tile, const Phase& phase, const T* packed, const T* weights, const T* bias, T* y,
-              const Epilogue& epilogue, bool stream) {
+template <class S, class W>
+void run_gemm(const Call<S, W>& call, const Tile& tile, const Phase& phase, const W* packed, const W* weights, const Sum<W>* bias,
+              S* y, const Epilogue& epilogue, bool stream) {
   const int64_t width = std::min(tile.u + call.tile_u, phase.x->count) - tile.u;
   const int64_t rows = tile.images * (std::min(tile.t + call.tile_t, phase.y->count) - tile.t);
   // Pixels of a tile of rows have no common stride that the kernel knows: every run is one pixel.
-  const int64_t length = call.shallow ? 1 : best_run_length(rows, width, call.table.pixels);
-  const int64_t runs_per_block = std::min<int64_t>(kMaxRuns, call.table.pixels / length);
+  const int64_t length = call.shallow ? 1 : best_run_length(rows, width, call.engine.pixels);
+  const int64_t runs_per_block = std::min<int64_t>(kMaxRuns, call.engine.pixels / length);
   Runs runs = cut_runs(call, tile, phase, length);
   while (runs.in.size() % runs_per_block != 0) {
     runs.in.push_back(0);
     runs.out.push_back(-1);
   }
-  GemmJob<T> job{};
+  GemmJob<S, W> job{};
   job.blocks = static_cast<int64_t>(runs.in.size()) / runs_per_block;
   const int64_t block_sums = runs_per_block * length * call.lanes;
-  job.sums = static_cast<T*>(scratch(kTileC, job.blocks * block_sums * sizeof(T)));
+  job.sums = static_cast<Sum<W>*>(scratch(kTileC, job.blocks * block_sums * sizeof(Sum<W>)));
   job.tile = packed;
   job.run_in = runs.in.data();
   job.run_out = runs.out.data();
@@ -360,8 +369,8 @@ void run_gemm(const Call<T>& call, const Tile& tile, const Phase& phase, const T
   job.stream = stream;
   job.out_pixel_stride = phase.x->out_step * call.g.out_channels;
   job.activation = epilogue.activation;
-  job.slope = static_cast<T>(epilogue.slope);
-  const int64_t depth = static_cast<int64_t>(phase.taps.size()) * call.in_channels;
+  job.slope = static_cast<Arithmetic<S>>(epilogue.slope);
+  const int64_t depth = static_cast<int64_t>(phase.taps.size()) * call.in_words;
   for (int64_t block = tile.block_begin; block < tile.block_end; ++block) {
     job.output = y + block * call.lanes;
     job.out_lanes = std::min(call.lanes, call.out_channels - block * call.lanes);
@@ -379,29 +388,25 @@ void run_gemm(const Call<T>& call, const Tile& tile, const Phase& phase, const T
   }
 }
 
-}  // namespace
-
-template <class T>
-void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const T* x,
-                 const T* weight, T* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
-  if (g.batch == 0 || g.out_channels == 0 || g.out_h == 0 || g.out_w == 0) return;
-  if (winograd_pays(g, axis_y, axis_x)) return winograd_conv(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
-  const Call<T> call(g, axis_y, axis_x, threads);
+template <class S, class W>
+void direct_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
+                 const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+  const Call<S, W> call(g, axis_y, axis_x, threads);
 
   const int64_t weight_elements = g.groups * call.weights_per_group;
   const int64_t bias_elements = epilogue.bias == nullptr || call.few ? 0 : g.groups * call.out_blocks * call.lanes;
-  T* packed_weights = static_cast<T*>(scratch(kSharedWeights, (weight_elements + bias_elements + 1) * sizeof(T)));
+  W* packed_weights = static_cast<W*>(scratch(kSharedWeights, weight_elements * sizeof(W) + (bias_elements + 1) * sizeof(Sum<W>)));
   pack_weights(call, strides, weight, packed_weights, threads);
-  T* bias = nullptr;
+  Sum<W>* bias = nullptr;
   if (bias_elements != 0) {
-    bias = packed_weights + weight_elements;
-    pad_bias(static_cast<const T*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * call.lanes, bias);
+    bias = reinterpret_cast<Sum<W>*>(packed_weights + weight_elements);
+    pad_bias(static_cast<const S*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * call.lanes, bias);
   }
 
   const int64_t taps = g.kernel_h * g.kernel_w;
-  const int64_t y_bytes = g.batch * g.out_h * g.out_w * g.out_channels * static_cast<int64_t>(sizeof(T));
-  const bool stream = std::is_same_v<T, float> && call.in_channels * taps <= kStreamDepth && y_bytes >= kStreamBytes &&
-                      g.groups == 1 && g.out_channels * sizeof(T) % 64 == 0 && reinterpret_cast<uintptr_t>(y) % 64 == 0;
+  const int64_t y_bytes = g.batch * g.out_h * g.out_w * g.out_channels * static_cast<int64_t>(sizeof(S));
+  const bool stream = !std::is_same_v<S, double> && call.in_channels * taps <= kStreamDepth && y_bytes >= kStreamBytes &&
+                      g.groups == 1 && g.out_channels * sizeof(S) % 64 == 0 && reinterpret_cast<uintptr_t>(y) % 64 == 0;
 
   const int64_t tiles = g.groups * call.tiles_n * call.tiles_t * call.tiles_u;
   // Few tiles: let several tasks share one tile's output channels (each packs the tile again; results do not depend on it).
@@ -420,17 +425,17 @@ void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     tile.images = std::min(call.tile_images, g.batch - tile.image);
     tile.block_begin = call.out_blocks * split / splits;
     tile.block_end = call.out_blocks * (split + 1) / splits;
-    T* packed = static_cast<T*>(scratch(kTileA, call.tile_elements * sizeof(T)));
+    W* packed = static_cast<W*>(scratch(kTileA, call.tile_elements * sizeof(W)));
     if (call.shallow) {
-      pack_rows(g, axis_y, axis_x, call.row_layout, tile, x, prologue, packed);
+      if constexpr (kPerWord<W> == 1) pack_rows(g, axis_y, axis_x, call.row_layout, tile, x, prologue, call.run.pack_line, packed);
     } else {
       pack_tile(g, axis_y, axis_x, call.layout, tile, x, prologue, call.run.pack_row, packed);
     }
-    const T* weights = packed_weights + tile.group * call.weights_per_group;
+    const W* weights = packed_weights + tile.group * call.weights_per_group;
     for (const Phase& phase : call.phases) {
       if (tile.t >= phase.y->count || tile.u >= phase.x->count) continue;
       if (call.few) {
-        run_few(call, tile, phase, packed, weights, y, epilogue);
+        if constexpr (kPerWord<W> == 1) run_few(call, tile, phase, packed, weights, y, epilogue);
       } else {
         run_gemm(call, tile, phase, packed, weights, bias, y, epilogue, stream);
       }
@@ -438,8 +443,27 @@ void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   });
 }
 
+}  // namespace
+
+template <class S>
+void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
+                 const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+  if (g.batch == 0 || g.out_channels == 0 || g.out_h == 0 || g.out_w == 0) return;
+  if (winograd_pays(g, axis_y, axis_x)) return winograd_conv(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
+  if constexpr (std::is_same_v<S, Bf16>) {
+    // Where channels are few on either side the time goes into memory, and the kernels for few channels have float's words.
+    const PairKernels* pairs = pair_kernels();
+    if (pairs != nullptr && g.in_channels / g.groups > kShallow && !few_outputs(g, pairs->vector_bytes / int64_t{sizeof(float)})) {
+      return direct_conv<Bf16, Bf16Pair>(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
+    }
+  }
+  direct_conv<S, Arithmetic<S>>(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
+}
+
 template void gather_conv<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const float*,
                                  const float*, float*, const Epilogue&, const Prologue&, int);
+template void gather_conv<Bf16>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const Bf16*, const Bf16*,
+                                Bf16*, const Epilogue&, const Prologue&, int);
 template void gather_conv<double>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const double*,
                                   const double*, double*, const Epilogue&, const Prologue&, int);
 

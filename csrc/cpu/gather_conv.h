@@ -1,63 +1,85 @@
 // The engine of conv and conv_transpose: a register-blocked product over gathered pixels (gather_plan.h), channels-last.
 //
 // Work is cut into tiles of the output (several small images, or a band of a large one). A tile's inputs are copied once into
-// blocks of kChannelBlock channels, [image][channel block][plane][row][column][channel], zero-padded, so that the inner loops
+// blocks of kChannelBlock words (words.h), [image][channel block][plane][row][column][channel], zero-padded, so that the inner loops
 // have no edges and a constant pixel stride. Weights are packed once per call, [phase][output block][tap][channel][lane].
 #pragma once
 
 #include <cstdint>
 
+#include "common/bf16.h"
 #include "common/geometry.h"
 #include "gather_plan.h"
 #include "isa.h"
+#include "words.h"
 
 namespace gan_fast {
 
 constexpr int64_t kChannelBlock = 16;
 constexpr int kMaxRuns = 7;  // runs of one register block; each needs a base pointer in a register
 
-// Copy of one row of a tile: `columns` pixels of one plane, `step` input columns apart, from input column `first`.
-template <class T>
+// Copy of one row of a tile: `columns` pixels of one plane, `step` input columns apart, from input column `first`. S: what the
+// input is stored in, W: the tile's words (words.h).
+template <class S, class W>
 struct PackRow {
-  const T* input;       // row of the input at its first channel, or null: the row lies outside, write zeros
-  const T* prologue_y;  // same place in the prologue's operand, or null
+  const S* input;       // row of the input at its first channel, or null: the row lies outside, write zeros
+  const S* prologue_y;  // same place in the prologue's operand, or null
   int64_t pixel_stride;
   int64_t first, step, width;  // input columns outside [0, width) are zero
   int64_t columns, channels;
-  T* tile;
+  W* tile;
   int64_t block_stride;  // between channel blocks
   int prologue_activation;
-  T prologue_slope;
+  Arithmetic<S> prologue_slope;
 };
 
-// One (tap, channel block): `depth` channels starting `offset` elements after a pixel's place in the tile.
+// Copy of `n` neighbouring elements.
+template <class S>
+struct PackLine {
+  const S* input;
+  const S* prologue_y;  // or null
+  int64_t n;
+  Arithmetic<S>* out;
+  int prologue_activation;
+  Arithmetic<S> prologue_slope;
+};
+
+// One (tap, channel block): `depth` words of channels starting `offset` elements after a pixel's place in the tile.
 struct GemmStep {
   int64_t offset;
   int64_t depth;
 };
 
-// blocks x (runs of run_length pixels) x lanes: C (+)= A * B over the steps, then, at the last chunk of K, the epilogue and the store.
-template <class T>
-struct GemmJob {
-  const T* tile;
-  const int64_t* run_in;   // [blocks][runs] offsets into the tile
-  const int64_t* run_out;  // [blocks][runs] offsets into the output, or -1: a repeated run that is not stored
+// blocks x (runs of run_length pixels) x lanes: sums (+)= A * B over the steps.
+template <class W>
+struct GemmProduct {
+  const W* tile;
+  const int64_t* run_in;  // [blocks][runs] offsets into the tile
   const GemmStep* steps;
   int64_t step_count;
-  const T* panel;  // [K][lanes per block]
-  T* sums;         // [blocks][runs * run_length][lanes per block]
+  const W* panel;  // [K][lanes per block]
+  Sum<W>* sums;    // [blocks][runs * run_length][lanes per block]
   int64_t blocks;
   int run_length;
-  bool accumulate;  // add to sums
-  bool finish;      // apply the epilogue and store
-  bool stream;      // store around the cache
-  T* output;
-  int64_t out_pixel_stride;
+  bool accumulate;    // add to sums
   int64_t out_lanes;  // valid output channels of this block
-  const T* bias;      // padded to the block, or null
-  int activation;
-  T slope;
 };
+
+// What becomes of the sums after the last chunk of K: bias, activation, and the output.
+template <class S>
+struct GemmStore {
+  bool finish;             // this is the last chunk
+  bool stream;             // store around the cache
+  const int64_t* run_out;  // [blocks][runs] offsets into the output, or -1: a repeated run that is not stored
+  S* output;
+  int64_t out_pixel_stride;
+  const Arithmetic<S>* bias;  // padded to the block, or null
+  int activation;
+  Arithmetic<S> slope;
+};
+
+template <class S, class W>
+struct GemmJob : GemmProduct<W>, GemmStore<S> {};
 
 // Few output channels: the vector runs over input channels, one accumulator for each output pixel of a row.
 struct FewTapGroup {
@@ -67,9 +89,9 @@ struct FewTapGroup {
 };
 constexpr int kFewTaps = 8;
 
-template <class T>
+template <class S>
 struct FewJob {
-  const T* tile;
+  const Arithmetic<S>* tile;
   int64_t block_stride, blocks;  // channel blocks
   const int64_t* segment_in;     // [segments] offsets into the tile of `pixels` neighbouring pixels
   const int64_t* segment_out;
@@ -78,27 +100,29 @@ struct FewJob {
   int wide;  // 1: segments of few_pixels_wide pixels, 0: of half as many
   const FewTapGroup* groups;
   int64_t group_count;
-  const T* weights;  // [group][channel block][tap][kChannelBlock]
-  T* output;
+  const Arithmetic<S>* weights;  // [group][channel block][tap][kChannelBlock]
+  S* output;
   int64_t out_pixel_stride;
-  T bias;
+  Arithmetic<S> bias;
   int activation;
-  T slope;
+  Arithmetic<S> slope;
 };
 
-template <class T>
+template <class S, class W>
 struct GatherFunctions {
-  void (*pack_row)(const PackRow<T>&);
-  void (*gemm)(const GemmJob<T>&);
-  void (*few)(const FewJob<T>&);
+  void (*pack_row)(const PackRow<S, W>&);
+  void (*pack_line)(const PackLine<S>&);
+  void (*gemm)(const GemmJob<S, W>&);
+  void (*few)(const FewJob<S>&);
 };
 
 struct GatherKernels {
   int pixels;           // register block: pixels (runs * run_length at most)
   int few_pixels_wide;  // pixels per segment of the few-output-channel kernel
   int vector_bytes;
-  GatherFunctions<float> f32;
-  GatherFunctions<double> f64;  // portable level only
+  GatherFunctions<float, float> f32;
+  GatherFunctions<Bf16, float> bf16;
+  GatherFunctions<double, double> f64;  // portable level only
 };
 
 GAN_FAST_DECLARE_TABLE(GatherKernels, gather_kernels)
@@ -108,10 +132,10 @@ struct WeightStrides {
   int64_t group, out, in;
 };
 
-// y = act(gather(x * act'(prologue_y)) + bias); dense channels-last x and y. T: float or double. conv.cpp and conv_transpose.cpp say
-// how their outputs gather.
-template <class T>
+// y = act(gather(x * act'(prologue_y)) + bias); dense channels-last x and y. S: float, Bf16 or double. conv.cpp and
+// conv_transpose.cpp say how their outputs gather.
+template <class S>
 void gather_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides,
-                 const T* x, const T* weight, T* y, const Epilogue& epilogue, const Prologue& prologue, int threads);
+                 const S* x, const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads);
 
 }  // namespace gan_fast

@@ -5,6 +5,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "common/bf16.h"
+
 namespace gan_fast {
 
 enum class Isa : int { kPortable = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };

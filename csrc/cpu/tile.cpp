@@ -1,9 +1,6 @@
 #include "tile.h"
 
 #include <algorithm>
-#include <type_traits>
-
-#include "act_grad.h"
 
 namespace gan_fast {
 namespace {
@@ -24,13 +21,13 @@ RowLayout::RowLayout(int64_t rows, int64_t columns, int64_t channels) : rows(row
   image_stride = rows * row_stride;
 }
 
-template <class T>
+template <class S, class W>
 void pack_tile(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const TileLayout& layout,
-               const TilePlace& place, const T* x, const Prologue& prologue, void (*pack_row)(const PackRow<T>&), T* packed) {
+               const TilePlace& place, const S* x, const Prologue& prologue, void (*pack_row)(const PackRow<S, W>&), W* packed) {
   const int64_t channels = g.in_channels / g.groups;
   const int64_t row_elements = g.in_w * g.in_channels;
-  const T* y = static_cast<const T*>(prologue.y);
-  PackRow<T> row{};
+  const S* y = static_cast<const S*>(prologue.y);
+  PackRow<S, W> row{};
   row.pixel_stride = g.in_channels;
   row.step = axis_x.planes;
   row.width = g.in_w;
@@ -38,7 +35,7 @@ void pack_tile(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& ax
   row.channels = channels;
   row.block_stride = layout.block_stride;
   row.prologue_activation = prologue.activation;
-  row.prologue_slope = static_cast<T>(prologue.slope);
+  row.prologue_slope = static_cast<Arithmetic<S>>(prologue.slope);
   // Input rows in the order in which they lie in memory; the planes of a row share its lines.
   for (int64_t n = 0; n < place.images; ++n) {
     for (int64_t r = 0; r < layout.rows; ++r) {
@@ -57,20 +54,17 @@ void pack_tile(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& ax
   }
 }
 
-template void pack_tile<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const TileLayout&, const TilePlace&, const float*,
-                               const Prologue&, void (*)(const PackRow<float>&), float*);
-template void pack_tile<double>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const TileLayout&, const TilePlace&,
-                                const double*, const Prologue&, void (*)(const PackRow<double>&), double*);
-
-template <class T>
+template <class S>
 void pack_rows(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const RowLayout& layout, const TilePlace& place,
-               const T* x, const Prologue& prologue, T* packed) {
+               const S* x, const Prologue& prologue, void (*pack_line)(const PackLine<S>&), Arithmetic<S>* packed) {
+  using T = Arithmetic<S>;
   const int64_t channels = g.in_channels;
   const int64_t first = place.u * axis_x.planes - axis_x.lead;  // input column of the tile's first
   const int64_t begin = std::clamp<int64_t>(-first, 0, layout.columns), end = std::clamp<int64_t>(g.in_w - first, begin, layout.columns);
-  ActGrad job{std::is_same_v<T, double> ? 1 : 0, (end - begin) * channels, nullptr, nullptr, nullptr, prologue.activation,
-              prologue.slope};
-  const auto act_grad = std::is_same_v<T, double> ? portable::act_grad_table.f64 : act_grad_table_for_level().f32;
+  PackLine<S> line{};
+  line.n = (end - begin) * channels;
+  line.prologue_activation = prologue.activation;
+  line.prologue_slope = static_cast<T>(prologue.slope);
   for (int64_t n = 0; n < place.images; ++n) {
     for (int64_t r = 0; r < layout.rows; ++r) {
       T* const row = packed + n * layout.image_stride + r * layout.row_stride;
@@ -81,22 +75,24 @@ void pack_rows(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& ax
       }
       const int64_t from = (((place.image + n) * g.in_h + in_row) * g.in_w + first + begin) * channels;
       std::fill_n(row, begin * channels, T(0));
-      if (prologue.y == nullptr) {
-        std::copy_n(x + from, job.n, row + begin * channels);
-      } else {
-        job.grad_output = x + from;
-        job.y = static_cast<const T*>(prologue.y) + from;
-        job.out = row + begin * channels;
-        act_grad(job, 0, job.n);
-      }
+      line.input = x + from;
+      line.prologue_y = prologue.y == nullptr ? nullptr : static_cast<const S*>(prologue.y) + from;
+      line.out = row + begin * channels;
+      pack_line(line);
       std::fill_n(row + end * channels, (layout.columns - end) * channels, T(0));
     }
   }
 }
 
-template void pack_rows<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const RowLayout&, const TilePlace&, const float*,
-                               const Prologue&, float*);
-template void pack_rows<double>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const RowLayout&, const TilePlace&,
-                                const double*, const Prologue&, double*);
+#define GAN_FAST_TILE(S, W)                                                                                                         \
+  template void pack_tile<S, W>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const TileLayout&, const TilePlace&,         \
+                                const S*, const Prologue&, void (*)(const PackRow<S, W>&), W*);                                     \
+  template void pack_rows<S>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const RowLayout&, const TilePlace&, const S*,   \
+                             const Prologue&, void (*)(const PackLine<S>&), Arithmetic<S>*);
+GAN_FAST_TILE(float, float)
+GAN_FAST_TILE(Bf16, float)
+GAN_FAST_TILE(double, double)
+template void pack_tile<Bf16, Bf16Pair>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const TileLayout&, const TilePlace&,
+                                        const Bf16*, const Prologue&, void (*)(const PackRow<Bf16, Bf16Pair>&), Bf16Pair*);
 
 }  // namespace gan_fast

@@ -36,20 +36,23 @@ struct TilePlace {
 };
 
 // Copies the place's input, times act'(prologue.y), into `packed`.
-template <class T>
+template <class S, class W>
 void pack_tile(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const TileLayout& layout,
-               const TilePlace& place, const T* x, const Prologue& prologue, void (*pack_row)(const PackRow<T>&), T* packed);
+               const TilePlace& place, const S* x, const Prologue& prologue, void (*pack_row)(const PackRow<S, W>&), W* packed);
 
 // The same for a tile of rows; all groups' channels together.
-template <class T>
+template <class S>
 void pack_rows(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const RowLayout& layout,
-               const TilePlace& place, const T* x, const Prologue& prologue, T* packed);
+               const TilePlace& place, const S* x, const Prologue& prologue, void (*pack_line)(const PackLine<S>&),
+               Arithmetic<S>* packed);
 
 // Copies a bias (groups * channels) so that each group takes `padded` elements, zeros behind.
-template <class T>
-void pad_bias(const T* bias, int64_t groups, int64_t channels, int64_t padded, T* out) {
+template <class S>
+void pad_bias(const S* bias, int64_t groups, int64_t channels, int64_t padded, Arithmetic<S>* out) {
   for (int64_t group = 0; group < groups; ++group) {
-    for (int64_t c = 0; c < padded; ++c) out[group * padded + c] = c < channels ? bias[group * channels + c] : T(0);
+    for (int64_t c = 0; c < padded; ++c) {
+      out[group * padded + c] = c < channels ? widen(bias[group * channels + c]) : Arithmetic<S>(0);
+    }
   }
 }
 

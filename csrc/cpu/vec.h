@@ -6,6 +6,8 @@
 #error "vec.h is for kernel texts compiled per level: GF_LEVEL and GF_VECTOR_BYTES must be defined"
 #endif
 
+#include "common/bf16.h"
+
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -37,6 +39,23 @@ inline __attribute__((always_inline)) void store(T* p, Vec<T> v) {
 template <class T>
 inline __attribute__((always_inline)) Vec<T> splat(T x) {
   return x - Vec<T>{};
+}
+
+template <class V>
+inline __attribute__((always_inline)) void add_product(V& sum, V a, V b) {
+  sum += a * b;
+}
+
+// Of pairs of bf16: both products. The emulation proves the kernel texts where the instruction is missing; it rounds as the
+// instruction does, but keeps denormals.
+inline __attribute__((always_inline)) void add_product(Vec<float>& sum, Vec<uint32_t> a, Vec<uint32_t> b) {
+#if defined(__AVX512BF16__)
+  sum = reinterpret_cast<Vec<float>>(
+      _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+#else
+  sum += reinterpret_cast<Vec<float>>(a & 0xffff0000u) * reinterpret_cast<Vec<float>>(b & 0xffff0000u);
+  sum += reinterpret_cast<Vec<float>>(a << 16) * reinterpret_cast<Vec<float>>(b << 16);
+#endif
 }
 
 // The first `count` lanes (0 < count < lanes), the others zero; memory behind them is not touched.
@@ -85,6 +104,107 @@ inline __attribute__((always_inline)) void store_stream<float>(float* p, Vec<flo
   _mm256_stream_ps(p, reinterpret_cast<__m256>(v));
 }
 #endif
+
+// ---- between storage and arithmetic ---------------------------------------------------------------------------------------------
+// read and write do what load and store do, and convert where elements are stored as bf16.
+
+typedef uint16_t Halves __attribute__((vector_size(GF_VECTOR_BYTES / 2), aligned(2), may_alias));
+
+inline __attribute__((always_inline)) Vec<float> widen_halves(Halves halves) {
+#if defined(__AVX512F__)
+  // With a mask of all lanes: GCC 12 warns that the plain form reads something undefined.
+  const Vec<uint32_t> bits = reinterpret_cast<Vec<uint32_t>>(_mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(halves)));
+#elif defined(__AVX2__) && GF_VECTOR_BYTES == 32
+  const Vec<uint32_t> bits = reinterpret_cast<Vec<uint32_t>>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(halves)));
+#else
+  const Vec<uint32_t> bits = __builtin_convertvector(halves, Vec<uint32_t>);
+#endif
+  return reinterpret_cast<Vec<float>>(bits << 16);
+}
+
+// Rounded to the nearest, ties to even, by integer arithmetic: denormals survive, unlike in AVX512_BF16's own conversion. NaN stays NaN.
+inline __attribute__((always_inline)) Halves narrow_halves(Vec<float> v) {
+  const Vec<uint32_t> bits = reinterpret_cast<Vec<uint32_t>>(v);
+  const Vec<uint32_t> upper = bits >> 16;
+  const Vec<uint32_t> rounded = v != v ? upper | 0x40u : (bits + 0x7fffu + (upper & 1u)) >> 16;
+#if defined(__AVX512F__)
+  return reinterpret_cast<Halves>(_mm512_maskz_cvtepi32_epi16(0xffff, reinterpret_cast<__m512i>(rounded)));
+#else
+  return __builtin_convertvector(rounded, Halves);
+#endif
+}
+
+// Words of pairs from 2 vectors of neighbours: (0, 1), (2, 3) and so on.
+inline __attribute__((always_inline)) Vec<uint32_t> pair_neighbours(Vec<float> first, Vec<float> second) {
+#if defined(__AVX512BF16__)
+  return reinterpret_cast<Vec<uint32_t>>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(second), reinterpret_cast<__m512>(first)));
+#else
+  const Halves halves[2] = {narrow_halves(first), narrow_halves(second)};
+  Vec<uint32_t> words;
+  __builtin_memcpy(&words, halves, sizeof(words));
+  return words;
+#endif
+}
+
+// Words whose lower half is a lane of the first and whose upper half is the same lane of the second.
+inline __attribute__((always_inline)) Vec<uint32_t> pair_lanes(Vec<float> first, Vec<float> second) {
+  return __builtin_convertvector(narrow_halves(first), Vec<uint32_t>) | __builtin_convertvector(narrow_halves(second), Vec<uint32_t>) << 16;
+}
+
+template <class S>
+inline __attribute__((always_inline)) Vec<Arithmetic<S>> read(const S* p) {
+  if constexpr (sizeof(S) == sizeof(Bf16)) {
+    return widen_halves(*reinterpret_cast<const Halves*>(p));
+  } else {
+    return load<S>(p);
+  }
+}
+
+template <class S>
+inline __attribute__((always_inline)) void write(S* p, Vec<Arithmetic<S>> v) {
+  if constexpr (sizeof(S) == sizeof(Bf16)) {
+    *reinterpret_cast<Halves*>(p) = narrow_halves(v);
+  } else {
+    store<S>(p, v);
+  }
+}
+
+// As load_first and store_first.
+template <class S>
+inline __attribute__((always_inline)) Vec<Arithmetic<S>> read_first(const S* p, int64_t count) {
+  if constexpr (sizeof(S) == sizeof(Bf16)) {
+    Halves halves{};
+    __builtin_memcpy(&halves, p, static_cast<size_t>(count) * sizeof(S));
+    return widen_halves(halves);
+  } else {
+    return load_first<S>(p, count);
+  }
+}
+
+template <class S>
+inline __attribute__((always_inline)) void write_first(S* p, Vec<Arithmetic<S>> v, int64_t count) {
+  if constexpr (sizeof(S) == sizeof(Bf16)) {
+    const Halves halves = narrow_halves(v);
+    __builtin_memcpy(p, &halves, static_cast<size_t>(count) * sizeof(S));
+  } else {
+    store_first<S>(p, v, count);
+  }
+}
+
+template <class S>
+inline __attribute__((always_inline)) void write_stream(S* p, Vec<Arithmetic<S>> v) {
+  if constexpr (sizeof(S) == sizeof(Bf16)) {
+#if defined(__AVX512F__)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(narrow_halves(v)));
+#elif defined(__AVX2__) && GF_VECTOR_BYTES == 32
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), reinterpret_cast<__m128i>(narrow_halves(v)));
+#else
+    write(p, v);
+#endif
+  } else {
+    store_stream<S>(p, v);
+  }
+}
 
 }  // namespace GF_LEVEL
 }  // namespace gan_fast

@@ -13,34 +13,36 @@ namespace weight_grad {
 constexpr int64_t kTileBytes = 320 * 1024;  // packed operands of a task share a 1 MB L2 with its running sums
 constexpr int64_t kChainPixels = 640;       // longest chain of fp32 sums, as in gather_conv.cpp
 
-template <class T>
+template <class S>
 struct Operand {
-  const T* data;
-  const T* prologue_y;  // null unless the prologue multiplies this operand
+  const S* data;
+  const S* prologue_y;  // null unless the prologue multiplies this operand
   int64_t channels;     // per group
   int64_t all_channels;
   int64_t h, w;
 };
 
-// What both ways of computing the sum share.
-template <class T>
+// What all ways of computing the sum share. S: what the operands are stored in, W: the words of their packed copies.
+template <class S, class W>
 struct Problem {
   const ConvGeometry& g;
-  Operand<T> gathered, dense;
+  Operand<S> gathered, dense;
   Prologue prologue;
-  const WeightGradKernels& table;
-  const WeightGradFunctions<T>& run;
+  int rows;  // of a register block, at most
+  const WeightGradFunctions<S, W>& run;
   int64_t lanes, taps;
   int threads;
 
-  // Fills a line of packed pixels of one operand; `row` may lie outside, columns too.
-  void pack_line(const Operand<T>& operand, int64_t image, int64_t row, int64_t first, int64_t step, int64_t columns,
-                 int64_t channel, int64_t channels, int64_t packed, T* out, int64_t out_pixel, int64_t out_block) const {
+  // Fills a line of packed pixels of one operand; `row` may lie outside, columns too. With words of pairs, the next image's pixels
+  // lie in their upper halves if `second`.
+  void pack_line(const Operand<S>& operand, int64_t image, bool second, int64_t row, int64_t first, int64_t step, int64_t columns,
+                 int64_t channel, int64_t channels, int64_t packed, W* out, int64_t out_pixel, int64_t out_block) const {
     const bool inside = row >= 0 && row < operand.h;
     const int64_t offset = (image * operand.h + row) * operand.w * operand.all_channels + channel;
-    PackChannels<T> job{};
+    PackChannels<S, W> job{};
     job.input = inside ? operand.data + offset : nullptr;
     job.prologue_y = inside && operand.prologue_y != nullptr ? operand.prologue_y + offset : nullptr;
+    job.second = second ? operand.h * operand.w * operand.all_channels : 0;
     job.pixel_stride = operand.all_channels;
     job.first = first;
     job.step = step;
@@ -52,7 +54,7 @@ struct Problem {
     job.out_pixel = out_pixel;
     job.out_block = out_block;
     job.prologue_activation = prologue.activation;
-    job.prologue_slope = static_cast<T>(prologue.slope);
+    job.prologue_slope = static_cast<Arithmetic<S>>(prologue.slope);
     run.pack_channels(job);
   }
 };
@@ -83,14 +85,14 @@ Tiling choose_tile(int64_t batch, int64_t h, int64_t w, int64_t budget, const El
 
 // One operand has at most kFewChannels channels: its taps become rows (folded_weight_grad.cpp).
 constexpr int64_t kFewChannels = 4;
-template <class T>
-void folded(const Problem<T>& problem, bool gathered_is_few, T* grad_weight);
+template <class S, class W>
+void folded(const Problem<S, W>& problem, bool gathered_is_few, S* grad_weight);
 
 // Both operands have many channels, in the transform domain (winograd_weight_grad.cpp).
-template <class T>
-bool winograd_pays(const Problem<T>& problem);
-template <class T>
-void winograd(const Problem<T>& problem, T* grad_weight);
+template <class S>
+bool winograd_pays(const Problem<S, Arithmetic<S>>& problem);
+template <class S>
+void winograd(const Problem<S, Arithmetic<S>>& problem, S* grad_weight);
 
 }  // namespace weight_grad
 }  // namespace gan_fast

@@ -3,86 +3,40 @@
 #include "vec.h"
 #include "vec_math.h"
 #include "winograd_conv.h"
+#include "winograd_transforms.h"
 
 namespace gan_fast {
 namespace GF_LEVEL {
 
-#define GF_INLINE static inline __attribute__((always_inline))
-
-// B^T d for one line of four.
-template <class V>
-GF_INLINE void transform_four(V d0, V d1, V d2, V d3, V* out) {
-  out[0] = d0 - d2;
-  out[1] = d1 + d2;
-  out[2] = d2 - d1;
-  out[3] = d1 - d3;
-}
-
 template <class T>
-void input_transform(const InputTransform<T>& job) {
+void input_transform(const InputTransform<T, T>& job) {
   constexpr int lanes = VecOf<T>::lanes;
   for (int64_t b = 0; b < job.blocks; ++b) {
     for (int64_t i = 0; i < job.count; ++i) {
-      const T* piece = job.tile + b * job.in_block + job.pieces[i];
       for (int c = 0; c < kChannelBlock; c += lanes) {
-        Vec<T> by_row[4][4];
-#pragma GCC unroll 4
-        for (int x = 0; x < 4; ++x) {
-          const T* column = piece + x * kChannelBlock + c;
-          Vec<T> line[4];
-          transform_four(load<T>(column), load<T>(column + job.row_stride), load<T>(column + 2 * job.row_stride),
-                         load<T>(column + 3 * job.row_stride), line);
-#pragma GCC unroll 4
-          for (int y = 0; y < 4; ++y) by_row[y][x] = line[y];
-        }
         const int64_t at = b * job.out_block + i * job.out_piece + c;
-#pragma GCC unroll 4
-        for (int y = 0; y < 4; ++y) {
-          Vec<T> line[4];
-          transform_four(by_row[y][0], by_row[y][1], by_row[y][2], by_row[y][3], line);
-#pragma GCC unroll 4
-          for (int x = 0; x < 4; ++x) {
-            if (job.out[y * 4 + x] != nullptr) store<T>(job.out[y * 4 + x] + at, line[x]);
-          }
-        }
+        input_points<T>(job.tile + b * job.in_block + job.pieces[i] + c, job.row_stride,
+                        [&](int point, Vec<T> value) __attribute__((always_inline)) {
+                          if (job.out[point] != nullptr) store<T>(job.out[point] + at, value);
+                        });
       }
     }
   }
 }
 
-// G g for one line of three.
 template <class T>
-GF_INLINE void transform_three(Vec<T> g0, Vec<T> g1, Vec<T> g2, Vec<T>* out) {
-  const Vec<T> even = (g0 + g2) * splat<T>(T(0.5)), odd = g1 * splat<T>(T(0.5));
-  out[0] = g0;
-  out[1] = even + odd;
-  out[2] = even - odd;
-  out[3] = g2;
-}
-
-template <class T>
-void weight_transform(const WeightTransform<T>& job) {
+void weight_transform(const WeightTransform<T, T>& job) {
   constexpr int lanes = VecOf<T>::lanes;
   for (int v = 0; v < 2; ++v) {
-    Vec<T> by_row[4][3];
-    for (int x = 0; x < 3; ++x) {
-      Vec<T> g[3], line[4];
-      for (int y = 0; y < 3; ++y) g[y] = job.taps[y * 3 + x] == nullptr ? Vec<T>{} : load<T>(job.taps[y * 3 + x] + v * lanes);
-      transform_three<T>(g[0], g[1], g[2], line);
-      for (int y = 0; y < 4; ++y) by_row[y][x] = line[y];
-    }
-    for (int y = 0; y < 4; ++y) {
-      Vec<T> line[4];
-      transform_three<T>(by_row[y][0], by_row[y][1], by_row[y][2], line);
-      for (int x = 0; x < 4; ++x) {
-        if (job.out[y * 4 + x] != nullptr) store<T>(job.out[y * 4 + x] + v * lanes, line[x]);
-      }
-    }
+    weight_points<T>(job.taps[0], v * lanes, [&](int point, Vec<T> value) __attribute__((always_inline)) {
+      if (job.out[point] != nullptr) store<T>(job.out[point] + v * lanes, value);
+    });
   }
 }
 
-template <int ACT, class T>
-void output_transform_impl(const OutputTransform<T>& job) {
+template <int ACT, class S>
+void output_transform_impl(const OutputTransform<S>& job) {
+  using T = Arithmetic<S>;
   constexpr int lanes = VecOf<T>::lanes;
   for (int v = 0; v < 2 && job.out_lanes > v * lanes; ++v) {
     const int64_t left = job.out_lanes - v * lanes;
@@ -101,15 +55,15 @@ void output_transform_impl(const OutputTransform<T>& job) {
       if (job.valid[i] & kNoOutput) continue;
       const Vec<T> result[2][2] = {{upper[0] + upper[1] + upper[2], upper[1] - upper[2] - upper[3]},
                                    {lower[0] + lower[1] + lower[2], lower[1] - lower[2] - lower[3]}};
-      T* out = job.output + job.out[i] + v * lanes;
+      S* out = job.output + job.out[i] + v * lanes;
       for (int y = 0; y < (job.valid[i] & kSecondRow ? 2 : 1); ++y) {
         for (int x = 0; x < (job.valid[i] & kSecondColumn ? 2 : 1); ++x) {
           const Vec<T> value = activate<ACT>(result[y][x] + bias, job.slope);
-          T* pixel = out + y * job.out_row + x * job.out_pixel;
+          S* pixel = out + y * job.out_row + x * job.out_pixel;
           if (left >= lanes) {
-            store<T>(pixel, value);
+            write<S>(pixel, value);
           } else {
-            store_first<T>(pixel, value, left);
+            write_first<S>(pixel, value, left);
           }
         }
       }
@@ -117,8 +71,8 @@ void output_transform_impl(const OutputTransform<T>& job) {
   }
 }
 
-template <class T>
-void output_transform(const OutputTransform<T>& job) {
+template <class S>
+void output_transform(const OutputTransform<S>& job) {
   switch (job.activation) {
     case kRelu:
       return output_transform_impl<kRelu>(job);
@@ -133,34 +87,15 @@ void output_transform(const OutputTransform<T>& job) {
   }
 }
 
-// A y for one line of two.
-template <class V>
-GF_INLINE void transform_two(V y0, V y1, V* out) {
-  out[0] = y0;
-  out[1] = y0 + y1;
-  out[2] = y0 - y1;
-  out[3] = -y1;
-}
-
 template <class T>
-void gradient_transform(const GradientTransform<T>& job) {
+void gradient_transform(const GradientTransform<T, T>& job) {
   constexpr int lanes = VecOf<T>::lanes;
   for (int64_t i = 0; i < job.count; ++i) {
     for (int v = 0; v < 2; ++v) {
-      const T* piece = job.tile + job.pieces[i] + v * lanes;
-      Vec<T> by_row[2][4];
-      for (int x = 0; x < 2; ++x) {
-        Vec<T> line[4];
-        transform_two(load<T>(piece + x * 2 * lanes), load<T>(piece + job.row_stride + x * 2 * lanes), line);
-        for (int y = 0; y < 4; ++y) by_row[x][y] = line[y];
-      }
-#pragma GCC unroll 4
-      for (int y = 0; y < 4; ++y) {
-        Vec<T> line[4];
-        transform_two(by_row[0][y], by_row[1][y], line);
-#pragma GCC unroll 4
-        for (int x = 0; x < 4; ++x) store<T>(job.out[y * 4 + x] + (i * 2 + v) * lanes, line[x]);
-      }
+      gradient_points<T>(job.tile + job.pieces[i] + v * lanes, job.row_stride,
+                         [&](int point, Vec<T> value) __attribute__((always_inline)) {
+                           store<T>(job.out[point] + (i * 2 + v) * lanes, value);
+                         });
     }
   }
 }
@@ -195,12 +130,18 @@ void filter_transform(const FilterTransform<T>& job) {
 }
 
 extern const WinogradKernels winograd_kernels = {
-    {input_transform<float>, weight_transform<float>, output_transform<float>, gradient_transform<float>, filter_transform<float>},
+    {{input_transform<float>, input_transform<float>, weight_transform<float>, gradient_transform<float>},
+     output_transform<float>,
+     filter_transform<float>},
+    {{input_transform<float>, input_transform<float>, weight_transform<float>, gradient_transform<float>},
+     output_transform<Bf16>,
+     filter_transform<float>},
 #if GF_VECTOR_BYTES == 16
-    {input_transform<double>, weight_transform<double>, output_transform<double>, gradient_transform<double>,
+    {{input_transform<double>, input_transform<double>, weight_transform<double>, gradient_transform<double>},
+     output_transform<double>,
      filter_transform<double>},
 #else
-    {nullptr, nullptr, nullptr, nullptr, nullptr},
+    {{nullptr, nullptr, nullptr, nullptr}, nullptr, nullptr},
 #endif
 };
 

@@ -6,6 +6,7 @@
 
 #include "common/parallel.h"
 #include "common/scratch.h"
+#include "pair_kernels.h"
 #include "tile.h"
 #include "winograd_plan.h"
 
@@ -28,11 +29,14 @@ struct Phase {
   int64_t weights[kPoints];                // where the point's panels start, in input channels x output blocks
 };
 
-template <class T>
+template <class S, class W>
 struct Call {
+  using T = Arithmetic<S>;
   const ConvGeometry& g;
   const AxisPlan &axis_y, &axis_x;
-  int64_t in_channels, out_channels, in_blocks, lanes, out_blocks;
+  int64_t in_channels, out_channels, lanes, out_blocks;
+  int64_t in_blocks;               // of the tile, whose words are floats
+  int64_t in_words, word_blocks;   // of the transformed pieces
   std::vector<Phase> phases;
   int64_t weights_per_group;
   uint16_t plane_points[kMostPlanes];   // points at which each plane is wanted by some phase
@@ -46,12 +50,14 @@ struct Call {
   Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int pixels, int vector_bytes, int threads);
 };
 
-template <class T>
-Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int pixels, int vector_bytes, int threads)
+template <class S, class W>
+Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int pixels, int vector_bytes, int threads)
     : g(geometry), axis_y(y_plan), axis_x(x_plan) {
   in_channels = g.in_channels / g.groups;
   out_channels = g.out_channels / g.groups;
   in_blocks = ceil_div(in_channels, kChannelBlock);
+  in_words = ceil_div(in_channels, kPerWord<W>);
+  word_blocks = ceil_div(in_words, kChannelBlock);
   lanes = 2 * vector_bytes / static_cast<int64_t>(sizeof(T));
   out_blocks = ceil_div(out_channels, lanes);
   const int64_t planes = axis_y.planes * axis_x.planes;
@@ -73,9 +79,9 @@ Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPl
     for (int64_t plane = 0; plane < planes; ++plane) {
       if ((plane_points[plane] >> p & 1) != 0) slot[p][plane] = slots[p]++;
     }
-    piece_elements += slots[p] * in_blocks * kChannelBlock;
+    piece_elements += slots[p] * word_blocks * kChannelBlock;
   }
-  pieces = kTransformedBytes / static_cast<int64_t>(sizeof(T)) / piece_elements / pixels * pixels;
+  pieces = kTransformedBytes / static_cast<int64_t>(sizeof(W)) / piece_elements / pixels * pixels;
   pieces = std::clamp(pieces, kFewestPieces, kMostPieces);
 
   weights_per_group = 0;
@@ -84,7 +90,7 @@ Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPl
       phase.weights[p] = weights_per_group;
       phase.depth[p] = 0;
       for (int64_t plane = 0; plane < planes; ++plane) {
-        if ((phase.filters[plane].points >> p & 1) != 0) phase.depth[p] += in_channels;
+        if ((phase.filters[plane].points >> p & 1) != 0) phase.depth[p] += in_words;
       }
       weights_per_group += phase.depth[p] * out_blocks * lanes;
     }
@@ -108,34 +114,44 @@ Call<T>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPl
   layout = TileLayout(tile_t + 2, tile_u + 2, planes, in_blocks);
 }
 
-template <class T>
-void pack_weights(const Call<T>& call, const WeightStrides& strides, const T* weight, T* packed, int threads) {
-  const auto& run = functions_of<T>(winograd_kernels_for<T>());
+template <class S, class W>
+void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S* weight, W* packed, int threads) {
+  using T = Arithmetic<S>;
+  const auto& run = winograd_operands<S, W>();
   const int64_t all_taps = call.g.kernel_h * call.g.kernel_w;
   const int64_t lanes = call.lanes;
-  parallel_tasks(call.g.groups * call.out_blocks * call.in_blocks, threads, [&](int64_t task) {
-    const int64_t in_block = task % call.in_blocks;
-    const int64_t out_block = task / call.in_blocks % call.out_blocks;
-    const int64_t group = task / call.in_blocks / call.out_blocks;
-    const int64_t first = in_block * kChannelBlock, channels = std::min(kChannelBlock, call.in_channels - first);
+  parallel_tasks(call.g.groups * call.out_blocks * call.word_blocks, threads, [&](int64_t task) {
+    const int64_t in_block = task % call.word_blocks;
+    const int64_t out_block = task / call.word_blocks % call.out_blocks;
+    const int64_t group = task / call.word_blocks / call.out_blocks;
+    const int64_t first = in_block * kChannelBlock, words = std::min(kChannelBlock, call.in_words - first);
     const int64_t first_out = out_block * lanes, valid = std::min(lanes, call.out_channels - first_out);
-    const T* from = weight + group * strides.group;
-    T* to = packed + group * call.weights_per_group;
-    T* line = static_cast<T*>(scratch(kTileA, all_taps * lanes * sizeof(T)));  // [tap][lane] of one input channel
-    for (int64_t c = first; c < first + channels; ++c) {
-      for (int64_t o = 0; o < lanes; ++o) {
-        const T* taps = from + (first_out + o) * strides.out + c * strides.in;
-        for (int64_t k = 0; k < all_taps; ++k) line[k * lanes + o] = o < valid ? taps[k] : T(0);
+    const S* from = weight + group * strides.group;
+    W* to = packed + group * call.weights_per_group;
+    // [channel][tap][lane] of one word
+    T* const lines = static_cast<T*>(scratch(kTileA, kPerWord<W> * all_taps * lanes * sizeof(T)));
+    for (int64_t w = first; w < first + words; ++w) {
+      const int64_t channels = std::min(kPerWord<W>, call.in_channels - w * kPerWord<W>);
+      for (int64_t c = 0; c < channels; ++c) {
+        T* const line = lines + c * all_taps * lanes;
+        for (int64_t o = 0; o < lanes; ++o) {
+          const S* taps = from + (first_out + o) * strides.out + (w * kPerWord<W> + c) * strides.in;
+          for (int64_t k = 0; k < all_taps; ++k) line[k * lanes + o] = o < valid ? widen(taps[k]) : T(0);
+        }
       }
       for (const Phase& phase : call.phases) {
-        int64_t before[kPoints] = {};  // channels of the planes before this one
+        int64_t before[kPoints] = {};  // words of the planes before this one
         for (const WinogradFilter& filter : phase.filters) {
-          WeightTransform<T> job{};
-          for (int k = 0; k < 9; ++k) job.taps[k] = filter.kernel[k] < 0 ? nullptr : line + filter.kernel[k] * lanes;
+          WeightTransform<T, W> job{};
+          for (int64_t c = 0; c < channels; ++c) {
+            for (int k = 0; k < 9; ++k) {
+              job.taps[c][k] = filter.kernel[k] < 0 ? nullptr : lines + (c * all_taps + filter.kernel[k]) * lanes;
+            }
+          }
           for (int p = 0; p < kPoints; ++p) {
             if ((filter.points >> p & 1) == 0) continue;
-            job.out[p] = to + phase.weights[p] + (out_block * phase.depth[p] + before[p] + c) * lanes;
-            before[p] += call.in_channels;
+            job.out[p] = to + phase.weights[p] + (out_block * phase.depth[p] + before[p] + w) * lanes;
+            before[p] += call.in_words;
           }
           run.weight_transform(job);
         }
@@ -149,12 +165,13 @@ struct Piece {
   int64_t image, t, u;
 };
 
-template <class T>
-void run_chunk(const Call<T>& call, const TilePlace& place, const std::vector<Piece>& pieces, std::size_t first, std::size_t count,
-               const T* packed, const T* weights, const T* bias, T* y, const Epilogue& epilogue) {
-  const GatherKernels& table = gather_kernels_for<T>();
-  const auto& gather = functions_of<T>(gather_kernels_for<T>());
-  const auto& winograd = functions_of<T>(winograd_kernels_for<T>());
+template <class S, class W>
+void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector<Piece>& pieces, std::size_t first, std::size_t count,
+               const Arithmetic<S>* packed, const W* weights, const Arithmetic<S>* bias, S* y, const Epilogue& epilogue) {
+  using T = Arithmetic<S>;
+  const GatherEngine<S, W> table = gather_engine<S, W>();
+  const auto& gather = table.run;
+  const auto& winograd = functions_of<S>(winograd_kernels_for<S>());
   const ConvGeometry& g = call.g;
   const int64_t wanted = static_cast<int64_t>(count);
   const int64_t length = ceil_div(wanted, ceil_div(wanted, table.pixels));
@@ -170,16 +187,16 @@ void run_chunk(const Call<T>& call, const TilePlace& place, const std::vector<Pi
   }
   for (std::size_t r = 0; r < run_in.size(); ++r) run_in[r] = static_cast<int64_t>(r) * length * kChannelBlock;
 
-  T* const transformed = static_cast<T*>(scratch(kTileB, padded * call.piece_elements * sizeof(T)));
+  W* const transformed = static_cast<W*>(scratch(kTileB, padded * call.piece_elements * sizeof(W)));
   const int64_t block = padded * kChannelBlock;
-  T* point_start[kPoints];
-  T* next = transformed;
+  W* point_start[kPoints];
+  W* next = transformed;
   for (int p = 0; p < kPoints; ++p) {
     point_start[p] = next;
-    next += call.slots[p] * call.in_blocks * block;
+    next += call.slots[p] * call.word_blocks * block;
   }
   for (int64_t plane = 0; plane < call.layout.planes; ++plane) {
-    InputTransform<T> job{};
+    InputTransform<T, W> job{};
     job.tile = packed + plane * call.layout.plane_stride;
     job.row_stride = call.layout.columns * kChannelBlock;
     job.pieces = offsets.data();
@@ -190,9 +207,9 @@ void run_chunk(const Call<T>& call, const TilePlace& place, const std::vector<Pi
     job.out_block = block;
     for (int p = 0; p < kPoints; ++p) {
       const bool alive = (call.plane_points[plane] >> p & 1) != 0;
-      job.out[p] = alive ? point_start[p] + call.slot[p][plane] * call.in_blocks * block : nullptr;
+      job.out[p] = alive ? point_start[p] + call.slot[p][plane] * call.word_blocks * block : nullptr;
     }
-    winograd.input_transform(job);
+    winograd_operands<S, W>().input_transform(job);
   }
 
   // Points outside, output blocks inside: a point's pieces are then read from the near cache for every block of the group. The
@@ -225,19 +242,19 @@ void run_chunk(const Call<T>& call, const TilePlace& place, const std::vector<Pi
         int64_t depth = 0;
         for (std::size_t plane = 0; plane < phase.filters.size(); ++plane) {
           if ((phase.filters[plane].points >> p & 1) == 0) continue;
-          for (int64_t b = 0; b < call.in_blocks; ++b) {
-            const int64_t channels = std::min(kChannelBlock, call.in_channels - b * kChannelBlock);
-            if (depth + channels > kChunkDepth) {
+          for (int64_t b = 0; b < call.word_blocks; ++b) {
+            const int64_t words = std::min(kChannelBlock, call.in_words - b * kChannelBlock);
+            if (depth + words > kChunkDepth) {
               flights.push_back(steps.size());
               depth = 0;
             }
-            steps.push_back({(call.slot[p][plane] * call.in_blocks + b) * block, channels});
-            depth += channels;
+            steps.push_back({(call.slot[p][plane] * call.word_blocks + b) * block, words});
+            depth += words;
           }
         }
         flights.push_back(steps.size());
         for (int64_t out_block = first_block; out_block < end_block; ++out_block) {
-          GemmJob<T> job{};
+          GemmJob<S, W> job{};
           job.tile = point_start[p];
           job.run_in = run_in.data();
           job.run_length = static_cast<int>(length);
@@ -256,7 +273,7 @@ void run_chunk(const Call<T>& call, const TilePlace& place, const std::vector<Pi
         }
       }
       for (int64_t out_block = first_block; out_block < end_block; ++out_block) {
-        OutputTransform<T> finish{};
+        OutputTransform<S> finish{};
         finish.out_lanes = std::min(call.lanes, call.out_channels - out_block * call.lanes);
         for (int p = 0; p < kPoints; ++p) {
           if (phase.depth[p] != 0) finish.sums[p] = sums + ((out_block - first_block) * kPoints + p) * block_sums;
@@ -276,28 +293,21 @@ void run_chunk(const Call<T>& call, const TilePlace& place, const std::vector<Pi
   }
 }
 
-}  // namespace
-
-bool winograd_pays(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x) {
-  if (std::min(g.in_channels, g.out_channels) / g.groups < kFewestChannels) return false;
-  if (g.batch * ceil_div(axis_y.max_count, 2) * ceil_div(axis_x.max_count, 2) < kFewestTotal) return false;
-  return winograd_saving(axis_y, axis_x) >= kLeastWinogradSaving;
-}
-
-template <class T>
-void winograd_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const T* x,
-                   const T* weight, T* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
-  const GatherKernels& table = gather_kernels_for<T>();
-  const auto& gather = functions_of<T>(gather_kernels_for<T>());
-  const Call<T> call(g, axis_y, axis_x, table.pixels, table.vector_bytes, threads);
+template <class S, class W>
+void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
+                 const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+  using T = Arithmetic<S>;
+  const GatherEngine<S, W> table = gather_engine<S, W>();
+  const auto pack_row = functions_of<S>(gather_kernels_for<S>()).pack_row;
+  const Call<S, W> call(g, axis_y, axis_x, table.pixels, table.vector_bytes, threads);
   const int64_t weight_elements = g.groups * call.weights_per_group;
   const int64_t bias_elements = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * call.lanes;
-  T* packed_weights = static_cast<T*>(scratch(kSharedWeights, (weight_elements + bias_elements) * sizeof(T)));
+  W* packed_weights = static_cast<W*>(scratch(kSharedWeights, weight_elements * sizeof(W) + bias_elements * sizeof(T)));
   pack_weights(call, strides, weight, packed_weights, threads);
   T* bias = nullptr;
   if (bias_elements != 0) {
-    bias = packed_weights + weight_elements;
-    pad_bias(static_cast<const T*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * call.lanes, bias);
+    bias = reinterpret_cast<T*>(packed_weights + weight_elements);
+    pad_bias(static_cast<const S*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * call.lanes, bias);
   }
   parallel_tasks(g.groups * call.tiles_n * call.tiles_t * call.tiles_u, threads, [&](int64_t task) {
     TilePlace place{};
@@ -307,7 +317,7 @@ void winograd_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan
     place.group = task / call.tiles_u / call.tiles_t / call.tiles_n;
     place.images = std::min(call.tile_images, g.batch - place.image);
     T* packed = static_cast<T*>(scratch(kTileA, place.images * call.layout.image_stride * sizeof(T)));
-    pack_tile(g, axis_y, axis_x, call.layout, place, x, prologue, gather.pack_row, packed);
+    pack_tile(g, axis_y, axis_x, call.layout, place, x, prologue, pack_row, packed);
     std::vector<Piece> pieces;
     for (int64_t n = place.image; n < place.image + place.images; ++n) {
       for (int64_t t = place.t; t < std::min(place.t + call.tile_t, axis_y.max_count); t += 2) {
@@ -324,8 +334,29 @@ void winograd_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan
   });
 }
 
+}  // namespace
+
+bool winograd_pays(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x) {
+  if (std::min(g.in_channels, g.out_channels) / g.groups < kFewestChannels) return false;
+  if (g.batch * ceil_div(axis_y.max_count, 2) * ceil_div(axis_x.max_count, 2) < kFewestTotal) return false;
+  return winograd_saving(axis_y, axis_x) >= kLeastWinogradSaving;
+}
+
+template <class S>
+void winograd_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
+                   const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+  if constexpr (std::is_same_v<S, Bf16>) {
+    if (pair_kernels() != nullptr) {
+      return winograd_in<Bf16, Bf16Pair>(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
+    }
+  }
+  winograd_in<S, Arithmetic<S>>(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
+}
+
 template void winograd_conv<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const float*,
                                    const float*, float*, const Epilogue&, const Prologue&, int);
+template void winograd_conv<Bf16>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const Bf16*,
+                                  const Bf16*, Bf16*, const Epilogue&, const Prologue&, int);
 template void winograd_conv<double>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const double*,
                                     const double*, double*, const Epilogue&, const Prologue&, int);
 

@@ -8,6 +8,7 @@
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "gather_conv.h"
+#include "pair_kernels.h"
 #include "tile.h"
 #include "weight_grad_problem.h"
 #include "winograd_conv.h"
@@ -29,20 +30,20 @@ constexpr int64_t kRangeBlocks = 4;
 constexpr int64_t kPiecesPerSplit = 1024;
 constexpr int64_t kMostSplits = 8;
 
-template <class T>
-AxisPlan plan_y(const Problem<T>& p) {
+template <class S>
+AxisPlan plan_y(const Problem<S, Arithmetic<S>>& p) {
   return plan_conv_axis(p.gathered.h, p.dense.h, p.g.kernel_h, p.g.stride_h, p.g.pad_h, p.g.dilation_h);
 }
 
-template <class T>
-AxisPlan plan_x(const Problem<T>& p) {
+template <class S>
+AxisPlan plan_x(const Problem<S, Arithmetic<S>>& p) {
   return plan_conv_axis(p.gathered.w, p.dense.w, p.g.kernel_w, p.g.stride_w, p.g.pad_w, p.g.dilation_w);
 }
 
 // Everything that the tasks of a call share.
-template <class T>
+template <class S, class W>
 struct Call {
-  const Problem<T>& p;
+  const Problem<S, Arithmetic<S>>& p;
   AxisPlan axis_y, axis_x;
   ConvGeometry gathered;  // the gathered operand, as pack_tile wants to be told of it
   std::vector<WinogradFilter> filters;
@@ -56,11 +57,11 @@ struct Call {
   int64_t ranges, splits;
   TileLayout layout;
 
-  explicit Call(const Problem<T>& problem);
+  explicit Call(const Problem<S, Arithmetic<S>>& problem);
 };
 
-template <class T>
-Call<T>::Call(const Problem<T>& problem) : p(problem), axis_y(plan_y(problem)), axis_x(plan_x(problem)) {
+template <class S, class W>
+Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem) : p(problem), axis_y(plan_y<S>(problem)), axis_x(plan_x<S>(problem)) {
   gathered = p.g;
   gathered.in_channels = p.gathered.all_channels;
   gathered.in_h = p.gathered.h;
@@ -72,7 +73,7 @@ Call<T>::Call(const Problem<T>& problem) : p(problem), axis_y(plan_y(problem)), 
         winograd_filter(axis_y.phases[0], plane / axis_x.planes, axis_x.phases[0], plane % axis_x.planes, p.g.kernel_w));
     for (int point = 0; point < kPoints; ++point) slot[plane][point] = (filters.back().points >> point & 1) != 0 ? slots++ : -1;
   }
-  m_blocks = ceil_div(p.gathered.channels, p.table.rows);
+  m_blocks = ceil_div(p.gathered.channels, p.rows);
   rows = ceil_div(p.gathered.channels, m_blocks);
   n_blocks = ceil_div(p.dense.channels, p.lanes);
   in_blocks = ceil_div(p.gathered.channels, kChannelBlock);
@@ -92,16 +93,27 @@ Call<T>::Call(const Problem<T>& problem) : p(problem), axis_y(plan_y(problem)), 
   layout = TileLayout(2 * pieces_y + 2, 2 * pieces_x + 2, planes, in_blocks);
 }
 
+template <class S, class W>
+auto outer_of(const Problem<S, Arithmetic<S>>& p) {
+  if constexpr (kPerWord<W> == 1) {
+    return p.run.outer;
+  } else {
+    return pair_kernels()->weight_grad.outer;
+  }
+}
+
 // Transforms and multiplies some images' pieces, a chunk at a time.
-template <class T>
-void add_images(const Call<T>& call, int64_t group, int64_t first_block, int64_t image, int64_t images, T* sums) {
-  const Problem<T>& p = call.p;
-  const auto& winograd = functions_of<T>(winograd_kernels_for<T>());
+template <class S, class W>
+void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int64_t image, int64_t images, Sum<W>* sums) {
+  using T = Arithmetic<S>;
+  const Problem<S, T>& p = call.p;
+  const auto& operands = winograd_operands<S, W>();
   const TilePlace place{group, image, images, 0, 0};
   T* const packed = static_cast<T*>(scratch(kTileA, images * call.layout.image_stride * sizeof(T)));
   const bool prologue_here = p.gathered.prologue_y != nullptr;
   const Prologue prologue{p.gathered.prologue_y, prologue_here ? p.prologue.activation : 0, p.prologue.slope};
-  pack_tile(call.gathered, call.axis_y, call.axis_x, call.layout, place, p.gathered.data, prologue, functions_of<T>(gather_kernels_for<T>()).pack_row, packed);
+  pack_tile(call.gathered, call.axis_y, call.axis_x, call.layout, place, p.gathered.data, prologue,
+            functions_of<S>(gather_kernels_for<S>()).pack_row, packed);
 
   // The dense operand, one zero row and column more where its size is odd: [block][image][row][column][lanes].
   const int64_t columns = 2 * call.pieces_x, lines = 2 * call.pieces_y;
@@ -112,11 +124,12 @@ void add_images(const Call<T>& call, int64_t group, int64_t first_block, int64_t
   T* const dense = static_cast<T*>(scratch(kTileB, blocks * dense_block * sizeof(T)));
   for (int64_t n = 0; n < images; ++n) {
     for (int64_t r = 0; r < lines; ++r) {
-      p.pack_line(p.dense, image + n, r, 0, 1, columns, group * p.dense.channels + first_channel, channels, p.lanes,
+      p.pack_line(p.dense, image + n, false, r, 0, 1, columns, group * p.dense.channels + first_channel, channels, p.lanes,
                   dense + n * dense_image + r * dense_row, p.lanes, dense_block);
     }
   }
 
+  const auto multiply = outer_of<S, W>(p);
   const int64_t all = images * call.pieces_per_image;
   std::vector<int64_t> gathered_at(all), dense_at(all);
   for (int64_t i = 0; i < all; ++i) {
@@ -126,13 +139,14 @@ void add_images(const Call<T>& call, int64_t group, int64_t first_block, int64_t
   }
 
   const int64_t chunks = ceil_div(all, kPieces), most = ceil_div(all, chunks);
-  const int64_t v_slot = most * call.pixel, e_point = most * p.lanes + p.lanes;
-  T* const v = static_cast<T*>(scratch(kTileC, (call.slots * v_slot + kPoints * e_point) * sizeof(T)));
-  T* const e = v + call.slots * v_slot;
+  const int64_t most_words = ceil_div(most, kPerWord<W>);  // neighbouring pieces share them
+  const int64_t v_slot = most_words * call.pixel, e_point = most_words * p.lanes + p.lanes;
+  W* const v = static_cast<W*>(scratch(kTileC, (call.slots * v_slot + kPoints * e_point) * sizeof(W)));
+  W* const e = v + call.slots * v_slot;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t first = all * chunk / chunks, count = all * (chunk + 1) / chunks - first;
     for (int64_t plane = 0; plane < call.layout.planes; ++plane) {
-      InputTransform<T> job{};
+      InputTransform<T, W> job{};
       job.tile = packed + plane * call.layout.plane_stride;
       job.row_stride = call.layout.columns * kChannelBlock;
       job.pieces = gathered_at.data() + first;
@@ -144,20 +158,20 @@ void add_images(const Call<T>& call, int64_t group, int64_t first_block, int64_t
       for (int point = 0; point < kPoints; ++point) {
         job.out[point] = call.slot[plane][point] < 0 ? nullptr : v + call.slot[plane][point] * v_slot;
       }
-      winograd.input_transform(job);
+      operands.input_pieces(job);
     }
     for (int64_t block = 0; block < blocks; ++block) {
-      GradientTransform<T> job{};
+      GradientTransform<T, W> job{};
       job.tile = dense + block * dense_block;
       job.row_stride = dense_row;
       job.pieces = dense_at.data() + first;
       job.count = count;
       for (int point = 0; point < kPoints; ++point) job.out[point] = e + point * e_point;
-      winograd.gradient_transform(job);
-      OuterJob<T> outer{};
+      operands.gradient_transform(job);
+      OuterJob<W> outer{};
       outer.a_pixel = call.pixel;
       outer.images = outer.lines = 1;
-      outer.length = count;
+      outer.length = ceil_div(count, kPerWord<W>);
       outer.rows = static_cast<int>(call.rows);
       outer.narrow = channels - block * p.lanes <= p.lanes / 2;
       for (int64_t plane = 0; plane < call.layout.planes; ++plane) {
@@ -168,7 +182,7 @@ void add_images(const Call<T>& call, int64_t group, int64_t first_block, int64_t
           for (int64_t m = 0; m < call.m_blocks; ++m) {
             outer.a = v + slot * v_slot + m * call.rows;
             outer.sums = sums + ((slot * kRangeBlocks + block) * call.m_blocks + m) * call.block_sums;
-            p.run.outer(outer);
+            multiply(outer);
           }
         }
       }
@@ -176,19 +190,11 @@ void add_images(const Call<T>& call, int64_t group, int64_t first_block, int64_t
   }
 }
 
-}  // namespace
-
-template <class T>
-bool winograd_pays(const Problem<T>& p) {
-  if (std::min(p.gathered.channels, p.dense.channels) < kFewestChannels) return false;
-  if (p.g.batch * ceil_div(p.dense.h, 2) * ceil_div(p.dense.w, 2) < kFewestPieces) return false;
-  return winograd_saving(plan_y(p), plan_x(p)) >= kLeastSaving;
-}
-
-template <class T>
-void winograd(const Problem<T>& p, T* grad_weight) {
-  const Call<T> call(p);
-  const auto& functions = functions_of<T>(winograd_kernels_for<T>());
+template <class S, class W>
+void winograd_in(const Problem<S, Arithmetic<S>>& p, S* grad_weight) {
+  using T = Arithmetic<S>;
+  const Call<S, W> call(p);
+  const auto& functions = functions_of<S>(winograd_kernels_for<S>());
   const int64_t tasks = p.g.groups * call.ranges * call.splits;
   T* const partial = static_cast<T*>(scratch(kPartialSums, tasks * call.sums * sizeof(T)));
   parallel_tasks(tasks, p.threads, [&](int64_t task) {
@@ -227,18 +233,37 @@ void winograd(const Problem<T>& p, T* grad_weight) {
         for (int k = 0; k < 9; ++k) {
           const int64_t tap = call.filters[plane].kernel[k];
           if (tap < 0) continue;
-          T* out = grad_weight + ((group * p.dense.channels + n * p.lanes) * p.gathered.channels + m * call.rows + i) * p.taps + tap;
-          for (int64_t j = 0; j < n_valid; ++j) out[j * p.gathered.channels * p.taps] = taps[k * p.lanes + j];
+          S* out = grad_weight + ((group * p.dense.channels + n * p.lanes) * p.gathered.channels + m * call.rows + i) * p.taps + tap;
+          for (int64_t j = 0; j < n_valid; ++j) out[j * p.gathered.channels * p.taps] = narrow<S>(taps[k * p.lanes + j]);
         }
       }
     }
   });
 }
 
-template bool winograd_pays<float>(const Problem<float>&);
-template bool winograd_pays<double>(const Problem<double>&);
-template void winograd<float>(const Problem<float>&, float*);
-template void winograd<double>(const Problem<double>&, double*);
+}  // namespace
+
+template <class S>
+bool winograd_pays(const Problem<S, Arithmetic<S>>& p) {
+  if (std::min(p.gathered.channels, p.dense.channels) < kFewestChannels) return false;
+  if (p.g.batch * ceil_div(p.dense.h, 2) * ceil_div(p.dense.w, 2) < kFewestPieces) return false;
+  return winograd_saving(plan_y<S>(p), plan_x<S>(p)) >= kLeastSaving;
+}
+
+template <class S>
+void winograd(const Problem<S, Arithmetic<S>>& p, S* grad_weight) {
+  if constexpr (std::is_same_v<S, Bf16>) {
+    if (pair_kernels() != nullptr) return winograd_in<Bf16, Bf16Pair>(p, grad_weight);
+  }
+  winograd_in<S, Arithmetic<S>>(p, grad_weight);
+}
+
+#define GAN_FAST_WINOGRAD(S)                                        \
+  template bool winograd_pays<S>(const Problem<S, Arithmetic<S>>&); \
+  template void winograd<S>(const Problem<S, Arithmetic<S>>&, S*);
+GAN_FAST_WINOGRAD(float)
+GAN_FAST_WINOGRAD(Bf16)
+GAN_FAST_WINOGRAD(double)
 
 }  // namespace weight_grad
 }  // namespace gan_fast

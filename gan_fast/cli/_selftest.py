@@ -3,7 +3,8 @@
 Each case is computed three times: by gan_fast on the backend under test (float32), by PyTorch in float32, and by
 PyTorch in float64, which counts as the truth. The error of a result is the largest absolute difference from the truth,
 over the largest absolute value of the truth. A case is in order if gan_fast's error is at most twice PyTorch's, where
-errors below 8 units of float32's precision (9.5e-7) count as that: so small an error is luck, not merit.
+errors below 8 units of float32's precision (9.5e-7) count as that: so small an error is luck, not merit. Cases in
+bfloat16 are held against PyTorch's bfloat16 in the same way; there errors below half a unit count as that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from torch import Tensor
 from gan_fast import backends, functional
 
 LARGEST_RATIO = 2.0
-SMALLEST_ERROR = 8 * torch.finfo(torch.float32).eps
+SMALLEST_ERROR = {
+    torch.float32: 8 * torch.finfo(torch.float32).eps,
+    torch.bfloat16: 0.5 * torch.finfo(torch.bfloat16).eps,
+}
 
 # One call: tensors in, a tensor out. The first element of a pair is gan_fast's, the second PyTorch's.
 Call = Callable[..., Tensor]
@@ -46,6 +50,11 @@ class Case(NamedTuple):
     ours: Call
     plain: Call
     shapes: tuple[tuple[int, ...], ...]
+    dtype: torch.dtype = torch.float32
+
+    def bfloat16(self) -> Case:
+        """The same in bfloat16."""
+        return self._replace(name=f"{self.name} bfloat16", dtype=torch.bfloat16)
 
 
 def _activate(y: Tensor, name: str | None) -> Tensor:
@@ -112,7 +121,7 @@ def _bce(target: float, reduction: str) -> Case:
 
 def cases() -> list[Case]:
     """The cases: each operator, sizes that do not divide by any vector, few and many channels, every activation."""
-    return [
+    convolutions = [
         _convolution("conv2d", (2, 19, 11, 9), (37, 19, 3, 3), stride=2, padding=1),
         _convolution("conv2d", (2, 16, 12, 12), (16, 16, 5, 5), "leaky_relu", stride=2, padding=2),
         _convolution("conv2d", (2, 33, 9, 8), (1, 33, 7, 7), "tanh", padding=3),
@@ -126,6 +135,10 @@ def cases() -> list[Case]:
         _convolution("conv_transpose2d", (2, 35, 6, 5), (35, 1, 4, 4), "tanh", stride=2, padding=1),
         _convolution("conv_transpose2d", (2, 8, 5, 5), (8, 6, 3, 3), stride=3, dilation=2, groups=2),
         _convolution("conv_transpose1d", (2, 16, 11), (16, 9, 25), "relu", stride=4, padding=11, output_padding=1),
+    ]
+    return [
+        *convolutions,
+        *(case.bfloat16() for case in convolutions),
         _linear(5, 100, 67, "leaky_relu"),
         _linear(7, 331, 1),
         *(_bias_act(name) for name in ("relu", "leaky_relu", "tanh", "sigmoid")),
@@ -162,8 +175,10 @@ def _check(case: Case) -> tuple[float, str]:
     """(worst ratio of errors, what failed) of a case on the backend and level in force."""
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) * 0.5 for shape in case.shapes]
-    single = [t.float() for t in tensors]
-    truths, upstream = _results(case.plain, [t.double() for t in single], None)
+    single = [t.to(case.dtype) for t in tensors]
+    _, upstream = _results(case.plain, single, None)
+    upstream = upstream.to(case.dtype).double()
+    truths, _ = _results(case.plain, [t.double() for t in single], upstream)
     plain, _ = _results(case.plain, single, upstream)
     ours, _ = _results(case.ours, single, upstream)
     names = ["output", *(f"gradient {i}" for i in range(len(tensors)))]
@@ -173,7 +188,7 @@ def _check(case: Case) -> tuple[float, str]:
             problems.append(f"{name}: shape {tuple(mine.shape)}, expected {tuple(truth.shape)}")
             continue
         error = _error(mine, truth)
-        ratio = error / max(_error(theirs, truth), SMALLEST_ERROR)
+        ratio = error / max(_error(theirs, truth), SMALLEST_ERROR[case.dtype])
         worst = max(worst, ratio)
         if not ratio <= LARGEST_RATIO:  # NaN fails too
             problems.append(f"{name}: error {error:.2e}, {ratio:.1f} times PyTorch's")

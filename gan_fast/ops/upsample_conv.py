@@ -179,7 +179,7 @@ def _collapsing(
     """The transposed convolution's geometry if this call is to be collapsed."""
     x, weight, bias = dispatch.autocast(x, weight, bias)
     # What the automatic choice has figures for.
-    measured = x.dtype == torch.float32 and x.device.type == "cpu"
+    measured = x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu"
     if weight.dim() != rank + 2 or not dispatch.tensors_fit(x, weight, bias) or (asked == "auto" and not measured):
         return None
     if bias is not None and bias.shape != weight.shape[:1]:  # PyTorch has the error

@@ -26,7 +26,7 @@ def conv_weight_grad(
     prologue_activation: str,
     prologue_slope: float,
 ) -> tuple[Tensor, Tensor]:
-    """Same arguments as the reference; float32 or float64 on the CPU, 1-D and 2-D."""
+    """Same arguments as the reference; float32, bfloat16 or float64 on the CPU, 1-D and 2-D."""
     shape = weight_shape(input, grad_output, kernel_size, groups, transposed)
     weight_grad = input.new_empty(shape)
     bias_grad = input.new_empty(grad_output.shape[1] if want_bias else 0)

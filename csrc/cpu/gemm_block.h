@@ -1,0 +1,170 @@
+// Kernel text: the register block of the gather engines (GemmJob in gather_conv.h).
+//
+// It is `pixels` x 2 vectors: 14 x 2 accumulators, 2 weight vectors and one broadcast fill the 32 registers of AVX-512 and keep its two
+// FMA pipes busy with 16 loads per 28 FMAs; 6 x 2 fill the 16 of AVX2 and SSE2/NEON.
+#pragma once
+
+#include "common/activation.h"
+#include "gather_conv.h"
+#include "vec.h"
+#include "vec_math.h"
+
+namespace gan_fast {
+namespace GF_LEVEL {
+
+#define GF_INLINE static inline __attribute__((always_inline))
+
+#if GF_VECTOR_BYTES == 64
+constexpr int kPixels = 14;
+#else
+constexpr int kPixels = 6;
+#endif
+
+// Runs in a register block of runs of length L, and the block's pixels.
+constexpr int runs_of(int length) {
+  const int runs = kPixels / length;
+  return runs > kMaxRuns ? kMaxRuns : runs;
+}
+
+template <int L, int NV, class W>
+GF_INLINE void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, Sum<W>* sums) {
+  using T = Sum<W>;
+  constexpr int R = runs_of(L);
+  constexpr int lanes = VecOf<T>::lanes;
+  const W* base[R];
+  for (int r = 0; r < R; ++r) base[r] = job.tile + run_in[r];
+  Vec<T> acc[R * L][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < R * L; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) acc[i][v] = Vec<T>{};
+  }
+  const W* panel = job.panel;
+  for (int64_t s = 0; s < job.step_count; ++s) {
+    const int64_t offset = job.steps[s].offset;
+    const int64_t depth = job.steps[s].depth;
+    for (int64_t c = 0; c < depth; ++c, panel += 2 * lanes) {
+      Vec<W> weight[NV];
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) weight[v] = load<W>(panel + v * lanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const W* a = base[r] + offset + c;
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) {
+          const Vec<W> x = splat<W>(a[i * kChannelBlock]);
+#pragma GCC unroll 2
+          for (int v = 0; v < NV; ++v) add_product(acc[r * L + i][v], x, weight[v]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R * L; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) {
+      T* sum = sums + (i * 2 + v) * lanes;
+      store<T>(sum, job.accumulate ? load<T>(sum) + acc[i][v] : acc[i][v]);
+    }
+  }
+}
+
+// FULL: every lane of both vectors (of one, if NV is 1) is an output channel.
+template <int ACT, int NV, bool FULL, class S>
+void store_block(const GemmStore<S>& job, const int64_t* run_out, const Arithmetic<S>* sums, int runs, int run_length,
+                 int64_t out_lanes) {
+  using T = Arithmetic<S>;
+  constexpr int lanes = VecOf<T>::lanes;
+  Vec<T> bias[NV];
+  for (int v = 0; v < NV; ++v) bias[v] = job.bias == nullptr ? Vec<T>{} : load<T>(job.bias + v * lanes);
+  const int64_t left = out_lanes - (NV - 1) * lanes;
+  for (int r = 0; r < runs; ++r) {
+    if (run_out[r] < 0) continue;
+    S* out = job.output + run_out[r];
+    const T* sum = sums + r * run_length * 2 * lanes;
+    for (int i = 0; i < run_length; ++i, out += job.out_pixel_stride, sum += 2 * lanes) {
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) {
+        const Vec<T> value = activate<ACT>(load<T>(sum + v * lanes) + bias[v], job.slope);
+        if (!FULL && v == NV - 1) {
+          write_first<S>(out + v * lanes, value, left);
+        } else if (FULL && job.stream) {
+          write_stream<S>(out + v * lanes, value);
+        } else {
+          write<S>(out + v * lanes, value);
+        }
+      }
+    }
+  }
+}
+
+template <int NV, bool FULL, class S>
+void finish_block(const GemmStore<S>& job, const int64_t* run_out, const Arithmetic<S>* sums, int runs, int run_length,
+                  int64_t out_lanes) {
+  switch (job.activation) {
+    case kRelu:
+      return store_block<kRelu, NV, FULL>(job, run_out, sums, runs, run_length, out_lanes);
+    case kLeakyRelu:
+      return store_block<kLeakyRelu, NV, FULL>(job, run_out, sums, runs, run_length, out_lanes);
+    case kTanh:
+      return store_block<kTanh, NV, FULL>(job, run_out, sums, runs, run_length, out_lanes);
+    case kSigmoid:
+      return store_block<kSigmoid, NV, FULL>(job, run_out, sums, runs, run_length, out_lanes);
+    default:
+      return store_block<kNone, NV, FULL>(job, run_out, sums, runs, run_length, out_lanes);
+  }
+}
+
+template <int L, int NV, class S, class W>
+void gemm_blocks(const GemmJob<S, W>& job) {
+  constexpr int R = runs_of(L);
+  constexpr int lanes = VecOf<Sum<W>>::lanes;
+  for (int64_t b = 0; b < job.blocks; ++b) {
+    Sum<W>* sums = job.sums + b * R * L * 2 * lanes;
+    // Inlined, though its code is the same for all S: few input channels make so short sums that a call would cost a tenth.
+    multiply_block<L, NV, W>(job, job.run_in + b * R, sums);
+    if (!job.finish) continue;
+    if (job.out_lanes == NV * lanes) {
+      finish_block<NV, true, S>(job, job.run_out + b * R, sums, R, L, job.out_lanes);
+    } else {
+      finish_block<NV, false, S>(job, job.run_out + b * R, sums, R, L, job.out_lanes);
+    }
+  }
+#if GF_VECTOR_BYTES > 16
+  if (job.stream) _mm_sfence();
+#endif
+}
+
+template <int L, class S, class W>
+void gemm_of_length(const GemmJob<S, W>& job) {
+  if (job.out_lanes <= VecOf<Sum<W>>::lanes) {
+    gemm_blocks<L, 1>(job);
+  } else {
+    gemm_blocks<L, 2>(job);
+  }
+}
+
+template <class S, class W>
+void gemm(const GemmJob<S, W>& job) {
+  switch (job.run_length) {
+    case 1: return gemm_of_length<1>(job);
+    case 2: return gemm_of_length<2>(job);
+    case 3: return gemm_of_length<3>(job);
+    case 4: return gemm_of_length<4>(job);
+    case 5: return gemm_of_length<5>(job);
+    case 6: return gemm_of_length<6>(job);
+#if GF_VECTOR_BYTES == 64
+    case 7: return gemm_of_length<7>(job);
+    case 8: return gemm_of_length<8>(job);
+    case 9: return gemm_of_length<9>(job);
+    case 10: return gemm_of_length<10>(job);
+    case 11: return gemm_of_length<11>(job);
+    case 12: return gemm_of_length<12>(job);
+    case 13: return gemm_of_length<13>(job);
+    case 14: return gemm_of_length<14>(job);
+#endif
+  }
+}
+
+}  // namespace GF_LEVEL
+}  // namespace gan_fast

@@ -1,0 +1,85 @@
+// Kernel text: the register block of the weight gradients (OuterJob in conv_weight_grad.h).
+#pragma once
+
+#include "conv_weight_grad.h"
+#include "vec.h"
+
+namespace gan_fast {
+namespace GF_LEVEL {
+
+#if GF_VECTOR_BYTES == 64
+constexpr int kRows = 14;
+#else
+constexpr int kRows = 6;
+#endif
+
+template <int M, int NV, class W>
+void outer_rows(const OuterJob<W>& job) {
+  using T = Sum<W>;
+  constexpr int lanes = VecOf<T>::lanes;
+  Vec<T> acc[M][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) acc[i][v] = Vec<T>{};
+  }
+  for (int64_t image = 0; image < job.images; ++image) {
+    for (int64_t line = 0; line < job.lines; ++line) {
+      const W* a = job.a + image * job.a_image + line * job.a_line;
+      const W* b = job.b + image * job.b_image + line * job.b_line;
+      for (int64_t k = 0; k < job.length; ++k, a += job.a_pixel, b += 2 * lanes) {
+        Vec<W> right[NV];
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; ++v) right[v] = load<W>(b + v * lanes);
+#pragma GCC unroll 16
+        for (int i = 0; i < M; ++i) {
+          const Vec<W> left = splat<W>(a[i]);
+#pragma GCC unroll 2
+          for (int v = 0; v < NV; ++v) add_product(acc[i][v], left, right[v]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) {
+      T* sum = job.sums + (i * 2 + v) * lanes;
+      store<T>(sum, load<T>(sum) + acc[i][v]);
+    }
+  }
+}
+
+template <int M, class W>
+void outer_width(const OuterJob<W>& job) {
+  if (job.narrow) {
+    outer_rows<M, 1>(job);
+  } else {
+    outer_rows<M, 2>(job);
+  }
+}
+
+template <class W>
+void outer(const OuterJob<W>& job) {
+  switch (job.rows) {
+    case 1: return outer_width<1>(job);
+    case 2: return outer_width<2>(job);
+    case 3: return outer_width<3>(job);
+    case 4: return outer_width<4>(job);
+    case 5: return outer_width<5>(job);
+    case 6: return outer_width<6>(job);
+#if GF_VECTOR_BYTES == 64
+    case 7: return outer_width<7>(job);
+    case 8: return outer_width<8>(job);
+    case 9: return outer_width<9>(job);
+    case 10: return outer_width<10>(job);
+    case 11: return outer_width<11>(job);
+    case 12: return outer_width<12>(job);
+    case 13: return outer_width<13>(job);
+    case 14: return outer_width<14>(job);
+#endif
+  }
+}
+
+}  // namespace GF_LEVEL
+}  // namespace gan_fast

@@ -1,0 +1,42 @@
+// What the kernels multiply: words.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "common/bf16.h"
+
+namespace gan_fast {
+
+// Two neighbours along the inner dimension of a product, the first in the lower half.
+using Bf16Pair = uint32_t;
+
+template <class W>
+struct SumOf {
+  using type = W;
+};
+template <>
+struct SumOf<Bf16Pair> {
+  using type = float;
+};
+
+// A word is a float, a pair of bf16, or a double where a kernel text is proved in it. Sums of products have the type Sum<W>.
+template <class W>
+using Sum = typename SumOf<W>::type;
+
+template <class W>
+constexpr int64_t kPerWord = 1;
+template <>
+inline constexpr int64_t kPerWord<Bf16Pair> = 2;
+
+// The word of two elements; of the first, where a word has no room for two.
+template <class W, class S>
+W word_of(S first, S second) {
+  if constexpr (std::is_same_v<W, Bf16Pair>) {
+    return first.bits | static_cast<uint32_t>(second.bits) << 16;
+  } else {
+    return widen(first);
+  }
+}
+
+}  // namespace gan_fast

@@ -1,0 +1,53 @@
+"""The kernels of pairs of bfloat16 as the compiler made them: no inner loop stores, or loads more than its operands."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+
+import pytest
+from native import kernels
+
+#: Products of the register block, 14 x 2, and what it has to load for them: 14 words and 2 vectors.
+PRODUCTS, LOADS = 28, 16
+
+
+def loops(listing: str) -> list[list[str]]:
+    """The instructions of every innermost loop: from a backward jump's target to the jump."""
+    found: list[list[str]] = []
+    addresses: list[int] = []
+    instructions: list[str] = []
+    for line in listing.splitlines():
+        parts = line.split("\t")
+        if len(parts) < 2:
+            continue
+        addresses.append(int(parts[0].strip().rstrip(":"), 16))
+        instructions.append(parts[1].strip())
+    places = {address: place for place, address in enumerate(addresses)}
+    start_of_last = -1
+    for place, instruction in enumerate(instructions):
+        jump = re.match(r"j\w+\s+([0-9a-f]+)", instruction)
+        target = places.get(int(jump[1], 16), place) if jump else place
+        if target < place and target > start_of_last:
+            found.append(instructions[target : place + 1])
+            start_of_last = target
+    return found
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="instructions of x86")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not installed")
+def test_inner_loops_keep_their_sums_in_registers() -> None:
+    module = kernels()
+    assert module.__file__ is not None
+    command = ["objdump", "-d", "--no-show-raw-insn", module.__file__]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    blocks = [loop for loop in loops(listing) if sum("vdpbf16ps" in line for line in loop) == PRODUCTS]
+    # Runs of 14, 7 and 2 pixels of the gather engines, and 14 rows of the weight gradient.
+    assert len(blocks) >= 4, f"{len(blocks)} loops of {PRODUCTS} products of pairs"
+    for block in blocks:
+        in_memory = [line for line in block if "(" in line and not line.startswith("lea")]
+        assert len(in_memory) <= LOADS, "\n".join(block)
+        stores = [line for line in in_memory if re.search(r",\s*[^,]*\([^()]*\)$", line)]
+        assert not stores and not any("rsp" in line for line in in_memory), "\n".join(block)
