@@ -7,6 +7,7 @@
 #include "common/activation.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
+#include "gather_blocking.h"
 #include "pair_kernels.h"
 #include "tile.h"
 #include "winograd_conv.h"
@@ -40,11 +41,6 @@ struct Phase {
   std::vector<int64_t> chunk_steps;  // number of steps in each chunk of K
   std::vector<FewTapGroup> groups;
 };
-
-// A vector of output channels would be mostly empty: run the vector over input channels instead.
-bool few_outputs(const ConvGeometry& g, int64_t vector) {
-  return g.out_channels / g.groups <= vector / 2 && g.in_channels / g.groups >= vector;
-}
 
 // What one call shares between its tasks.
 template <class S, class W>
@@ -266,25 +262,6 @@ struct Runs {
   std::vector<int64_t> in, out;
   int64_t length;
 };
-
-// The run length with the least work for `rows` rows of `width` pixels: what rounding adds (a row's last run overlaps, the last
-// register block is padded) against what a small block loses to the latency of its few sums, and a little for each run's pointer.
-int64_t best_run_length(int64_t rows, int64_t width, int64_t pixels) {
-  constexpr double kFewestPixels = 4, kRunCost = 0.03, kBlockCost = 0.3;  // in pixels
-  int64_t best = 1;
-  double least = 0;
-  for (int64_t length = std::min(width, pixels); length >= 1; --length) {
-    const int64_t runs = std::min<int64_t>(kMaxRuns, pixels / length);
-    const int64_t blocks = ceil_div(rows * ceil_div(width, length), runs);
-    const double block = std::max(kFewestPixels, static_cast<double>(runs * length)) + kRunCost * static_cast<double>(runs) + kBlockCost;
-    const double cost = static_cast<double>(blocks) * block;
-    if (least == 0 || cost < least) {
-      least = cost;
-      best = length;
-    }
-  }
-  return best;
-}
 
 template <class S, class W>
 Runs cut_runs(const Call<S, W>& call, const Tile& tile, const Phase& phase, int64_t length) {
