@@ -6,6 +6,7 @@ Its input gradient is then gan_fast::conv_transpose and its weight gradient gan_
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -65,4 +66,4 @@ def _chosen(count: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     strides = (count * channels, 1, count * channels, channels)
     bias_shape = None if bias is None else bias.shape
     facts = (pixels, strides, (*weight.shape, 1, 1), bias_shape, x.dtype, x.device.type, FORM, "auto")
-    return dispatch.plan(2, *facts, backends.extension()) is not None
+    return dispatch.plan(2, *facts, backends.extension(), torch.get_num_threads()) is not None
