@@ -23,13 +23,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import gan_fast
 from gan_fast.ops import OPERATORS, _triton
 
-
 #: Operations that neither compute nor are views: allocations, and marks for the profiler.
 _NO_KERNEL = ("empty", "new_empty", "detach", "is_same_size", "_unsafe_view", "_record_function")
 
 
 class Count(TorchDispatchMode):
-    """Counts PyTorch's operations that compute, inside our operators too, whose own launches it leaves to the caller."""
+    """Counts PyTorch's operations that compute, inside our operators too; the kernels' launches are the caller's."""
 
     def __init__(self) -> None:
         super().__init__()
