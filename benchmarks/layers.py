@@ -6,7 +6,9 @@ backends_table.json.
     python benchmarks/layers.py --served                # what "auto" runs instead of our kernels everywhere
 
 A cell is one layer in one pass (forward, input gradient, weight gradient) and one memory format of the input.
-Backward passes are timed through autograd, since that is how they run.
+Backward passes are timed through autograd, since that is how they run. GF/s counts the products of the definition (a
+Winograd kernel does fewer), and "of peak" holds it to a loop of pure multiply-adds on the same threads, measured
+between the turns.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torch
 from shapes import FAMILIES, LayerShape, select
 from torch import Tensor
 
-from gan_fast import backends, functional
+from gan_fast import backends, functional, tuning
 from gan_fast.bench import interleaved
 
 PASSES = ("forward", "input_grad", "weight_grad")
@@ -83,7 +85,9 @@ def run_of(shape: LayerShape, provider: str, which: str, memory_format: torch.me
     return lambda: torch.autograd.grad(output, leaves, upstream, retain_graph=True)
 
 
-def measure(shape: LayerShape, provider: str, rounds: int) -> list[dict[str, Any]]:
+def measure(
+    shape: LayerShape, provider: str, rounds: int, calibration: interleaved.Calibration
+) -> list[dict[str, Any]]:
     """The layer's cells: medians in seconds of `provider` and of PyTorch, and PyTorch's best over the formats."""
     cells = []
     formats = FORMATS if shape.rank == 2 else {"NCL": torch.contiguous_format}
@@ -93,10 +97,11 @@ def measure(shape: LayerShape, provider: str, rounds: int) -> list[dict[str, Any
             for layout, memory_format in formats.items()
             for name in ("torch", provider)
         }
-        first = interleaved.measure(programs, 1)
+        first = interleaved.measure(programs, 1, calibration=calibration)
         shortest = min(result["seconds"] for result in first.values())
         repeats = max(1, math.ceil(SHORTEST_TURN / shortest))
-        times = {k: v["seconds"] for k, v in interleaved.measure(programs, rounds, 1, repeats).items()}
+        results = interleaved.measure(programs, rounds, 1, repeats, calibration)
+        times = {name: result["seconds"] for name, result in results.items()}
         best = min(times[f"torch {layout}"] for layout in formats)
         for layout in formats:
             cells.append(
@@ -107,6 +112,8 @@ def measure(shape: LayerShape, provider: str, rounds: int) -> list[dict[str, Any
                     "pass": which,
                     "format": layout,
                     "gflop": 2e-9 * shape.macs,
+                    "share": 2 * shape.macs / times[f"{provider} {layout}"] / calibration.peak,
+                    "trusted": all(results[f"{name} {layout}"]["trusted"] for name in ("torch", provider)),
                     "ours": times[f"{provider} {layout}"],
                     "torch": times[f"torch {layout}"],
                     "torch_best": best,
@@ -125,7 +132,8 @@ def line(cell: dict[str, Any]) -> str:
     ours, theirs = cell["ours"], cell["torch"]
     return (
         f"{cell['shape']:66s} {cell['pass']:11s} {cell['format']:13s} "
-        f"{1e3 * ours:9.3f} {1e3 * theirs:9.3f} {cell['gflop'] / ours:7.0f} {theirs / ours:6.2f}"
+        f"{1e3 * ours:9.3f} {1e3 * theirs:9.3f} {cell['gflop'] / ours:7.0f} {100 * cell['share']:6.0f}% "
+        f"{theirs / ours:6.2f}{'' if cell['trusted'] else '  disturbed'}"
     )
 
 
@@ -157,10 +165,15 @@ def main() -> None:
     arguments = parser.parse_args()
     provider = "auto" if arguments.served else "cpu"
     shapes = select(family=arguments.family)
-    print(f"{'layer':66s} {'pass':11s} {'format':13s} {'ours ms':>9s} {'torch ms':>9s} {'GF/s':>7s} {'ratio':>6s}")
+    calibration = tuning.calibration()
+    print(f"peak of {torch.get_num_threads()} threads: {1e-9 * calibration.peak:.0f} GF/s")
+    print(
+        f"{'layer':66s} {'pass':11s} {'format':13s} "
+        f"{'ours ms':>9s} {'torch ms':>9s} {'GF/s':>7s} {'of peak':>7s} {'ratio':>6s}"
+    )
     cells = []
     for shape in shapes:
-        for cell in measure(shape, provider, arguments.rounds):
+        for cell in measure(shape, provider, arguments.rounds, calibration):
             cells.append(cell)
             print(line(cell), flush=True)
     print(summary(cells))
@@ -171,6 +184,7 @@ def main() -> None:
             "machine": machine.describe(),
             "table": backends.table_hash(),
             "provider": provider,
+            "peak_gflops": 1e-9 * calibration.peak,
             "cells": cells,
         }
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

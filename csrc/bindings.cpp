@@ -38,6 +38,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info, "How this module was built.");
   gan_fast::bind_convolution(m);
   gan_fast::bind_elementwise(m);
+  gan_fast::bind_measuring(m);
   gan_fast::bind_normalization(m);
   gan_fast::bind_pool(m);
 }

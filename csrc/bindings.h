@@ -7,6 +7,7 @@ namespace gan_fast {
 
 void bind_convolution(pybind11::module_& m);
 void bind_elementwise(pybind11::module_& m);
+void bind_measuring(pybind11::module_& m);
 void bind_normalization(pybind11::module_& m);
 void bind_pool(pybind11::module_& m);
 

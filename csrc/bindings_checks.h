@@ -19,6 +19,11 @@ inline void check_dtype(int dtype) {
   require(dtype == 0 || dtype == 1, "dtype", std::to_string(dtype), "0 (float32) or 1 (float64)");
 }
 
+// Of the kernels that take bfloat16 too.
+inline void check_storage(int dtype) {
+  require(dtype >= 0 && dtype <= 2, "dtype", std::to_string(dtype), "0 (float32), 1 (float64) or 2 (bfloat16)");
+}
+
 inline void check_activation(int act) {
   require(act >= kNone && act <= kSigmoid, "act", std::to_string(act),
           "0 none, 1 relu, 2 leaky_relu, 3 tanh or 4 sigmoid");

@@ -19,7 +19,7 @@ namespace {
 
 void run_bias_act(int dtype, int64_t outer, int64_t channels, int64_t inner, Address x, Address bias, Address y, int act,
                   double slope, int threads) {
-  check_dtype(dtype);
+  check_storage(dtype);
   check_size("outer", outer);
   check_size("channels", channels);
   check_size("inner", inner);
@@ -43,7 +43,7 @@ void run_bias_act(int dtype, int64_t outer, int64_t channels, int64_t inner, Add
 }
 
 void run_act_grad(int dtype, int64_t n, Address grad_output, Address y, Address out, int act, double slope, int threads) {
-  check_dtype(dtype);
+  check_storage(dtype);
   check_size("n", n);
   check_activation(act);
   check_threads(threads);
@@ -62,7 +62,7 @@ void run_act_grad(int dtype, int64_t n, Address grad_output, Address y, Address 
 
 void run_bce_with_logits(int dtype, int64_t n, Address x, Address target, double target_value, Address weight,
                          Address pos_weight, int reduction, Address loss, Address grad, int threads) {
-  check_dtype(dtype);
+  check_storage(dtype);
   check_size("n", n);
   check_threads(threads);
   require(reduction >= kReduceNone && reduction <= kReduceSum, "reduction", std::to_string(reduction),
@@ -88,7 +88,7 @@ void bind_elementwise(py::module_& m) {
         py::arg("bias"), py::arg("y"), py::arg("act"), py::arg("slope"), py::arg("threads"),
         "y = act(x + bias)\n\n"
         "x, y: (outer, channels, inner) contiguous, y may be x; bias: (channels) or 0. dtype: 0 float32, 1 float64 (always\n"
-        "the portable level). act: 0 none, 1 relu, 2 leaky_relu, 3 tanh, 4 sigmoid. NaN goes through every activation.");
+        "the portable level), 2 bfloat16 (computed in float32, rounded once). act: 0 none, 1 relu, 2 leaky_relu, 3 tanh, 4 sigmoid. NaN goes through every activation.");
   m.def("act_grad", &run_act_grad, py::arg("dtype"), py::arg("n"), py::arg("grad_output"), py::arg("y"), py::arg("out"),
         py::arg("act"), py::arg("slope"), py::arg("threads"),
         "out = grad_output * act'(y), the derivative expressed by the output y\n\n"

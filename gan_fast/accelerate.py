@@ -33,6 +33,7 @@ _LAYERS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.ConvTranspose1d: nn.ConvTranspose1d,
     torch.nn.ConvTranspose2d: nn.ConvTranspose2d,
     torch.nn.ConvTranspose3d: nn.ConvTranspose3d,
+    torch.nn.Linear: nn.Linear,
     torch.nn.BatchNorm1d: nn.BatchNorm1d,
     torch.nn.BatchNorm2d: nn.BatchNorm2d,
     torch.nn.BCEWithLogitsLoss: nn.BCEWithLogitsLoss,
@@ -107,11 +108,11 @@ class Report:
 def accelerate(*modules: torch.nn.Module) -> Report:
     """Swap the layers of `modules` that gan_fast has kernels for; in place, undone by `restore`.
 
-    Swapped: exact `torch.nn` Conv1d/2d/3d, ConvTranspose1d/2d/3d, BatchNorm1d/2d and BCEWithLogitsLoss, with old-style
-    or parametrized weight and spectral norm too; and `torch.nn.Sequential` around them (see `gan_fast.sequential`),
-    where a directly following ReLU, LeakyReLU, Tanh or Sigmoid is computed by the layer's own kernel, and a directly
-    preceding nearest Upsample together with the convolution. Results agree with the unswapped modules up to rounding,
-    in training and evaluation. A second call does nothing more.
+    Swapped: exact `torch.nn` Conv1d/2d/3d, ConvTranspose1d/2d/3d, Linear, BatchNorm1d/2d and BCEWithLogitsLoss, with
+    old-style or parametrized weight and spectral norm too; and `torch.nn.Sequential` around them (see
+    `gan_fast.sequential`), where a directly following ReLU, LeakyReLU, Tanh or Sigmoid is computed by the layer's own
+    kernel, and a directly preceding nearest Upsample together with the convolution. Results agree with the unswapped
+    modules up to rounding, in training and evaluation. A second call does nothing more.
 
     Returns:
         A `Report`; its str() is a table. With several modules the names start with the module's position: `0.main.3`.

@@ -34,12 +34,8 @@ logger = logging.getLogger(__name__)
 #: Names a user may ask for.
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 
-#: What the kernels of a backend can run on.
-_DTYPES = {
-    "cpu": (torch.float32, torch.float64),
-    "triton": (torch.float32, torch.bfloat16, torch.float16),
-}
-_DTYPE_WORDS = {"cpu": "float32 (and float64, for proof)", "triton": "float32, bfloat16 and float16"}
+#: Operators whose CPU kernels take bfloat16 (and compute in float32); all take float32.
+BFLOAT16_OPERATORS = frozenset({"act_grad", "batch_norm_act", "batch_norm_act_backward", "bce_with_logits", "bias_act"})
 
 _context: ContextVar[str | None] = ContextVar("gan_fast_backend", default=None)
 
@@ -229,23 +225,31 @@ def check_environment() -> None:
 # ------------------------------------------------------------------------------------------------------- the choice
 
 
-def refusal(backend: str, *, device: str, dtype: torch.dtype, rank: int | None = None) -> str | None:
-    """Why ``backend`` cannot run a call at all, or None if it can. ``rank``: spatial dimensions of a convolution."""
+def refusal(op: str, backend: str, *, device: str, dtype: torch.dtype, rank: int | None = None) -> str | None:
+    """Why ``backend`` cannot run a call of ``op`` at all, or None if it can. ``rank``: spatial dimensions of a
+    convolution."""
     if backend in ("reference", "torch"):
         return None
     ok, reason = (True, "") if backend == "cpu" and extension() is not None else available()[backend]
     if not ok:
         return reason
-    kernels, home = ("Triton", "cuda") if backend == "triton" else ("CPU", "cpu")
-    if backend == "triton" and triton_is_interpreted():
-        home = "cpu"
+    home = "cuda" if backend == "triton" and not triton_is_interpreted() else "cpu"
+    kernels = "Triton" if backend == "triton" else "CPU"
     if device != home:
         return f"the {kernels} kernels need tensors on {home.replace('cpu', 'the CPU')}, got device {device!r}"
-    if dtype not in _DTYPES[backend]:
-        return f"the {kernels} kernels take {_DTYPE_WORDS[backend]}, got {dtype}"
+    if backend == "triton":
+        if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            return f"the Triton kernels take float32, bfloat16 and float16, got {dtype}"
+    elif dtype not in (torch.float32, torch.float64) and not _takes_bfloat16(op, dtype):
+        words = "float32 and bfloat16" if op in BFLOAT16_OPERATORS else "float32"
+        return f"the CPU kernels of {op} take {words} (and float64, for proof), got {dtype}"
     if rank is not None and rank not in (1, 2):
         return f"the {kernels} kernels do 1-D and 2-D convolutions, got {rank}-D"
     return None
+
+
+def _takes_bfloat16(op: str, dtype: torch.dtype) -> bool:
+    return dtype == torch.bfloat16 and op in BFLOAT16_OPERATORS
 
 
 @functools.cache
@@ -270,7 +274,7 @@ def choose(
     """
     name = requested(backend)
     if name != "auto":
-        why_not = refusal(name, device=device, dtype=dtype, rank=rank)
+        why_not = refusal(op, name, device=device, dtype=dtype, rank=rank)
         if why_not is not None:
             raise RuntimeError(
                 f"backend {name!r} was asked for by name and cannot run {op}: {why_not}. "
@@ -279,9 +283,10 @@ def choose(
         return Choice(name, "asked for by name")
     if device == "cuda":
         return Choice("torch", "on CUDA PyTorch serves; backend 'triton' is by name only, unproven on a device")
-    if dtype != torch.float32:
-        return Choice("torch", f"{dtype} is served by PyTorch, the CPU kernels are for float32")
-    why_not = refusal("cpu", device=device, dtype=dtype, rank=rank)
+    if dtype != torch.float32 and not _takes_bfloat16(op, dtype):
+        words = "float32 and bfloat16" if op in BFLOAT16_OPERATORS else "float32"
+        return Choice("torch", f"{dtype} is served by PyTorch, the CPU kernels of {op} are for {words}")
+    why_not = refusal(op, "cpu", device=device, dtype=dtype, rank=rank)
     if why_not is not None:
         _log_once(op, why_not)
         return Choice("torch", why_not)

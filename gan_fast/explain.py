@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from gan_fast import backends
 from gan_fast import nn as fast_nn
 from gan_fast.choice_table import Choice
-from gan_fast.ops import geometry, upsample_conv
+from gan_fast.ops import geometry, linear_call, upsample_conv
+from gan_fast.ops.registry import autocast_enabled
 from gan_fast.sequential import Sequential, against_collapse, is_upsampling
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -62,12 +63,17 @@ class Explanation(list[Row]):
 
 
 def explain(module: nn.Module, input_shape: Sequence[int] | None = None) -> Explanation:
-    """For every convolution, batch normalisation and loss layer in ``module``: which backend serves it, and why.
+    """For every convolution, linear, batch normalisation and loss layer in ``module``: which backend serves it, and
+    why.
 
     ``input_shape``: shape of the module's input, batch included; layers' own input shapes follow by a run without
     data. Without it the answer is that for inputs large enough to be worth a kernel. The active ``use_backend`` and
-    GAN_FAST_BACKEND count.
+    GAN_FAST_BACKEND count, and torch.autocast: within it the layers are taken to see its dtype.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    if isinstance(input_shape, nn.Module):
+        raise TypeError("explain takes one module at a time, and the shape of its input: explain(module, (N, C, H, W))")
     shapes = {} if input_shape is None else _layer_inputs(module, input_shape)
     upsamplings = _upsamplings(module)
     rows = Explanation()
@@ -76,6 +82,8 @@ def explain(module: nn.Module, input_shape: Sequence[int] | None = None) -> Expl
             rows.append(Row(name, f"{type(upsamplings[name]).__name__} + {type(layer).__name__}", *choices))
         elif isinstance(layer, (*_CONV, *_CONV_TRANSPOSE)):
             rows.append(Row(name, type(layer).__name__, *_explain_convolution(layer, shapes.get(name))))
+        elif isinstance(layer, nn.Linear):
+            rows.append(Row(name, type(layer).__name__, *_explain_linear(layer, shapes.get(name))))
         elif isinstance(layer, _BATCH_NORM):
             rows.append(Row(name, type(layer).__name__, *_explain_batch_norm(layer, shapes.get(name))))
         elif isinstance(layer, nn.BCEWithLogitsLoss):
@@ -97,6 +105,14 @@ def _choose(op: str, **facts: Any) -> Choice:
         return Choice("none", str(error))
 
 
+def _dtype(known: Tensor) -> torch.dtype:
+    """What a layer with this parameter computes with: its own dtype, or autocast's."""
+    device = known.device.type
+    if known.dtype == torch.float64 or not autocast_enabled(device):
+        return known.dtype
+    return torch.get_autocast_dtype(device)
+
+
 def _explain_convolution(layer: Any, shape: tuple[int, ...] | None) -> tuple[Choice, Choice, Choice]:
     plain = _plain(layer)
     if plain is None and layer.padding_mode != "zeros":
@@ -106,7 +122,7 @@ def _explain_convolution(layer: Any, shape: tuple[int, ...] | None) -> tuple[Cho
     transposed = isinstance(layer, _CONV_TRANSPOSE)
     weight: Tensor = layer.weight
     rank = weight.dim() - 2
-    common: dict[str, Any] = {"device": weight.device.type, "dtype": weight.dtype, "rank": rank}
+    common: dict[str, Any] = {"device": weight.device.type, "dtype": _dtype(weight), "rank": rank}
     form = None if shape is None else _geometry(layer, shape, weight, transposed)
     if shape is None or form is None:
         # Large enough for every rule on size; what is left depends on the layer alone.
@@ -133,6 +149,16 @@ def _passes(transposed: bool, common: dict[str, Any], facts: dict[str, Any]) -> 
     return forward, _choose(second, **common, **swapped), _choose("conv_weight_grad", **common, **facts)
 
 
+def _explain_linear(layer: nn.Linear, shape: tuple[int, ...] | None) -> tuple[Choice, Choice, Choice]:
+    plain = _plain(layer)
+    if plain is not None:
+        return plain, plain, plain
+    rows = 1 << 20 if shape is None else math.prod(shape[:-1])
+    weight = (*layer.weight.shape, 1, 1)
+    facts = geometry.facts(False, (1, weight[1], 1, rows), weight, linear_call.geometry(rows), True)
+    return _passes(False, {"device": layer.weight.device.type, "dtype": layer.weight.dtype, "rank": 2}, facts)
+
+
 def _upsamplings(module: nn.Module) -> dict[str, nn.Module]:
     """Name of a convolution -> the upsampling before it that `gan_fast.sequential` leaves to it."""
     found = {}
@@ -150,7 +176,7 @@ def _explain_pair(upsampling: Any, layer: Any, shape: tuple[int, ...] | None) ->
     rank = weight.dim() - 2
     factors = upsample_conv.whole_factors(upsampling.scale_factor, rank)
     asked = backends.requested()
-    measured = weight.dtype == torch.float32 and weight.device.type == "cpu"
+    measured = _dtype(weight) == torch.float32 and weight.device.type == "cpu"
     if factors is None or (asked == "auto" and not measured):
         return None
     if shape is None:  # a batch large enough for every rule
@@ -163,7 +189,7 @@ def _explain_pair(upsampling: Any, layer: Any, shape: tuple[int, ...] | None) ->
         return None
     form, choice = found
     facts = upsample_conv.facts(size, weight.shape, form, rank == 2)
-    common = {"device": weight.device.type, "dtype": weight.dtype, "rank": rank}
+    common = {"device": weight.device.type, "dtype": _dtype(weight), "rank": rank}
     forward, input_grad, weight_grad = _passes(True, common, facts)
     return Choice(forward.backend, f"{choice.reason}: {forward.reason}"), input_grad, weight_grad
 
@@ -175,7 +201,7 @@ def _explain_batch_norm(layer: Any, shape: tuple[int, ...] | None) -> tuple[Choi
     known = next((t for t in (layer.weight, layer.running_mean) if t is not None), torch.empty(0))
     facts: dict[str, Any] = {
         "device": known.device.type,
-        "dtype": known.dtype,
+        "dtype": _dtype(known),
         "elements": float("inf") if shape is None else math.prod(shape),
         "channels": layer.num_features,
         # Images are taken to be in channels_last, as above; (N, C, L) never is.
@@ -218,10 +244,15 @@ def _layer_inputs(module: nn.Module, input_shape: Sequence[int]) -> dict[str, tu
     dtype = next((p.dtype for p in twin.parameters() if p.is_floating_point()), None)
     handles = []
     for name, layer in twin.named_modules():
-        if isinstance(layer, (*_CONV, *_CONV_TRANSPOSE, *_BATCH_NORM)):
+        if isinstance(layer, (*_CONV, *_CONV_TRANSPOSE, *_BATCH_NORM, nn.Linear)):
 
-            def record(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+            def record(layer: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
                 shapes[name] = tuple(args[0].shape)
+                wanted = getattr(layer, "in_channels", None)  # "meta" tensors pass with any number through some layers
+                axis = None if wanted is None else -1 - len(layer.kernel_size)  # type: ignore[arg-type]  # a convolution
+                if axis is not None and shapes[name][axis] != wanted:
+                    found = f"an input of shape {shapes[name]}"
+                    raise ValueError(f"{name or 'module'} takes {wanted} channels, got {found}")
 
             handles.append(layer.register_forward_pre_hook(record))
     with (

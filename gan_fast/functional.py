@@ -2,10 +2,10 @@
 
 Each call chooses first (see :mod:`gan_fast.backends`): where PyTorch serves it, the call goes straight to
 ``torch.nn.functional`` followed by the activation, and never enters an operator of ours. That is also the path of
-everything unusual: 3-D convolutions, empty or invalid tensors (PyTorch's own error is raised), dtypes other than
-float32, tensor subclasses, and, with backend "auto", of code under ``torch.compile`` and ``torch.export``: the
-compiler fuses PyTorch's operations, not an opaque one, and an exported program then holds nothing but aten
-operations.
+everything unusual: 3-D convolutions, empty or invalid tensors (PyTorch's own error is raised), other dtypes than
+float32 (and bfloat16, but for the convolutions), tensor subclasses, and, with backend "auto", of code under
+``torch.compile`` and ``torch.export``: the compiler fuses PyTorch's operations, not an opaque one, and an exported
+program then holds nothing but aten operations.
 
 ``backend``: None follows ``gan_fast.use_backend`` and GAN_FAST_BACKEND; a name is strict and raises RuntimeError
 where that backend cannot run. The choice holds for the backward pass too.
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gan_fast import backends
-from gan_fast.ops import OPERATORS, dispatch, normalization
+from gan_fast.ops import OPERATORS, batch_norm_call, dispatch, linear_call
 from gan_fast.ops import activation as activations
 from gan_fast.ops.bce_with_logits.op import broadcasts_to
 from gan_fast.ops.dispatch import Size
@@ -43,6 +43,7 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose3d",
     "conv_transpose_geometry",
+    "linear",
     "upsample_conv1d",
     "upsample_conv2d",
 ]
@@ -271,6 +272,26 @@ def conv_transpose_geometry(
     )
 
 
+# ------------------------------------------------------------------------------------------------------------ linear
+
+
+def linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    backend: str | None = None,
+) -> Tensor:
+    """torch.nn.functional.linear, then the activation. input (..., C), weight (O, C), bias (O); result (..., O).
+
+    On a kernel of ours it is a 1x1 convolution over one row of pixels (views, nothing is copied). With backend "auto"
+    PyTorch serves it unless ``gan-fast tune`` found the kernel faster here.
+    """
+    return linear_call.linear(input, weight, bias, activation, negative_slope, backend)
+
+
 # -------------------------------------------------------------------------------------------------- bias, activation
 
 
@@ -325,57 +346,9 @@ def batch_norm(
     In training the running statistics are updated in place. Images are fastest in channels_last. PyTorch serves
     everything else: other ranks and dtypes, tensors of different dtypes, and torch.func's transforms.
     """
-    act = activations.check(activation)
-    asked = backends.requested(backend)
-    running, affine = (running_mean, running_var), (weight, bias)
-
-    def by_torch() -> Tensor:
-        out = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-        return activations.apply(out, act, negative_slope)
-
-    if not _batch_norm_fits(input, running, affine, training, asked):
-        exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
-        return by_torch() if exporting else dispatch.served_by_torch(by_torch(), asked, "this form of normalisation")
-    if dispatch.choose("batch_norm_act", asked, **normalization.facts(input)).backend == "torch":
-        return by_torch()
-    fused = act if activations.fusable(act, negative_slope) else "none"
-    slope = float(negative_slope) if fused == "leaky_relu" else 0.01
-    given = (None, None) if training else running
-    out, mean, var = OPERATORS["batch_norm_act"](input, *affine, *given, float(eps), fused, slope, asked)
-    if training and running_mean is not None and running_var is not None:
-        count = input.numel() // input.shape[1]
-        with torch.no_grad():
-            for kept, batch in ((running_mean, mean), (running_var, var * (count / (count - 1)))):
-                # Rounded once, and past the version counter, as PyTorch does: a graph of PyTorch's own batch
-                # normalisation may hold the very tensor, and would refuse to be differentiated.
-                kept.data.copy_(torch.lerp(kept.double(), batch, momentum))
-    return out if fused == act else activations.apply(out, act, negative_slope)
-
-
-def _batch_norm_fits(
-    input: Tensor,
-    running: tuple[Tensor | None, Tensor | None],
-    affine: tuple[Tensor | None, Tensor | None],
-    training: bool,
-    asked: str,
-) -> bool:
-    """Whether the operator takes this call; the rest, errors included, is PyTorch's."""
-    if dispatch.only_torch(asked, input, *running, *affine):
-        return False
-    if asked == "auto" and torch._C._are_functorch_transforms_active():
-        return False
-    if input.dim() not in (2, 3, 4) or input.numel() == 0 or input.dtype not in (torch.float32, torch.float64):
-        return False
-    if (running[0] is None) != (running[1] is None) or (running[0] is None and not training):
-        return False
-    if training and input.numel() == input.shape[1]:  # one value for each channel: PyTorch raises
-        return False
-    if any(t is not None and t.requires_grad for t in running):
-        return False
-    return all(
-        t.shape == input.shape[1:2] and (t.dtype, t.device, t.layout) == (input.dtype, input.device, input.layout)
-        for t in (*running, *affine)
-        if t is not None
+    parameters = (training, momentum, eps)
+    return batch_norm_call.batch_norm(
+        input, (running_mean, running_var), (weight, bias), parameters, activation, negative_slope, backend
     )
 
 

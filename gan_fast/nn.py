@@ -1,4 +1,5 @@
-"""torch.nn's convolutions, batch normalisations and BCEWithLogitsLoss on gan_fast's operators; Keras' convolutions.
+"""torch.nn's convolutions, linear layer, batch normalisations and BCEWithLogitsLoss on gan_fast's operators; Keras'
+convolutions.
 
 Every class is a subclass of the PyTorch class of the same name: same arguments, attributes, initialisation,
 state_dict keys and results, plus the keyword-only arguments ``activation`` (None, "relu", "leaky_relu", "tanh",
@@ -31,6 +32,7 @@ __all__ = [
     "ConvTranspose3d",
     "KerasConv2d",
     "KerasConvTranspose2d",
+    "Linear",
 ]
 
 
@@ -246,6 +248,14 @@ class KerasConvTranspose2d(ConvTranspose2d):
             input, self.weight, self.bias, stride=self.stride, pad_begin=begin, out_size=out, dilation=self.dilation,
             groups=self.groups, **self._fused(then),
         )  # fmt: skip
+
+
+class Linear(_Activated, torch.nn.Linear):
+    """torch.nn.Linear with a fused activation. (..., C) -> (..., O)."""
+
+    def forward(self, input: Tensor, *, then: Then = None) -> Tensor:
+        """The layer's result; ``then`` stands for the activation layer that follows."""
+        return functional.linear(input, self.weight, self.bias, **self._fused(then))
 
 
 class _BatchNorm(_Activated):

@@ -4,8 +4,8 @@ whose needs it knows.
 A `Sequential` is the one place where a layer's consumer is known. Its children stay what they are: called one by
 one, sliced or hooked they do what they always did. Only the run through the container differs:
 
-1. An activation right after one of `gan_fast.nn`'s convolutions or batch normalisations is computed by that layer's
-   kernel, and its own module is passed over; not if either has a hook that would see the difference.
+1. An activation right after one of `gan_fast.nn`'s convolutions, linear layers or batch normalisations is computed by
+   that layer's kernel, and its own module is passed over; not if either has a hook that would see the difference.
 2. A nearest `torch.nn.Upsample` right before such a convolution is left to it in the same way: the two can be one
    transposed convolution (see `gan_fast.functional.upsample_conv2d`).
 3. Images stay in channels_last, the kernels' own format, from the first convolution up to a layer that might care.
@@ -37,7 +37,8 @@ _CONVOLUTIONS: tuple[type[torch.nn.Module], ...] = (
 )
 _FORWARDS = {layer.forward for layer in _CONVOLUTIONS}
 _NORM_FORWARD = nn.BatchNorm2d.forward  # of all batch normalisations; results and format as _FORMAT_FREE
-_FUSING = {*_FORWARDS, _NORM_FORWARD}
+_LINEAR_FORWARD = nn.Linear.forward
+_FUSING = {*_FORWARDS, _NORM_FORWARD, _LINEAR_FORWARD}
 
 #: Layers whose result, element for element, and output format follow from the input in either memory format.
 #: Dropout is not
@@ -74,8 +75,8 @@ def fused_activation(layer: torch.nn.Module, follower: torch.nn.Module | None) -
     """Name and negative slope of the activation that `layer` may compute in place of the module `follower` after
     it, or None.
 
-    None too if `layer` is no convolution or batch normalisation of `gan_fast.nn`, has an activation already, or a
-    hook would see the difference.
+    None too if `layer` is no convolution, linear layer or batch normalisation of `gan_fast.nn`, has an activation
+    already, or a hook would see the difference.
     """
     if follower is None or type(follower) not in _ACTIVATIONS or type(layer).forward not in _FUSING:
         return None
@@ -152,6 +153,8 @@ class Sequential(torch.nn.Sequential):
                     # `to`, not `contiguous`: where both formats are contiguous the strides still have to say
                     # channels_last.
                     value = value.to(memory_format=torch.channels_last)
+                elif keep and kind.forward is _LINEAR_FORWARD:
+                    value, channels_last = _in_format(value, channels_last), False  # its result lies row by row
                 activation = None if watched else fused_activation(child, follower)
                 if activation is not None:
                     options["then"] = activation
@@ -199,9 +202,9 @@ def _keeps_channels_last() -> bool:
 
 
 def _is_image(value: Any) -> bool:
-    return (
-        isinstance(value, Tensor) and value.dim() == 4 and value.device.type == "cpu" and value.dtype == torch.float32
-    )
+    if not isinstance(value, Tensor) or value.dim() != 4 or value.device.type != "cpu":
+        return False
+    return value.dtype in (torch.float32, torch.bfloat16)
 
 
 def _takes(layer: Any, value: Any) -> bool:

@@ -31,7 +31,7 @@ from gan_fast.choice_table import Choice
 from gan_fast.machine import cpu_model
 from gan_fast.ops.registry import OPERATORS, Operator, recording
 
-__all__ = ["UNDECIDED", "Call", "Cell", "default_file", "measure", "record", "save"]
+__all__ = ["UNDECIDED", "Call", "Cell", "calibration", "default_file", "measure", "record", "save"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,8 @@ def record(step: Callable[[], Any]) -> list[Call]:
     def recorder(operator: Operator, arguments: list[Any]) -> None:
         facts = operator.facts(*arguments)
         device, dtype, rank = facts.pop("device"), facts.pop("dtype"), facts.get("rank")
-        if dtype != torch.float32 or backends.refusal("cpu", device=device, dtype=dtype, rank=rank) is not None:
+        refused = backends.refusal(operator.name, "cpu", device=device, dtype=dtype, rank=rank)
+        if dtype != torch.float32 or refused is not None:
             return
         facts.setdefault("rank", None)
         key = choice_table.key(operator.name, facts)
@@ -118,9 +119,18 @@ def record(step: Callable[[], Any]) -> list[Call]:
     return list(found.values())
 
 
+def calibration() -> interleaved.Calibration:
+    """A calibration by multiply-adds at the kernels' level on all threads, so that its peak is theirs; by PyTorch's
+    matrix product where there is no compiled module."""
+    module = backends.extension()
+    threads = torch.get_num_threads()
+    return interleaved.Calibration(None if module is None else lambda rounds: module.fma_peak(1000 * rounds, threads))
+
+
 def measure(calls: Iterable[Call], rounds: int = 9, report: Callable[[Cell], None] | None = None) -> list[Cell]:
     """Time every call on both backends, in turns. ``report`` gets each cell as soon as it is known."""
     cells = []
+    fixed_work = calibration()
     for call in calls:
         operator = OPERATORS[call.op]
         arguments = call.make()
@@ -129,10 +139,10 @@ def measure(calls: Iterable[Call], rounds: int = 9, report: Callable[[Cell], Non
             "torch": functools.partial(operator.implementations["reference"], *arguments),
         }
         with torch.no_grad():
-            first = interleaved.measure(programs, 1)
+            first = interleaved.measure(programs, 1, calibration=fixed_work)
             shortest = min(result["seconds"] for result in first.values())
             repeats = max(1, math.ceil(SHORTEST_TURN / shortest))
-            times = interleaved.measure(programs, rounds, 1, repeats)
+            times = interleaved.measure(programs, rounds, 1, repeats, fixed_work)
         cells.append(Cell(call, times["cpu"]["seconds"], times["torch"]["seconds"]))
         if report is not None:
             report(cells[-1])

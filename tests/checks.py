@@ -18,6 +18,9 @@ from gan_fast.ops import activation as activations
 #: Backends and instruction-set levels, each tested by name.
 BACKENDS = ("reference", *(f"cpu:{level}" for level in LEVELS))
 
+#: What the kernels of the operators other than the convolutions compute with.
+DTYPES = (torch.float32, torch.bfloat16)
+
 #: Backends as the operators name them; float64 has one level only.
 REGISTERED = ("reference", "cpu")
 

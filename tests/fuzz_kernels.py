@@ -1,17 +1,21 @@
 """Random calls of the compiled kernels, every tensor in memory of exactly its size, against numpy in float64.
 
-    python fuzz_kernels.py MODULE SEED CALLS
+    python tests/fuzz_kernels.py --cases 2000 [--seed 0] [MODULE]
 
-Made for a module built with -fsanitize=address,undefined (test_fuzz_kernels.py), where a byte read or written outside a
-tensor, or outside of what a driver asked scratch() for, ends the process. Exits with 1 at the first wrong result.
+Every third call is made again with another number of threads and must give the same bits. Made for a module built with
+-fsanitize=address,undefined (test_fuzz_kernels.py), where a byte read or written outside a tensor, or outside of what a
+driver asked scratch() for, ends the process. Exits with 1 at the first wrong result.
 """
 
 from __future__ import annotations
 
+import argparse
+import collections
 import ctypes
 import importlib.util
 import random
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +25,8 @@ libc.malloc.restype = ctypes.c_void_p
 libc.malloc.argtypes = [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
 
-DTYPES = (np.float32, np.float64)
+#: By the kernels' code; the last is bfloat16, which numpy does not know.
+DTYPES = (np.float32, np.float64, np.uint16)
 NONE, RELU, LEAKY_RELU, TANH, SIGMOID = range(5)
 
 
@@ -34,28 +39,49 @@ class Memory:
         self.address = self.block + offset * item
         raw = (ctypes.c_char * (values.size * item)).from_address(self.address)
         self.array = np.frombuffer(raw, dtype=dtype).reshape(values.shape)
-        self.array[...] = values
+        self.array[...] = to_bfloat16(values) if dtype is np.uint16 else values
+
+    @property
+    def wide(self) -> np.ndarray:
+        """The numbers in float64."""
+        if self.array.dtype != np.uint16:
+            return self.array.astype(np.float64)
+        return (self.array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
     def __del__(self) -> None:
         libc.free(self.block)
 
 
-class Call:
-    """The random choices of one call, written down for the message."""
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """The bits of the nearest bfloat16, ties to even."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
 
-    def __init__(self, module: Any, rng: random.Random) -> None:
+
+class Call:
+    """The random choices of one call, written down for the message. ``again``: the same one with other threads."""
+
+    def __init__(self, module: Any, rng: random.Random, again: bool = False) -> None:
         self.module = module
+        self.again = again
         self.rng = rng
         self.numbers = np.random.default_rng(rng.getrandbits(32))
         self.dtype = 1 if rng.random() < 0.15 else 0
-        self.threads = rng.choice((1, 2, 2, 3))
+        self.threads = rng.choice((1, 2, 2, 3)) + again
         self.level = rng.choice(module.isa_levels())
         module.set_isa(self.level)
         self.about: dict[str, Any] = {"level": self.level, "dtype": self.dtype, "threads": self.threads}
         self.kept: list[Memory] = []
 
-    def memory(self, values: np.ndarray, offset: int | None = None) -> Memory:
-        made = Memory(values, DTYPES[self.dtype], self.rng.choice((0, 0, 1)) if offset is None else offset)
+    def bfloat16(self) -> None:
+        """For the operators that have it: let some of their calls be in bfloat16."""
+        if self.rng.random() < 0.4:
+            self.dtype = self.about["dtype"] = 2
+
+    def memory(self, values: np.ndarray, offset: int | None = None, dtype: int | None = None) -> Memory:
+        dtype = DTYPES[self.dtype if dtype is None else dtype]
+        made = Memory(values, dtype, self.rng.choice((0, 0, 1)) if offset is None else offset)
         self.kept.append(made)
         return made
 
@@ -65,10 +91,13 @@ class Call:
     def unwritten(self, *shape: int, offset: int | None = None) -> Memory:
         return self.memory(np.full(shape, np.nan), offset)
 
-    def check(self, what: str, got: np.ndarray, truth: np.ndarray) -> None:
-        scale = max(1.0, float(np.abs(truth).max(initial=0.0)))
-        error = np.abs(got.astype(np.float64) - truth)
-        if not (error <= 1e-4 * scale).all():
+    def check(self, what: str, got: Memory, truth: np.ndarray, factor: float = 1.0) -> None:
+        if self.again:
+            return
+        scale = factor * max(1.0, float(np.abs(truth).max(initial=0.0)))
+        error = np.abs(got.wide - truth)
+        rounding = 2.0**-8 * np.abs(truth) if got.array.dtype == np.uint16 else 0.0
+        if not (error <= 1e-4 * scale + rounding).all():
             raise SystemExit(f"{what} is wrong by {error.max()} of {scale}: {self.about}")
 
 
@@ -171,11 +200,11 @@ def convolution(call: Call, transposed: bool) -> None:
     function = call.module.conv_transpose if transposed else call.module.conv
     function(call.dtype, g, x.address, weight.address, bias.address if bias else 0, y.address, act, 0.2,
              prologue.address if prologue else 0, prologue_act, 0.3, call.threads)  # fmt: skip
-    xs = x.array.astype(np.float64)
+    xs = x.wide
     if prologue:
-        xs = xs * act_slope(prologue.array.astype(np.float64), prologue_act, 0.3)
+        xs = xs * act_slope(prologue.wide, prologue_act, 0.3)
     xs = xs.reshape(*xs.shape[:3], groups, inner)
-    ws = weight.array.astype(np.float64).reshape(groups, rows, columns, g[7], g[8])
+    ws = weight.wide.reshape(groups, rows, columns, g[7], g[8])
     truth = np.zeros((*shape_of(g, True)[:3], groups, outer))
     sizes = (g[2:4], g[5:7])
     for ky, kx, my, mx in taps(g, *(sizes[::-1] if transposed else sizes)):
@@ -188,7 +217,7 @@ def convolution(call: Call, transposed: bool) -> None:
     truth = truth.reshape(y.array.shape)
     if bias:
         truth = truth + bias.array
-    call.check("the output", y.array, activate(truth, act, 0.2))
+    call.check("the output", y, activate(truth, act, 0.2))
 
 
 def weight_grad(call: Call, transposed: bool) -> None:
@@ -207,18 +236,18 @@ def weight_grad(call: Call, transposed: bool) -> None:
     call.module.conv_weight_grad(call.dtype, g, transposed, x.address, grad.address, result.address,
                                  bias.address if bias else 0, prologue.address if prologue else 0, act, 0.3,
                                  call.threads)  # fmt: skip
-    xs, gs = x.array.astype(np.float64), grad.array.astype(np.float64)
+    xs, gs = x.wide, grad.wide
     if prologue:
-        gs = gs * act_slope(prologue.array.astype(np.float64), act, 0.3)
+        gs = gs * act_slope(prologue.wide, act, 0.3)
     if bias:
-        call.check("the bias' gradient", bias.array, gs.sum((0, 1, 2)))
+        call.check("the bias' gradient", bias, gs.sum((0, 1, 2)))
     xs, gs = xs.reshape(*xs.shape[:3], groups, inner), gs.reshape(*gs.shape[:3], groups, outer)
     large, small = (gs, xs) if transposed else (xs, gs)
     truth = np.zeros((groups, rows, columns, g[7], g[8]))
     for ky, kx, my, mx in taps(g, large.shape[1:3], small.shape[1:3]):
         moved = np.einsum("ia,jb,nabgc->nijgc", my, mx, large, optimize=True)
         truth[..., ky, kx] = np.einsum("nijgr,nijgc->grc", small, moved, optimize=True)
-    call.check("the weight's gradient", result.array, truth.reshape(result.array.shape))
+    call.check("the weight's gradient", result, truth.reshape(result.array.shape))
 
 
 def size(call: Call) -> int:
@@ -227,28 +256,31 @@ def size(call: Call) -> int:
 
 def bias_act(call: Call) -> None:
     rng = call.rng
+    call.bfloat16()
     outer, channels, inner = rng.choice(((size(call), 1, 1), (rng.randint(0, 40), rng.randint(1, 70), 1),
                                          (rng.randint(0, 5), rng.randint(1, 20), rng.randint(1, 900))))  # fmt: skip
     x, bias = call.random(outer, channels, inner), call.random(channels) if rng.random() < 0.7 else None
     act = rng.randrange(5)
-    truth = x.array.astype(np.float64) + (bias.array.astype(np.float64)[:, None] if bias else 0.0)
+    truth = x.wide + (bias.wide[:, None] if bias else 0.0)
     y = x if rng.random() < 0.3 else call.unwritten(outer, channels, inner)
     call.about.update(op="bias_act", sizes=(outer, channels, inner), act=act, bias=bias is not None)
     b = bias.address if bias else 0
     call.module.bias_act(call.dtype, outer, channels, inner, x.address, b, y.address, act, 0.2, call.threads)
-    call.check("the output", y.array, activate(truth, act, 0.2))
+    call.check("the output", y, activate(truth, act, 0.2))
 
 
 def act_grad(call: Call) -> None:
+    call.bfloat16()
     n, act = size(call), call.rng.randrange(5)
     grad, y, out = call.random(n), call.random(n), call.unwritten(n)
     call.about.update(op="act_grad", n=n, act=act)
     call.module.act_grad(call.dtype, n, grad.address, y.address, out.address, act, 0.2, call.threads)
-    call.check("the gradient", out.array, grad.array * act_slope(y.array.astype(np.float64), act, 0.2))
+    call.check("the gradient", out, grad.wide * act_slope(y.wide, act, 0.2))
 
 
 def bce_with_logits(call: Call) -> None:
     rng = call.rng
+    call.bfloat16()
     n, reduction = size(call), rng.randrange(3)
     x = call.random(n)
     target, weight, positive = (call.memory(call.numbers.random(n)) if rng.random() < 0.5 else None for _ in range(3))
@@ -260,29 +292,85 @@ def bce_with_logits(call: Call) -> None:
                                 loss.address, grad.address if grad else 0, call.threads)  # fmt: skip
     if n == 0:
         return
-    v = x.array.astype(np.float64)
-    t, w, p = (
-        m.array.astype(np.float64) if m else default for m, default in ((target, 0.9), (weight, 1.0), (positive, 1.0))
-    )
+    v = x.wide
+    t, w, p = (m.wide if m else default for m, default in ((target, 0.9), (weight, 1.0), (positive, 1.0)))
     losses = w * ((1 - t) * v + (1 + (p - 1) * t) * np.log1p(np.exp(-v)))
-    call.check("the loss", loss.array, (losses, losses.mean(keepdims=True), losses.sum(keepdims=True))[reduction])
+    call.check("the loss", loss, (losses, losses.mean(keepdims=True), losses.sum(keepdims=True))[reduction])
     if grad:
         s = 1 / (1 + np.exp(-v))
-        call.check("the gradient", grad.array, w * ((1 - t) * s - p * t * (1 - s)) / (n if reduction == 1 else 1))
+        call.check("the gradient", grad, w * ((1 - t) * s - p * t * (1 - s)) / (n if reduction == 1 else 1))
 
 
-def run(module: Any, seed: int, calls: int) -> None:
-    kinds = [
-        lambda call: convolution(call, transposed=False),
-        lambda call: convolution(call, transposed=True),
-        lambda call: weight_grad(call, transposed=False),
-        lambda call: weight_grad(call, transposed=True),
-        lambda call: call.rng.choice((bias_act, act_grad, bce_with_logits))(call),
-    ]
+def batch_norm(call: Call) -> None:
+    """Forward and backward of one table of rows."""
+    rng = call.rng
+    call.bfloat16()
+    rows, channels = rng.choice(((rng.randint(2, 40), rng.randint(1, 70)), (rng.randint(2, 3000), rng.randint(1, 20)),
+                                 (rng.randint(2, 300), rng.randint(1, 1200))))  # fmt: skip
+    act, training, parameters = (
+        rng.randrange(5),
+        rng.random() < 0.7,
+        rng.choice((0, 2)) if call.dtype == 2 else call.dtype,
+    )
+    call.about.update(op="batch_norm_act", rows=rows, channels=channels, act=act, training=training, of=parameters)
+    x, g, y, grad = call.random(rows, channels), call.random(rows, channels), *(
+        call.unwritten(rows, channels) for _ in range(2))  # fmt: skip
+    weight, bias = (
+        call.memory(call.numbers.standard_normal(channels), dtype=parameters) if rng.random() < 0.8 else None
+        for _ in range(2)
+    )
+    by_weight, by_bias = (call.memory(np.full(channels, np.nan), dtype=parameters) for _ in range(2))
+    mean, var = (call.memory(call.numbers.random(channels) + 0.1, dtype=1) for _ in range(2))
+    addresses = weight.address if weight else 0, bias.address if bias else 0
+    codes = call.dtype, parameters, rows, channels
+    call.module.batch_norm_act(*codes, x.address, *addresses, training, mean.address, var.address, 1e-5, act, 0.2,
+                               y.address, call.threads)  # fmt: skip
+    call.module.batch_norm_act_backward(*codes, g.address, x.address, *addresses, mean.address, var.address, training,
+                                        1e-5, act, 0.2, grad.address, by_weight.address, by_bias.address,
+                                        call.threads)  # fmt: skip
+    xs, gs = x.wide, g.wide
+    w, b = weight.wide if weight else 1.0, bias.wide if bias else 0.0
+    if training:
+        call.check("the mean", mean, xs.mean(0))
+        call.check("the variance", var, xs.var(0))
+    r = 1 / np.sqrt(var.wide + 1e-5)
+    h = (xs - mean.wide) * r
+    z = h * w + b
+    out = activate(z, act, 0.2)
+    call.check("the output", y, out, factor=float(r.max()))  # a few rows may be nearly equal: what is left is rounding
+    if act in (RELU, LEAKY_RELU) and (np.abs(z) < 1e-4 * r.max()).any():
+        return  # on which side of 0 float32 has it, nobody knows
+    gs = gs * act_slope(out, act, 0.2)
+    call.check("the bias' gradient", by_bias, gs.sum(0), factor=float(r.max()))
+    call.check("the weight's gradient", by_weight, (gs * h).sum(0), factor=float(r.max()))
+    if training:
+        gs = gs - gs.mean(0) - h * (gs * h).mean(0)
+    call.check("the input's gradient", grad, w * r * gs, factor=float((r * r).max()))
+
+
+KINDS = [
+    lambda call: convolution(call, transposed=False),
+    lambda call: convolution(call, transposed=True),
+    lambda call: weight_grad(call, transposed=False),
+    lambda call: weight_grad(call, transposed=True),
+    lambda call: call.rng.choice((bias_act, act_grad, bce_with_logits, batch_norm))(call),
+]
+
+
+def run(module: Any, seed: int, calls: int) -> dict[str, int]:
+    """``calls`` random calls; how many there were of each operator."""
+    counted: collections.Counter[str] = collections.Counter()
     for index in range(calls):
-        call = Call(module, random.Random(f"{seed}.{index}"))
-        call.about["call"] = (seed, index)
-        kinds[index % len(kinds)](call)
+        made = []
+        for again in (False, True)[: 2 if index % 3 == 0 else 1]:
+            call = Call(module, random.Random(f"{seed}.{index}"), again)
+            call.about["call"] = (seed, index)
+            KINDS[index % len(KINDS)](call)
+            made.append([memory.array.tobytes() for memory in call.kept])
+        if any(other != made[0] for other in made):
+            raise SystemExit(f"{call.threads - 1} and {call.threads} threads differ: {call.about}")
+        counted[call.about["op"]] += 1
+    return dict(counted)
 
 
 def load(path: str) -> Any:
@@ -295,4 +383,13 @@ def load(path: str) -> Any:
 
 
 if __name__ == "__main__":
-    run(load(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    parser = argparse.ArgumentParser(description="Random calls of the compiled kernels against numpy in float64.")
+    built = sorted((Path(__file__).parent.parent / "gan_fast").glob("_C*.so"))
+    parser.add_argument("module", nargs="?", default=str(built[0]) if built else None, help="the one built in place")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", type=int, default=2000)
+    given = parser.parse_args()
+    if given.module is None:
+        parser.error("module: none is built in place, name one")
+    counts = run(load(given.module), given.seed, given.cases)
+    sys.stdout.write(f"{given.cases} calls are right: {counts}\n")

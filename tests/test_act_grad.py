@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import LAYOUTS, lay
-from checks import BACKENDS, REGISTERED, assert_same_layout, level_of, recorded
+from checks import BACKENDS, DTYPES, REGISTERED, assert_same_layout, level_of, recorded
 from conv_checks import ACTIVATIONS
 from native import kernels
 from tolerance import assert_as_good
@@ -25,11 +25,12 @@ def tensors(shape: tuple[int, ...], dtype: torch.dtype, layout: str = "contiguou
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("act", ACTIVATIONS)
-def test_value(act: str, layout: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value(act: str, layout: str, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for shape in SHAPES:
-        g, y = tensors(shape, torch.float32, layout)
+        g, y = tensors(shape, dtype, layout)
         truth = activations.grad(g.double(), y.double(), act, 0.3).detach()
         theirs = activations.grad(g, y, act, 0.3).detach()
         with torch.no_grad(), level_of(backend, monkeypatch) as name, recorded(monkeypatch) as ran:

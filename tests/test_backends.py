@@ -147,14 +147,14 @@ def test_triton_is_by_name_only_and_says_what_it_lacks(monkeypatch: pytest.Monke
         functional.conv2d(x, weight, backend="triton")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert "unproven on a device" in backends.available()["triton"][1]
-    assert "need tensors on cuda" in str(backends.refusal("triton", device="cpu", dtype=torch.float32))
-    assert backends.refusal("triton", device="cuda", dtype=torch.bfloat16, rank=1) is None
-    assert "bfloat16" in str(backends.refusal("triton", device="cuda", dtype=torch.float64))
-    assert "3-D" in str(backends.refusal("triton", device="cuda", dtype=torch.float32, rank=3))
+    assert "need tensors on cuda" in str(backends.refusal("conv", "triton", device="cpu", dtype=torch.float32))
+    assert backends.refusal("conv", "triton", device="cuda", dtype=torch.bfloat16, rank=1) is None
+    assert "bfloat16" in str(backends.refusal("conv", "triton", device="cuda", dtype=torch.float64))
+    assert "3-D" in str(backends.refusal("conv", "triton", device="cuda", dtype=torch.float32, rank=3))
     choice = backends.choose("conv", device="cuda", rank=2)
     assert choice.backend == "torch" and "triton" in choice.reason
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert backends.refusal("triton", device="cpu", dtype=torch.float32) is None
+    assert backends.refusal("conv", "triton", device="cpu", dtype=torch.float32) is None
 
 
 def test_explicit_is_strict() -> None:
@@ -219,5 +219,18 @@ def test_explain() -> None:
     assert [rows[key].input_grad.backend for key in "01"] == ["cpu", "torch"]
     assert "elements" in gan_fast.explain(norms[:1], (2, 64, 8, 8))[0].forward.reason
     assert "float64" in gan_fast.explain(norms)[2].forward.reason
+    with torch.autocast("cpu", torch.bfloat16):
+        assert gan_fast.explain(norms[:1])[0].forward.backend == "cpu"
+        assert "bfloat16" in gan_fast.explain(module)[0].forward.reason
     table = str(gan_fast.explain(module))
     assert table.splitlines()[0].startswith("layer") and len(table.splitlines()) == 6
+
+
+def test_explain_refuses_what_it_cannot_explain() -> None:
+    with pytest.raises(TypeError, match=r"module must be a torch.nn.Module, got int"):
+        gan_fast.explain(3)  # type: ignore[arg-type]  # the point of the test
+    with pytest.raises(TypeError, match="one module at a time"):
+        gan_fast.explain(torch.nn.Identity(), torch.nn.Identity())  # type: ignore[arg-type]  # as above
+    layer = gan_fast.nn.ConvTranspose2d(64, 8, 4, stride=2)
+    with pytest.raises(ValueError, match=r"module takes 64 channels, got an input of shape \(8, 3, 14, 14\)"):
+        gan_fast.explain(layer, (8, 3, 14, 14))

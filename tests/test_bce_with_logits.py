@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import LAYOUTS, lay
-from checks import BACKENDS, REGISTERED, assert_same_layout, level_of, recorded
+from checks import BACKENDS, DTYPES, REGISTERED, assert_same_layout, level_of, recorded
 from native import kernels
 from tolerance import assert_as_good
 from torch import Tensor
@@ -45,6 +45,13 @@ def tensors(index: int, dtype: torch.dtype, layout: str = "contiguous") -> dict[
     }
 
 
+def wide(t: dict[str, Any]) -> dict[str, Any]:
+    """The very numbers in float64."""
+    copies = {name: None if x is None else x.detach().double() for name, x in t.items()}
+    copies["input"].requires_grad_()
+    return copies
+
+
 def run(t: dict[str, Any], reduction: str, backend: str, constant: float | None = None) -> tuple[Tensor, Tensor]:
     target = None if constant is not None else t["target"]
     return OPERATORS["bce_with_logits"](
@@ -62,16 +69,17 @@ def plain(t: dict[str, Any], reduction: str, constant: float | None = None) -> t
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("constant", [None, 0.0, 1.0, 0.9])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_value_and_gradient(
-    reduction: str, constant: float | None, backend: str, monkeypatch: pytest.MonkeyPatch
+    reduction: str, constant: float | None, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for index, (shape, *_) in enumerate(SHAPES):
         for layout in LAYOUTS:
-            truth = plain(tensors(index, torch.float64), reduction, constant)
-            theirs = plain(tensors(index, torch.float32), reduction, constant)
-            t = tensors(index, torch.float32, layout)
+            t = tensors(index, dtype, layout)
+            truth = plain(wide(t), reduction, constant)
+            theirs = plain(tensors(index, dtype), reduction, constant)
             with torch.no_grad(), level_of(backend, monkeypatch) as name, recorded(monkeypatch) as ran:
                 ours = run(t, reduction, name, constant)
             assert ran == [("bce_with_logits", name)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import LAYOUTS, lay
-from checks import BACKENDS, REGISTERED, assert_same_layout, level_of, recorded
+from checks import BACKENDS, DTYPES, REGISTERED, assert_same_layout, level_of, recorded
 from conv_checks import ACTIVATIONS
 from native import kernels
 from tolerance import assert_as_good
@@ -31,11 +31,12 @@ def plain(x: Tensor, bias: Tensor | None, act: str, slope: float) -> Tensor:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("act", ACTIVATIONS)
-def test_value(act: str, layout: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value(act: str, layout: str, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for shape in SHAPES:
-        x, bias = tensors(shape, torch.float32, layout)
+        x, bias = tensors(shape, dtype, layout)
         for b in (bias, None):
             truth = plain(x.double(), None if b is None else b.double(), act, 0.3).detach()
             with torch.no_grad(), level_of(backend, monkeypatch) as name, recorded(monkeypatch) as ran:

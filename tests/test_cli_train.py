@@ -76,6 +76,14 @@ def test_resume_equals_an_undisturbed_run(tmp_path: Path, capsys: pytest.Capture
     assert "already at step 5 of 5: nothing to do" in capsys.readouterr().out
 
 
+def test_resume_with_another_model_lists_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not an error about the stored model's options, which the other one does not have."""
+    assert train(tmp_path, "--name", "x", "--steps", "1") == 0
+    run = str(tmp_path / "00000-x")
+    assert main(["train", "--resume", run, "--steps", "2", "--model", "keras_mnist", "--device", "cpu"]) == 2
+    assert "model: 'dcgan28' in the checkpoint, 'keras_mnist' now" in error_line(capsys)
+
+
 def test_resume_with_other_settings_lists_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(tmp_path, "--name", "x", "--steps", "1") == 0
     capsys.readouterr()

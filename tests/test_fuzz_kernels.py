@@ -48,7 +48,7 @@ def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
 def test_random_calls() -> None:
     module = kernels()
     assert module.__file__ is not None
-    done = run(str(FUZZ), module.__file__, "0", "300")
+    done = run(str(FUZZ), module.__file__, "--cases", "300")
     assert done.returncode == 0, done.stderr
 
 
@@ -93,7 +93,7 @@ def test_random_calls_under_sanitizers(vector_bytes: int, tmp_path: Path) -> Non
     }
     done = run("-c", OVERRUN, str(module), str(FUZZ.parent), **sanitized)
     assert done.returncode != 0 and "heap-buffer-overflow" in done.stderr, "the sanitizer sees nothing"
-    done = run(str(FUZZ), str(module), "1", "5000", **sanitized)
+    done = run(str(FUZZ), str(module), "--seed", "1", "--cases", "5000", **sanitized)
     assert done.returncode == 0, done.stderr[-5000:]
 
 

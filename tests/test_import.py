@@ -47,6 +47,18 @@ def test_import_alone_loads_nothing_heavy() -> None:
     assert [name for name in loaded if name.startswith("gan_fast.")] == []
 
 
+def test_the_command_lines_own_answers_load_nothing_heavy() -> None:
+    """--version, --help and typing errors answer at once."""
+    run_fresh(
+        """
+        import sys
+        from gan_fast.cli import _parser
+        _parser()
+        assert not {"torch", "numpy", "gan_fast._C"} & set(sys.modules)
+        """
+    )
+
+
 def test_no_name_loads_optional_packages_or_compiles() -> None:
     """Every public name can be had without scikit-learn, matplotlib, Triton, a compiler or a subprocess."""
     names = repr([name for name in PUBLIC_NAMES if name != "__version__"])

@@ -347,7 +347,7 @@ def test_the_number_of_threads_changes_no_bit(level: ModuleType, n: int) -> None
 
 
 WRONG = [
-    ("bias_act", {"dtype": 2}, "dtype=2"),
+    ("bias_act", {"dtype": 3}, "dtype=3"),
     ("bias_act", {"outer": -1}, "outer=-1"),
     ("bias_act", {"outer": 2**40, "channels": 2**40}, "outer \\* channels \\* inner"),
     ("bias_act", {"x": 0}, "x=0"),

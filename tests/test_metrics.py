@@ -167,6 +167,12 @@ def test_training_is_a_function_of_the_seed(quick):
     assert first.accuracy == 1.0 and first.floor is None and first.real.count == 50 and not first.cached
 
 
+def test_a_set_smaller_than_the_features_is_named(quick):
+    samples = torch.rand(100, *tiny().shape) * 2 - 1
+    with pytest.raises(data.DataError, match="tiny has 50 training images, expected more than the 64 dimensions"):
+        metrics.evaluate(samples, tiny())
+
+
 def test_a_damaged_cache_file_is_replaced(quick, cache, caplog):
     source = tiny(seed=3)
     before = set((cache / "classifiers").glob("tiny-*"))

@@ -19,6 +19,7 @@ from gan_fast import functional, use_backend
 NAMES = [
     *(f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3)),
     "batch_norm",
+    "linear",
     "binary_cross_entropy_with_logits",
 ]
 OPINFO = {info.name.removeprefix("nn.functional."): info for info in op_db if info.name.startswith("nn.functional.")}

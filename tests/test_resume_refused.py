@@ -169,3 +169,34 @@ def test_prepare_is_fit_without_its_steps(run: Path) -> None:
     assert sorted(path for path in run.rglob("*")) == files
     with pytest.raises(ConfigMismatchError, match="seed"):
         trainer("with_statistics", outdir=run.parent, name="x", seed=1).prepare(images(), resume="auto")
+
+
+def test_other_data_is_another_configuration(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="gan_fast")
+    with pytest.raises(ConfigMismatchError, match=r"samples was 22, is 21.*allow_changes=True") as caught:
+        trainer("with_statistics").fit(images(21), steps=9, resume=run)
+    assert "samples was 22, is 21" in caught.value.differences[0]
+    assert "resumed from" not in caplog.text
+    assert trainer("with_statistics").fit(images(21), steps=9, resume=run, allow_changes=True).step == 9
+    assert "resumed from" in caplog.text
+
+
+class Named(list[torch.Tensor]):
+    """A map-style data set that tells its contents apart."""
+
+    fingerprint = "first"
+
+
+def test_a_data_set_with_a_fingerprint_is_known_again(tmp_path: Path) -> None:
+    data = Named(images(8))
+    folder = trainer(outdir=tmp_path, name="x").fit(data, steps=2).folder
+    exchanged = Named(images(8) * 0)
+    exchanged.fingerprint = "second"
+    with pytest.raises(ConfigMismatchError, match="fingerprint was 'first', is 'second'"):
+        trainer(outdir=tmp_path, name="x").fit(exchanged, steps=3, resume=folder)
+    assert trainer(outdir=tmp_path, name="x").fit(data, steps=3, resume=folder).step == 3
+
+
+def test_auto_without_an_outdir_says_that_nothing_is_resumed(caplog: pytest.LogCaptureFixture) -> None:
+    assert trainer(outdir=None).fit(images(), steps=1, resume="auto").step == 1
+    assert "without an outdir" in caplog.text

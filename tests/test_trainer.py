@@ -370,13 +370,29 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path
     assert loaded.fit(images(), steps=4).step == 10
 
 
+def test_infinite_parameters_found_at_a_checkpoint_name_the_last_good_one(tmp_path: Path) -> None:
+    subject = trainer(outdir=tmp_path, name="x", save_every=2)
+
+    class Spoiling(type(subject._step)):  # type: ignore[misc]  # the step's own class
+        def __call__(self, real: Tensor, z: Tensor) -> Any:
+            metrics = super().__call__(real, z)
+            if subject.step == 3:  # the fourth step: its loss is finite, its weights no longer are
+                with torch.no_grad():
+                    next(subject.generator.parameters())[0] = math.inf
+            return metrics
+
+    subject._step.__class__ = Spoiling
+    with pytest.raises(NonFiniteError, match=r"not finite after step 4.*last good checkpoint is .*step_00000002"):
+        subject.fit(images(), steps=6)
+
+
 def test_infinite_parameters_are_never_saved(tmp_path: Path) -> None:
     subject = trainer()
     subject.train_step(images(4))
     subject.save(tmp_path / "good")
     with torch.no_grad():
         next(subject.generator.parameters())[0] = math.inf
-    with pytest.raises(NonFiniteError, match=r"generator 0.weight is not finite after step 1; nothing was saved"):
+    with pytest.raises(NonFiniteError, match=r"generator 0.weight is not finite after step 1; this step was not saved"):
         subject.save(tmp_path / "good")
     assert Trainer.load(tmp_path / "good", *networks()).step == 1
 

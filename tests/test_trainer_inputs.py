@@ -166,13 +166,21 @@ def test_wrong_real_images_are_refused_and_nothing_is_lost(real: Any, error: typ
     assert all(torch.equal(before[name], value) for name, value in subject.generator.state_dict().items())
 
 
-def test_values_are_looked_at_again_every_log_every() -> None:
-    subject = trainer(log_every=5)
-    for _ in range(4):
+@pytest.mark.parametrize("factor", [1.5, math.nan])
+def test_values_are_looked_at_in_every_step(factor: float) -> None:
+    subject = trainer(log_every=50)
+    for _ in range(5):
         subject.train_step(images(4))
-    subject.train_step(images(4) * 1.5)  # the fifth step: not looked at
-    with pytest.raises(ValueError, match="must lie in"):
-        subject.train_step(images(4) * 1.5)  # the sixth, after 5 steps, is
+    before = [p.clone() for p in subject.generator.parameters()]
+    with pytest.raises(ValueError, match=r"must lie in|NaN values"):
+        subject.train_step(images(4) * factor)
+    assert all(map(torch.equal, subject.generator.parameters(), before))
+
+
+def test_images_without_their_channel_are_told_so() -> None:
+    subject = trainer()
+    with pytest.raises(ValueError, match=r"data has shape \(6, 4, 4\), expected \(N, 1, 4, 4\).*x.unsqueeze\(1\)"):
+        subject.fit(images(6)[:, 0], steps=1)
 
 
 @pytest.mark.parametrize("z", [torch.randn(4, 5), torch.randn(3, LATENT), torch.randn(4, LATENT, 1, 1)])

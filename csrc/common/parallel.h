@@ -18,6 +18,11 @@ extern "C" int omp_in_parallel(void);
 
 namespace gan_fast {
 
+// Test hook, for looking at how a driver splits its work: while a plan is being recorded on a thread, that thread's parallel loops
+// note what they would do and leave their tasks out, so that outputs are arbitrary. See plan.h.
+bool recording_plan();
+void note_loop(int64_t tasks);
+
 // True in a child made by fork(): OpenMP's pool does not survive a fork, so kernels run on the calling thread there.
 bool in_forked_child();
 
@@ -68,6 +73,10 @@ class TaskLoop {
 // that body throws (std::bad_alloc) is thrown here; tasks that have not begun by then are left out.
 template <class Body>
 void parallel_tasks(int64_t tasks, int requested, const Body& body) {
+  if (recording_plan()) {
+    note_loop(tasks);
+    return;
+  }
   const int threads = usable_threads(requested, tasks);
   if (threads == 1) {
     for (int64_t t = 0; t < tasks; ++t) body(t);

@@ -5,6 +5,8 @@
 #include <limits>
 #include <new>
 
+#include "plan.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #define GAN_FAST_EXACT_SCRATCH
 #elif defined(__has_feature)
@@ -33,6 +35,7 @@ thread_local Buffers buffers;
 
 void* scratch(ScratchSlot slot, std::size_t bytes) {
   if (bytes > kLargest) throw std::bad_alloc();
+  note_scratch(slot, bytes);
   Buffers& b = buffers;
 #ifdef GAN_FAST_EXACT_SCRATCH
   // Under the address sanitizer every call gets fresh memory of the very size it asked for, full of NaN: what reaches past it, uses

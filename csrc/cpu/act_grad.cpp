@@ -6,7 +6,7 @@
 namespace gan_fast {
 
 void act_grad(const ActGrad& args, int threads) {
-  const auto kernel = args.dtype == 1 ? portable::act_grad_table.f64 : act_grad_table_for_level().f32;
+  const auto kernel = function_for(args.dtype, act_grad_table_for_level(), portable::act_grad_table);
   parallel_elements(args.n, threads, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 

@@ -10,7 +10,7 @@ namespace gan_fast {
 // grad_output, y (the activated output) and out: n elements each; out may be either of the two.
 // leaky_relu needs slope > 0: only then does y have the sign of its argument.
 struct ActGrad {
-  int dtype;
+  int dtype;  // 0 float, 1 double, 2 bfloat16 (computed in float)
   int64_t n;
   const void* grad_output;
   const void* y;
@@ -26,6 +26,7 @@ void act_grad(const ActGrad& args, int threads);
 struct ActGradTable {
   void (*f32)(const ActGrad& args, int64_t begin, int64_t end);
   void (*f64)(const ActGrad& args, int64_t begin, int64_t end);  // portable level only
+  void (*bf16)(const ActGrad& args, int64_t begin, int64_t end);
 };
 
 GAN_FAST_DECLARE_TABLE(ActGradTable, act_grad_table)

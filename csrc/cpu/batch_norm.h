@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/batch_norm_act.h"
+#include "cpu/bf16.h"
 
 namespace gan_fast {
 
@@ -34,22 +35,44 @@ struct NormPieces {
   int64_t channels_of(int64_t piece) const { return std::min(width, channels - channel(piece)); }
 };
 
+// weight or bias: one value for each channel, in one of the three dtypes; null for a constant.
+struct NormParameters {
+  const void* values;
+  int dtype;
+
+  double at(int64_t channel, double constant) const {
+    if (values == nullptr) return constant;
+    switch (dtype) {
+      case 1: return static_cast<const double*>(values)[channel];
+      case 2: return static_cast<double>(widened(static_cast<const bf16*>(values)[channel]));
+      default: return static_cast<double>(static_cast<const float*>(values)[channel]);
+    }
+  }
+};
+
+inline void store_parameter(void* values, int dtype, int64_t channel, double value) {
+  switch (dtype) {
+    case 1: static_cast<double*>(values)[channel] = value; return;
+    case 2: static_cast<bf16*>(values)[channel] = narrowed<bf16>(static_cast<float>(value)); return;
+    default: static_cast<float*>(values)[channel] = static_cast<float>(value);
+  }
+}
+
 // The normalisation of each channel as (x - shift) * scale + offset. shift is the mean rounded to T and offset makes up for
 // the rounding, so nothing is lost where the mean is far larger than the deviation. Room for a vector from any channel on.
 template <class T>
 struct NormAffine {
   std::vector<T> shift, scale, offset;
 
-  NormAffine(int64_t channels, const double* mean, const double* var, double eps, const void* weight, const void* bias)
+  NormAffine(int64_t channels, const double* mean, const double* var, double eps, NormParameters weight,
+             NormParameters bias)
       : shift(size(channels)), scale(size(channels)), offset(size(channels)) {
-    const T* w = static_cast<const T*>(weight);
-    const T* b = static_cast<const T*>(bias);
     for (int64_t c = 0; c < channels; ++c) {
-      const double factor = (w != nullptr ? w[c] : 1.0) / std::sqrt(var[c] + eps);
+      const double factor = weight.at(c, 1.0) / std::sqrt(var[c] + eps);
       const std::size_t i = static_cast<std::size_t>(c);
       shift[i] = static_cast<T>(mean[c]);
       scale[i] = static_cast<T>(factor);
-      offset[i] = static_cast<T>((b != nullptr ? b[c] : 0.0) + (shift[i] - mean[c]) * factor);
+      offset[i] = static_cast<T>(bias.at(c, 0.0) + (shift[i] - mean[c]) * factor);
     }
   }
 

@@ -29,12 +29,13 @@ void merge(const NormPieces& pieces, const std::vector<double>& means, const std
   for (int64_t c = 0; c < channels; ++c) var[c] = std::max(var[c], 0.0) / count;
 }
 
-template <class T>
+template <class S>
 void run(const BatchNormAct& args, int threads) {
-  const BatchNormActFunctions<T>& kernel = functions_of<T>(batch_norm_act_table_for<T>());
+  using T = Wide<S>;
+  const BatchNormActFunctions<S>& kernel = functions_of<S>(batch_norm_act_table_for<S>());
   const NormPieces pieces(args.rows, args.channels);
-  const T* x = static_cast<const T*>(args.x);
-  T* y = static_cast<T*>(args.y);
+  const S* x = static_cast<const S*>(args.x);
+  S* y = static_cast<S*>(args.y);
   const auto start = [&](int64_t piece) { return pieces.row(piece) * args.channels + pieces.channel(piece); };
   if (args.training) {
     const std::size_t sums = static_cast<std::size_t>(pieces.down * args.channels);
@@ -46,7 +47,8 @@ void run(const BatchNormAct& args, int threads) {
     });
     merge(pieces, means, squares, args.mean, args.var);
   }
-  const NormAffine<T> affine(args.channels, args.mean, args.var, args.eps, args.weight, args.bias);
+  const NormAffine<T> affine(args.channels, args.mean, args.var, args.eps, NormParameters{args.weight, args.parameter_dtype},
+                             NormParameters{args.bias, args.parameter_dtype});
   parallel_tasks(pieces.count(), threads, [&](int64_t task) {
     const int64_t piece = pieces.count() - 1 - task;  // from the end: what was read last is still in the cache
     const int64_t channel = pieces.channel(piece);
@@ -60,7 +62,11 @@ void run(const BatchNormAct& args, int threads) {
 
 void batch_norm_act(const BatchNormAct& args, int threads) {
   if (args.rows == 0 || args.channels == 0) return;
-  args.dtype == 1 ? run<double>(args, threads) : run<float>(args, threads);
+  switch (args.dtype) {
+    case 1: return run<double>(args, threads);
+    case 2: return run<bf16>(args, threads);
+    default: return run<float>(args, threads);
+  }
 }
 
 }  // namespace gan_fast

@@ -3,13 +3,16 @@
 
 #include <cstdint>
 
+#include "cpu/bf16.h"
 #include "cpu/isa.h"
 
 namespace gan_fast {
 
-// x and y: (rows, channels), contiguous, not overlapping. weight, bias: (channels) or null, which stands for 1 and 0. dtype: 0 float, 1 double.
+// x and y: (rows, channels), contiguous, not overlapping. weight, bias: (channels) or null, which stands for 1 and 0.
+// dtype: 0 float, 1 double, 2 bfloat16 (computed in float); parameter_dtype, of weight and bias: dtype, or 0 beside bfloat16.
 struct BatchNormAct {
   int dtype;
+  int parameter_dtype;
   int64_t rows, channels;
   const void* x;
   const void* weight;
@@ -30,18 +33,19 @@ void batch_norm_act(const BatchNormAct& args, int threads);
 constexpr int64_t kNormChannels = 512;
 
 // Kernels of one piece: `rows` rows of `channels` elements, `stride` elements apart (csrc/cpu/batch_norm.h).
-template <class T>
+template <class S, class T = Wide<S>>
 struct BatchNormActFunctions {
   // Mean, and the sum of squared deviations from it, of each channel of the piece.
-  void (*moments)(const T* x, int64_t rows, int64_t stride, int64_t channels, double* mean, double* squares);
+  void (*moments)(const S* x, int64_t rows, int64_t stride, int64_t channels, double* mean, double* squares);
   // y = act((x - shift) * scale + offset)
-  void (*apply)(const T* x, int64_t rows, int64_t stride, int64_t channels, const T* shift, const T* scale, const T* offset,
-                int activation, T slope, T* y);
+  void (*apply)(const S* x, int64_t rows, int64_t stride, int64_t channels, const T* shift, const T* scale, const T* offset,
+                int activation, T slope, S* y);
 };
 
 struct BatchNormActTable {
   BatchNormActFunctions<float> f32;
   BatchNormActFunctions<double> f64;  // portable level only
+  BatchNormActFunctions<gan_fast::bf16> bf16;
 };
 
 GAN_FAST_DECLARE_TABLE(BatchNormActTable, batch_norm_act_table)

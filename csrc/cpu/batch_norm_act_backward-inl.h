@@ -23,21 +23,21 @@ inline __attribute__((always_inline)) Vec<T> through(Vec<T> grad_output, Vec<T> 
   }
 }
 
-template <class T, int ACT, bool NARROW>
-void sums(const NormBackwardPiece<T>& p, double* sum_g, double* sum_gt) {
+template <class S, int ACT, bool NARROW, class T = Wide<S>>
+void sums(const NormBackwardPiece<S>& p, double* sum_g, double* sum_gt) {
   T run_g[kNormSlots] = {}, run_gt[kNormSlots] = {};
   double total_g[kNormSlots] = {}, total_gt[kNormSlots] = {};
   const int64_t slots = norm_slots<T>(p.channels);
   for (int64_t begin = 0; begin < p.rows; begin += kNormRun) {
     const int64_t end = p.rows - begin < kNormRun ? p.rows : begin + kNormRun;
-    norm_rows<T, 4>(begin, end, p.channels, [&](int64_t row, auto count) {
+    norm_rows<S, 4>(begin, end, p.channels, [&](int64_t row, auto count) {
       norm_vectors<T>(p.channels, [&](int64_t channel, int64_t slot) {
         const Vec<T> m = load(p.shift + channel), s = load(p.scale + channel), b = load(p.offset + channel);
         Vec<T> sum = load(run_g + slot), sum_t = load(run_gt + slot);
         for (int r = 0; r < decltype(count)::value; ++r) {
           const int64_t at = (row + r) * p.stride + channel;
-          const Vec<T> t = norm_load<T, NARROW>(p.x + at, p.channels) - m;
-          const Vec<T> g = through<T, ACT>(norm_load<T, NARROW>(p.grad_output + at, p.channels), t, s, b, p.slope);
+          const Vec<T> t = norm_load<S, NARROW>(p.x + at, p.channels) - m;
+          const Vec<T> g = through<T, ACT>(norm_load<S, NARROW>(p.grad_output + at, p.channels), t, s, b, p.slope);
           sum += g;
           sum_t += g * t;
         }
@@ -52,53 +52,53 @@ void sums(const NormBackwardPiece<T>& p, double* sum_g, double* sum_gt) {
   norm_unslot<T>(total_gt, p.channels, sum_gt);
 }
 
-template <class T, int ACT, bool NARROW>
-void input(const NormBackwardPiece<T>& p, const T* slope_of_t, const T* constant, T* grad_input) {
-  norm_rows<T, 2>(0, p.rows, p.channels, [&](int64_t row, auto count) {
+template <class S, int ACT, bool NARROW, class T = Wide<S>>
+void input(const NormBackwardPiece<S>& p, const T* slope_of_t, const T* constant, S* grad_input) {
+  norm_rows<S, 2>(0, p.rows, p.channels, [&](int64_t row, auto count) {
     norm_vectors<T>(p.channels, [&](int64_t channel, int64_t) {
       const Vec<T> m = load(p.shift + channel), s = load(p.scale + channel), b = load(p.offset + channel);
       const Vec<T> k = load(slope_of_t + channel), c = load(constant + channel);
       for (int r = 0; r < decltype(count)::value; ++r) {
         const int64_t at = (row + r) * p.stride + channel;
-        const Vec<T> t = norm_load<T, NARROW>(p.x + at, p.channels) - m;
-        const Vec<T> g = through<T, ACT>(norm_load<T, NARROW>(p.grad_output + at, p.channels), t, s, b, p.slope);
-        norm_store<T, NARROW>(grad_input + at, g * s + (t * k + c), p.channels);
+        const Vec<T> t = norm_load<S, NARROW>(p.x + at, p.channels) - m;
+        const Vec<T> g = through<T, ACT>(norm_load<S, NARROW>(p.grad_output + at, p.channels), t, s, b, p.slope);
+        norm_store<S, NARROW>(grad_input + at, g * s + (t * k + c), p.channels);
       }
     });
   });
 }
 
-template <class T, int ACT>
-void sums_width(const NormBackwardPiece<T>& p, double* sum_g, double* sum_gt) {
-  const auto kernel = p.channels < VecOf<T>::lanes ? sums<T, ACT, true> : sums<T, ACT, false>;
+template <class S, int ACT>
+void sums_width(const NormBackwardPiece<S>& p, double* sum_g, double* sum_gt) {
+  const auto kernel = p.channels < VecOf<Wide<S>>::lanes ? sums<S, ACT, true> : sums<S, ACT, false>;
   kernel(p, sum_g, sum_gt);
 }
 
-template <class T, int ACT>
-void input_width(const NormBackwardPiece<T>& p, const T* slope_of_t, const T* constant, T* out) {
-  const auto kernel = p.channels < VecOf<T>::lanes ? input<T, ACT, true> : input<T, ACT, false>;
+template <class S, int ACT, class T = Wide<S>>
+void input_width(const NormBackwardPiece<S>& p, const T* slope_of_t, const T* constant, S* out) {
+  const auto kernel = p.channels < VecOf<T>::lanes ? input<S, ACT, true> : input<S, ACT, false>;
   kernel(p, slope_of_t, constant, out);
 }
 
-template <class T>
-void sums_any(const NormBackwardPiece<T>& p, double* sum_g, double* sum_gt) {
+template <class S>
+void sums_any(const NormBackwardPiece<S>& p, double* sum_g, double* sum_gt) {
   switch (p.activation) {
-    case kRelu: return sums_width<T, kRelu>(p, sum_g, sum_gt);
-    case kLeakyRelu: return sums_width<T, kLeakyRelu>(p, sum_g, sum_gt);
-    case kTanh: return sums_width<T, kTanh>(p, sum_g, sum_gt);
-    case kSigmoid: return sums_width<T, kSigmoid>(p, sum_g, sum_gt);
-    default: return sums_width<T, kNone>(p, sum_g, sum_gt);
+    case kRelu: return sums_width<S, kRelu>(p, sum_g, sum_gt);
+    case kLeakyRelu: return sums_width<S, kLeakyRelu>(p, sum_g, sum_gt);
+    case kTanh: return sums_width<S, kTanh>(p, sum_g, sum_gt);
+    case kSigmoid: return sums_width<S, kSigmoid>(p, sum_g, sum_gt);
+    default: return sums_width<S, kNone>(p, sum_g, sum_gt);
   }
 }
 
-template <class T>
-void input_any(const NormBackwardPiece<T>& p, const T* slope_of_t, const T* constant, T* out) {
+template <class S, class T = Wide<S>>
+void input_any(const NormBackwardPiece<S>& p, const T* slope_of_t, const T* constant, S* out) {
   switch (p.activation) {
-    case kRelu: return input_width<T, kRelu>(p, slope_of_t, constant, out);
-    case kLeakyRelu: return input_width<T, kLeakyRelu>(p, slope_of_t, constant, out);
-    case kTanh: return input_width<T, kTanh>(p, slope_of_t, constant, out);
-    case kSigmoid: return input_width<T, kSigmoid>(p, slope_of_t, constant, out);
-    default: return input_width<T, kNone>(p, slope_of_t, constant, out);
+    case kRelu: return input_width<S, kRelu>(p, slope_of_t, constant, out);
+    case kLeakyRelu: return input_width<S, kLeakyRelu>(p, slope_of_t, constant, out);
+    case kTanh: return input_width<S, kTanh>(p, slope_of_t, constant, out);
+    case kSigmoid: return input_width<S, kSigmoid>(p, slope_of_t, constant, out);
+    default: return input_width<S, kNone>(p, slope_of_t, constant, out);
   }
 }
 
@@ -106,10 +106,11 @@ void input_any(const NormBackwardPiece<T>& p, const T* slope_of_t, const T* cons
 
 // Double exists at the portable level only, where vectors have 16 bytes.
 #if GF_VECTOR_BYTES == 16
-const BatchNormActBackwardTable batch_norm_act_backward_table = {{sums_any<float>, input_any<float>},
-                                                                 {sums_any<double>, input_any<double>}};
+const BatchNormActBackwardTable batch_norm_act_backward_table = {
+    {sums_any<float>, input_any<float>}, {sums_any<double>, input_any<double>}, {sums_any<bf16>, input_any<bf16>}};
 #else
-const BatchNormActBackwardTable batch_norm_act_backward_table = {{sums_any<float>, input_any<float>}, {nullptr, nullptr}};
+const BatchNormActBackwardTable batch_norm_act_backward_table = {
+    {sums_any<float>, input_any<float>}, {nullptr, nullptr}, {sums_any<bf16>, input_any<bf16>}};
 #endif
 
 }  // namespace GF_LEVEL

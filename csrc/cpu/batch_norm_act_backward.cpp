@@ -17,7 +17,7 @@ template <class T>
 InputTerms<T> finish(const BatchNormActBackward& args, const NormPieces& pieces, const NormAffine<T>& affine,
                      const std::vector<double>& sums_g, const std::vector<double>& sums_gt) {
   InputTerms<T> terms{std::vector<T>(affine.scale.size()), std::vector<T>(affine.scale.size())};
-  const T* weight = static_cast<const T*>(args.weight);
+  const NormParameters weight{args.weight, args.parameter_dtype};
   const double n = static_cast<double>(args.rows);
   for (int64_t c = 0; c < args.channels; ++c) {
     const std::size_t i = static_cast<std::size_t>(c);
@@ -29,10 +29,10 @@ InputTerms<T> finish(const BatchNormActBackward& args, const NormPieces& pieces,
     const double inverse = 1.0 / std::sqrt(args.var[c] + args.eps);
     const double rest = args.mean[c] - static_cast<double>(affine.shift[i]);  // t = x - mean + rest
     const double gh = (gt - rest * g) * inverse;
-    static_cast<T*>(args.grad_bias)[c] = static_cast<T>(g);
-    static_cast<T*>(args.grad_weight)[c] = static_cast<T>(gh);
+    store_parameter(args.grad_bias, args.parameter_dtype, c, g);
+    store_parameter(args.grad_weight, args.parameter_dtype, c, gh);
     if (!args.training) continue;
-    const double scale = (weight != nullptr ? weight[c] : 1.0) * inverse;
+    const double scale = weight.at(c, 1.0) * inverse;
     const double slope = -scale * inverse * gh / n;
     terms.slope_of_t[i] = static_cast<T>(slope);
     terms.constant[i] = static_cast<T>(-scale * g / n - slope * rest);
@@ -40,19 +40,21 @@ InputTerms<T> finish(const BatchNormActBackward& args, const NormPieces& pieces,
   return terms;
 }
 
-template <class T>
+template <class S>
 void run(const BatchNormActBackward& args, int threads) {
-  const BatchNormActBackwardFunctions<T>& kernel = functions_of<T>(batch_norm_act_backward_table_for<T>());
+  using T = Wide<S>;
+  const BatchNormActBackwardFunctions<S>& kernel = functions_of<S>(batch_norm_act_backward_table_for<S>());
   const NormPieces pieces(args.rows, args.channels);
-  const NormAffine<T> affine(args.channels, args.mean, args.var, args.eps, args.weight, args.bias);
+  const NormAffine<T> affine(args.channels, args.mean, args.var, args.eps, NormParameters{args.weight, args.parameter_dtype},
+                             NormParameters{args.bias, args.parameter_dtype});
   const auto start = [&](int64_t piece) { return pieces.row(piece) * args.channels + pieces.channel(piece); };
   const auto piece_of = [&](int64_t piece) {
     const int64_t channel = pieces.channel(piece);
-    return NormBackwardPiece<T>{pieces.rows_of(piece),
+    return NormBackwardPiece<S>{pieces.rows_of(piece),
                                 args.channels,
                                 pieces.channels_of(piece),
-                                static_cast<const T*>(args.grad_output) + start(piece),
-                                static_cast<const T*>(args.x) + start(piece),
+                                static_cast<const S*>(args.grad_output) + start(piece),
+                                static_cast<const S*>(args.x) + start(piece),
                                 affine.shift.data() + channel,
                                 affine.scale.data() + channel,
                                 affine.offset.data() + channel,
@@ -65,7 +67,7 @@ void run(const BatchNormActBackward& args, int threads) {
     kernel.sums(piece_of(piece), sums_g.data() + at, sums_gt.data() + at);
   });
   const InputTerms<T> terms = finish(args, pieces, affine, sums_g, sums_gt);
-  T* grad_input = static_cast<T*>(args.grad_input);
+  S* grad_input = static_cast<S*>(args.grad_input);
   parallel_tasks(pieces.count(), threads, [&](int64_t task) {
     const int64_t piece = pieces.count() - 1 - task;  // from the end: what was read last is still in the cache
     const int64_t channel = pieces.channel(piece);
@@ -78,7 +80,11 @@ void run(const BatchNormActBackward& args, int threads) {
 
 void batch_norm_act_backward(const BatchNormActBackward& args, int threads) {
   if (args.rows == 0 || args.channels == 0) return;
-  args.dtype == 1 ? run<double>(args, threads) : run<float>(args, threads);
+  switch (args.dtype) {
+    case 1: return run<double>(args, threads);
+    case 2: return run<bf16>(args, threads);
+    default: return run<float>(args, threads);
+  }
 }
 
 }  // namespace gan_fast

@@ -10,14 +10,17 @@
 
 #include <cstdint>
 
+#include "cpu/bf16.h"
 #include "cpu/isa.h"
 
 namespace gan_fast {
 
 // grad_output, x and grad_input: (rows, channels), contiguous; grad_input overlaps with neither. All per channel: weight and
-// bias or null (for 1 and 0), mean and var as batch_norm_act has them, grad_weight and grad_bias.
+// bias or null (for 1 and 0), mean and var as batch_norm_act has them, grad_weight and grad_bias. parameter_dtype, of weight,
+// bias and their gradients: dtype, or 0 beside bfloat16.
 struct BatchNormActBackward {
-  int dtype;  // 0 float, 1 double
+  int dtype;  // 0 float, 1 double, 2 bfloat16 (computed in float)
+  int parameter_dtype;
   int64_t rows, channels;
   const void* grad_output;
   const void* x;
@@ -39,11 +42,11 @@ void batch_norm_act_backward(const BatchNormActBackward& args, int threads);
 
 // One piece: `rows` rows of `channels` elements, `stride` elements apart (csrc/cpu/batch_norm.h). The affine form of
 // batch_norm_act is t = x - shift, z = t * scale + offset.
-template <class T>
+template <class S, class T = Wide<S>>
 struct NormBackwardPiece {
   int64_t rows, stride, channels;
-  const T* grad_output;
-  const T* x;
+  const S* grad_output;
+  const S* x;
   const T* shift;
   const T* scale;
   const T* offset;
@@ -51,17 +54,18 @@ struct NormBackwardPiece {
   T slope;
 };
 
-template <class T>
+template <class S, class T = Wide<S>>
 struct BatchNormActBackwardFunctions {
   // Of each channel: sum of g, and of g * t.
-  void (*sums)(const NormBackwardPiece<T>& piece, double* sum_g, double* sum_gt);
+  void (*sums)(const NormBackwardPiece<S>& piece, double* sum_g, double* sum_gt);
   // grad_input = g * scale + t * slope_of_t + constant
-  void (*input)(const NormBackwardPiece<T>& piece, const T* slope_of_t, const T* constant, T* grad_input);
+  void (*input)(const NormBackwardPiece<S>& piece, const T* slope_of_t, const T* constant, S* grad_input);
 };
 
 struct BatchNormActBackwardTable {
   BatchNormActBackwardFunctions<float> f32;
   BatchNormActBackwardFunctions<double> f64;  // portable level only
+  BatchNormActBackwardFunctions<gan_fast::bf16> bf16;
 };
 
 GAN_FAST_DECLARE_TABLE(BatchNormActBackwardTable, batch_norm_act_backward_table)

@@ -3,9 +3,12 @@
 // A row is read in whole vectors. The last one ends with the row and overlaps the one before it where the channels do not
 // divide evenly: an element computed twice has the same value twice. Sums have a slot of their own for it. Rows shorter
 // than a vector are padded with zeros.
+//
+// S is what images are stored in, T = Wide<S> what everything else is computed in (bf16.h).
 #pragma once
 
 #include "cpu/batch_norm_act.h"
+#include "cpu/bf16.h"
 #include "cpu/vec.h"
 
 namespace gan_fast {
@@ -13,9 +16,9 @@ namespace GF_LEVEL {
 
 // Rows are taken together, so that a channel's coefficients and sums are loaded once for all of them, only where they are
 // short: memory is best read and written from one end to the other. Four rows of 512 bytes at a time take 1.6 times as long.
-template <class T>
+template <class S>
 inline __attribute__((always_inline)) bool norm_short_rows(int64_t channels) {
-  return channels * static_cast<int64_t>(sizeof(T)) < 512;
+  return channels * static_cast<int64_t>(sizeof(S)) < 512;
 }
 
 // Rows whose sums are taken in T before they are added up in double.
@@ -23,13 +26,6 @@ constexpr int64_t kNormRun = 128;
 
 // Room for the slots of a piece: its channels in whole vectors.
 constexpr int64_t kNormSlots = kNormChannels + kMostLanes;
-
-// Output is best written from one end to the other: four rows of 512 bytes at a time take 1.6 times as long as one after the
-// other. Two short ones lie close enough together.
-template <class T>
-inline __attribute__((always_inline)) bool norm_writes_two_rows(int64_t channels) {
-  return channels * static_cast<int64_t>(sizeof(T)) < 512;
-}
 
 template <class T>
 inline __attribute__((always_inline)) int64_t norm_slots(int64_t channels) {
@@ -52,30 +48,30 @@ struct RowCount {
   static constexpr int value = ROWS;
 };
 
-template <class T, int MOST, class Body>
+template <class S, int MOST, class Body>
 inline __attribute__((always_inline)) void norm_rows(int64_t begin, int64_t end, int64_t channels, const Body& body) {
   int64_t r = begin;
-  if (norm_short_rows<T>(channels)) {
+  if (norm_short_rows<S>(channels)) {
     for (; r + MOST <= end; r += MOST) body(r, RowCount<MOST>{});
   }
   for (; r < end; ++r) body(r, RowCount<1>{});
 }
 
-template <class T, bool NARROW>
-inline __attribute__((always_inline)) Vec<T> norm_load(const T* p, int64_t channels) {
+template <class S, bool NARROW>
+inline __attribute__((always_inline)) Vec<Wide<S>> norm_load(const S* p, int64_t channels) {
   if constexpr (NARROW) {
-    return load_first(p, channels);
+    return load_wide_first(p, channels);
   } else {
-    return load(p);
+    return load_wide(p);
   }
 }
 
-template <class T, bool NARROW>
-inline __attribute__((always_inline)) void norm_store(T* p, Vec<T> v, int64_t channels) {
+template <class S, bool NARROW>
+inline __attribute__((always_inline)) void norm_store(S* p, Vec<Wide<S>> v, int64_t channels) {
   if constexpr (NARROW) {
-    store_first(p, v, channels);
+    store_narrow_first(p, v, channels);
   } else {
-    store(p, v);
+    store_narrow(p, v);
   }
 }
 

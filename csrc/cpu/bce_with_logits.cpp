@@ -6,11 +6,12 @@
 #include <vector>
 
 #include "common/parallel.h"
+#include "cpu/bf16.h"
 
 namespace gan_fast {
 
 void bce_with_logits(const BceWithLogits& args, int threads) {
-  const auto kernel = args.dtype == 1 ? portable::bce_table.f64 : bce_table_for_level().f32;
+  const auto kernel = function_for(args.dtype, bce_table_for_level(), portable::bce_table);
   const int64_t pieces = (args.n + kBcePiece - 1) / kBcePiece;
   std::vector<double> sums(static_cast<std::size_t>(pieces));
   const int useful = pieces < 8 ? 1 : threads;  // below 32 Ki elements starting threads costs more than it saves
@@ -26,6 +27,8 @@ void bce_with_logits(const BceWithLogits& args, int threads) {
   }
   if (args.dtype == 1) {
     *static_cast<double*>(args.loss) = total;
+  } else if (args.dtype == 2) {
+    *static_cast<bf16*>(args.loss) = narrowed<bf16>(static_cast<float>(total));
   } else {
     *static_cast<float*>(args.loss) = static_cast<float>(total);
   }

@@ -15,7 +15,7 @@ namespace gan_fast {
 
 enum Reduction : int { kReduceNone = 0, kReduceMean = 1, kReduceSum = 2 };  // torch's own numbers
 
-// All arrays: n contiguous elements of the dtype (0 float, 1 double).
+// All arrays: n contiguous elements of the dtype (0 float, 1 double, 2 bfloat16: computed in float, sums before they are rounded).
 struct BceWithLogits {
   int dtype;
   int64_t n;
@@ -39,6 +39,7 @@ constexpr int64_t kBcePiece = 4096;  // elements
 struct BceTable {
   double (*f32)(const BceWithLogits& args, int64_t begin, int64_t count);
   double (*f64)(const BceWithLogits& args, int64_t begin, int64_t count);  // portable level only
+  double (*bf16)(const BceWithLogits& args, int64_t begin, int64_t count);
 };
 
 GAN_FAST_DECLARE_TABLE(BceTable, bce_table)

@@ -47,14 +47,22 @@ struct PerLevel {
 
 namespace gan_fast {
 
-// The functions for T in a table with the members f32 and f64.
-template <class T, class Table>
+// The functions for elements of type S in a table with the members f32, f64 and bf16.
+template <class S, class Table>
 const auto& functions_of(const Table& table) {
-  if constexpr (std::is_same_v<T, double>) {
+  if constexpr (std::is_same_v<S, double>) {
     return table.f64;
-  } else {
+  } else if constexpr (std::is_same_v<S, float>) {
     return table.f32;
+  } else {
+    return table.bf16;
   }
+}
+
+// The function for a dtype's code (0 float, 1 double, 2 bfloat16), if it has one type for all: double is in `portable` only.
+template <class Table>
+auto function_for(int dtype, const Table& table, const Table& portable) {
+  return dtype == 1 ? portable.f64 : dtype == 2 ? table.bf16 : table.f32;
 }
 
 }  // namespace gan_fast

@@ -15,23 +15,56 @@ from typing import Any
 import torch
 
 #: A turn counts if the fixed work around it took at most this many times its best.
-LARGEST_DISTURBANCE = 1.15
+LARGEST_DISTURBANCE = 1.10
+#: The fixed work lasts at least so many seconds: well above the clock's and the threads' start, well below a turn.
+SHORTEST_WORK = 1e-3
+
+#: Does a number of rounds of fixed work on all threads and returns the floating-point operations done.
+Work = Callable[[int], float]
+
+
+def matrix_product(size: int = 640) -> Work:
+    """Work for where there is no loop of pure arithmetic: PyTorch's matrix product, whose data stay in the caches."""
+    left, right, out = torch.ones(size, size), torch.ones(size, size), torch.empty(size, size)
+
+    def work(rounds: int) -> float:
+        for _ in range(rounds):
+            torch.mm(left, right, out=out)
+        return 2.0 * size**3 * rounds
+
+    return work
 
 
 class Calibration:
-    """A fixed piece of work (a matrix product on all threads) whose time tells whether the machine is disturbed."""
+    """A fixed piece of work whose time tells whether the machine is disturbed, and its best what the machine can do.
 
-    def __init__(self, size: int = 640) -> None:
-        self._left = torch.ones(size, size)
-        self._right = torch.ones(size, size)
-        self._out = torch.empty(size, size)
-        self.best = min(self() for _ in range(20))
+    Args:
+        work: what to do; `matrix_product` if None.
+
+    Attributes:
+        best: seconds of the fixed work, at best so far.
+        rounds: of the work in one go; settled when the object is made.
+    """
+
+    def __init__(self, work: Work | None = None) -> None:
+        self._work = matrix_product() if work is None else work
+        self._operations = 0.0
+        self.rounds = 1
+        self()  # the first run wakes the threads
+        while min(self() for _ in range(5)) < SHORTEST_WORK:
+            self.rounds *= 2
+        self.best = min(self() for _ in range(15))
 
     def __call__(self) -> float:
         """Seconds for the fixed work, now."""
         start = time.perf_counter()
-        torch.mm(self._left, self._right, out=self._out)
+        self._operations = self._work(self.rounds)
         return time.perf_counter() - start
+
+    @property
+    def peak(self) -> float:
+        """Floating-point operations in a second, at best so far: the roof that a program's own rate can be held to."""
+        return self._operations / self.best
 
     def disturbed(self, seconds: float) -> bool:
         """Whether the machine was disturbed when the fixed work took so long; a new best is remembered."""
@@ -40,7 +73,11 @@ class Calibration:
 
 
 def measure(
-    programs: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 2, repeats: int = 1
+    programs: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    warmup: int = 2,
+    repeats: int = 1,
+    calibration: Calibration | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Time programs in turns.
 
@@ -49,15 +86,17 @@ def measure(
         rounds: turns of each program that must count; at most three times as many are taken.
         warmup: uncounted turns first.
         repeats: runs in one turn, for programs that are too short for the clock.
+        calibration: one from earlier measurements, which knows the machine's best; a new one if None.
 
     Returns:
         name -> {"seconds": median of one run, "quartiles": [lower, upper], "rounds": turns counted,
-        "disturbed": turns not}. If too many turns were disturbed, all are counted, and "disturbed" says so.
+        "disturbed": turns not, "trusted": whether only undisturbed turns are counted, "peak": the calibration's}. If
+        too many turns were disturbed, all are counted, and the result is not "trusted".
     """
     for _ in range(warmup):
         for run in programs.values():
             run()
-    calibration = Calibration()
+    calibration = Calibration() if calibration is None else calibration
     good: dict[str, list[float]] = {name: [] for name in programs}
     every: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(3 * rounds):
@@ -75,12 +114,16 @@ def measure(
                 good[name].append(seconds)
     results = {}
     for name in programs:
-        times = good[name] if len(good[name]) >= max(3, rounds // 3) else every[name]
+        # With fewer than three turns asked for, one must do.
+        trusted = len(good[name]) >= min(rounds, max(3, rounds // 3))
+        times = good[name] if trusted else every[name]
         lower, median, upper = statistics.quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
         results[name] = {
             "seconds": median,
             "quartiles": [lower, upper],
             "rounds": len(times),
             "disturbed": len(every[name]) - len(good[name]),
+            "trusted": trusted,
+            "peak": calibration.peak,
         }
     return results

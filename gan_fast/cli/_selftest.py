@@ -92,6 +92,15 @@ def _batch_norm(activation: str | None) -> Case:
     )
 
 
+def _linear(rows: int, inputs: int, outputs: int, activation: str | None = None) -> Case:
+    return Case(
+        f"linear {inputs}->{outputs}{f' {activation}' if activation else ''}",
+        lambda x, w, b: functional.linear(x, w, b, activation=activation, negative_slope=0.2),
+        lambda x, w, b: _activate(F.linear(x, w, b), activation),
+        ((rows, inputs), (outputs, inputs), (outputs,)),
+    )
+
+
 def _bce(target: float, reduction: str) -> Case:
     return Case(
         f"binary_cross_entropy_with_logits target={target:g} {reduction}",
@@ -117,6 +126,8 @@ def cases() -> list[Case]:
         _convolution("conv_transpose2d", (2, 35, 6, 5), (35, 1, 4, 4), "tanh", stride=2, padding=1),
         _convolution("conv_transpose2d", (2, 8, 5, 5), (8, 6, 3, 3), stride=3, dilation=2, groups=2),
         _convolution("conv_transpose1d", (2, 16, 11), (16, 9, 25), "relu", stride=4, padding=11, output_padding=1),
+        _linear(5, 100, 67, "leaky_relu"),
+        _linear(7, 331, 1),
         *(_bias_act(name) for name in ("relu", "leaky_relu", "tanh", "sigmoid")),
         *(_batch_norm(name) for name in (None, "relu", "leaky_relu", "tanh", "sigmoid")),
         *(_bce(target, reduction) for target in (0.0, 1.0, 0.9) for reduction in ("mean", "none")),

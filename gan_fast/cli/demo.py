@@ -12,13 +12,12 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from gan_fast.cli.eval import render
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 # Means over the samples of what a classifier of the real digits says. Confidence: its largest class probability; blurs
 # between digits lower it. Entropy of the classes it sees, in nats, at most ln 10 = 2.30: a generator of one shape
@@ -51,6 +50,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare the speed, train, evaluate, report; 1 if the samples are worse than the bound."""
+    import torch
+
     import gan_fast
 
     started = time.perf_counter()
@@ -92,6 +93,8 @@ def judge(confidence: float, entropy: float) -> bool:
 
 def make_trainer(seed: int, batch_size: int, **settings: Any) -> Any:
     """A trainer of freshly initialised networks, the same for the same seed."""
+    import torch
+
     import gan_fast
 
     torch.manual_seed(seed)
@@ -114,6 +117,8 @@ def compare_speed(batch_size: int, seed: int) -> float:
     Both train the same network from the same start on the same noise images. In turn, so that whatever else the machine
     does meets both alike; medians, because it then meets few rounds.
     """
+    import torch
+
     import gan_fast
 
     trainer = make_trainer(seed, batch_size, outdir=None)
@@ -137,6 +142,9 @@ def compare_speed(batch_size: int, seed: int) -> float:
 
 def textbook_step(generator: nn.Module, discriminator: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """The training step as GAN tutorials have it, in PyTorch alone: D on real and detached fakes, then G."""
+    import torch
+    import torch.nn.functional as F
+
     for_g = torch.optim.Adam(generator.parameters(), lr=LEARNING_RATE, betas=BETAS)
     for_d = torch.optim.Adam(discriminator.parameters(), lr=LEARNING_RATE, betas=BETAS)
     (latent_dim,) = generator.latent_shape  # type: ignore[misc]  # nn.Module says nothing about a model's own attributes

@@ -249,7 +249,7 @@ def render(report: dict[str, Any]) -> str:
     lines += ["", "backends"]
     for name, entry in report["backends"].items():
         lines.append(f"  {name:<13} {'yes' if entry['available'] else 'no '}  {entry['reason']}")
-    lines += ["", "who serves what (float32 on the CPU): forward, gradient of the input, gradient of the weight"]
+    lines += ["", "who serves what (fp32 on the CPU): forward, gradient of the input, gradient of the weight"]
     for choice in report["choices"]:
         served = " ".join(f"{choice.get(which, ''):<9}" for which in ("forward", "input_grad", "weight_grad"))
         lines.append(f"  {choice['where']:<54} {served} {choice['reason']}")

@@ -17,6 +17,7 @@ _DEFAULTS: dict[str, Any] = {
     "model": "dcgan28",
     "loss": "bce",
     "batch_size": 128,
+    "update": "alternating",
     "precision": "fp32",
     "g_lr": 2e-4,
     "d_lr": 2e-4,
@@ -62,6 +63,9 @@ def add_parser(subparsers: Any) -> None:
 
     how = parser.add_argument_group("how")
     how.add_argument("--batch-size", "--batch_size", "--batch", "--batchSize", type=int, help="images in a step (128)")
+    how.add_argument(
+        "--update", metavar="WORD", help="alternating, or simultaneous: one pass over D serves both (alternating)"
+    )
     how.add_argument("--precision", metavar="WORD", help="fp32, bf16; on CUDA also tf32, fp16 (fp32)")
     how.add_argument("--amp", dest="precision", action="store_const", const="bf16", help="the same as --precision bf16")
     how.add_argument("--lr", type=float, help="learning rate of both networks (0.0002)")
@@ -172,7 +176,8 @@ def _resolve(args: argparse.Namespace, training: dict[str, Any], data: dict[str,
     if settled["loss"] not in losses.names():
         raise ValueError(f"--loss {settled['loss']!r} is unknown; {near(settled['loss'], losses.names())}")
     asked = {key: getattr(args, key) for key in _MODEL_OPTIONS if getattr(args, key) is not None}
-    settled["model_options"] = {**training.get("model_options", {}), **asked}
+    same_model = settled["model"] == training.get("model")  # another one has options of its own
+    settled["model_options"] = {**(training.get("model_options", {}) if same_model else {}), **asked}
     return settled
 
 
@@ -203,7 +208,7 @@ def _build(args: argparse.Namespace, options: dict[str, Any]) -> Any:
         betas=(options["beta1"], options["beta2"]),
         **{
             key: options[key]
-            for key in ("loss", "batch_size", "precision", "g_lr", "d_lr", "eps", "seed", "accelerate")
+            for key in ("loss", "batch_size", "update", "precision", "g_lr", "d_lr", "eps", "seed", "accelerate")
         },
         outdir=args.outdir,
         name=args.name,

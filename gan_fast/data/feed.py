@@ -200,8 +200,9 @@ class MemoryFeed(_OwnedFeed):
 class MapFeed(_OwnedFeed):
     """Batches from a map-style data set, whose items are images or tuples that start with one (see `items.image_of`).
 
-    The order is the feed's own. Random transforms inside the data set draw from the global generators, which whoever
-    saves a run must save as well.
+    The order is the feed's own. A data set with a ``fingerprint`` (a text or number that changes with its contents) is
+    known again on a resume; of others only the length is compared. Random transforms inside the data set draw from the
+    global generators, which whoever saves a run must save as well.
 
     Args:
         dataset: has ``__len__`` and ``__getitem__`` (and maybe ``__getitems__``).
@@ -222,6 +223,11 @@ class MapFeed(_OwnedFeed):
         super().__init__(name, len(dataset), batch_size, seed, drop_last)
         self.dataset = dataset
         self._looked = False
+        self._fingerprint = getattr(dataset, "fingerprint", None)
+
+    def _identity(self) -> dict[str, Any]:
+        known = {} if self._fingerprint is None else {"fingerprint": str(self._fingerprint)}
+        return {**super()._identity(), **known}
 
     def _gather(self, indices: Tensor) -> Tensor:
         numbers: Sequence[int] = indices.tolist()

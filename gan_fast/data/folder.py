@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import threading
@@ -65,6 +66,16 @@ class ImageFiles:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the files' names and sizes and the options: what a resumed run compares without reading every file."""
+        if self._archive is None:
+            sizes = [(self.root / name).stat().st_size for name in self.names]
+        else:
+            sizes = [self._archive.getinfo(name).CRC for name in self.names]
+        text = repr((self.names, sizes, self.image_size, self.channels))
+        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
     @property
     def shape(self) -> tuple[int, int, int]:

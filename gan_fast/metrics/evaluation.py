@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gan_fast.data import ImageData, mix_seed
+from gan_fast.data import DataError, ImageData, mix_seed
 from gan_fast.data.images import check_range
 
 from .classifier import FEATURES, Classifier, classifier_for
@@ -101,13 +101,19 @@ def _classifier(
 ) -> Classifier:
     """The classifier of `data` at the size and channels of the samples."""
     channels, height, width = sample.shape[1:]
-    return classifier_for(
+    found = classifier_for(
         data,
         data_dir=data_dir,
         download=download,
         image_size=height if height == width else None,
         channels=channels if channels in (1, 3) else None,
     )
+    if found.real.count <= FEATURES:
+        raise DataError(
+            f"{found.data} has {found.real.count} training images, expected more than the {FEATURES} dimensions of the "
+            "features: no distance to fewer can be measured"
+        )
+    return found
 
 
 def _chunks(source: Any, n: int, seed: int, batch_size: int) -> Iterator[Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from gan_fast import backends
 
 #: dtype -> its code in the kernels' signatures.
-DTYPE_CODES = {torch.float32: 0, torch.float64: 1}
+DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
 
 def module() -> ModuleType:

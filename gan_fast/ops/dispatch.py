@@ -63,7 +63,8 @@ def convolution(
         form = tuple(tuple(p) if isinstance(p, list) else p for p in parameters)
         bias_shape = None if b is None else b.shape
         extension = None if torch.compiler.is_compiling() else backends.extension()
-        facts = (x.shape, x.stride(), w.shape, bias_shape, x.dtype, x.device.type, form, asked, extension)
+        threads = 0 if torch.compiler.is_compiling() else torch.get_num_threads()  # measured cells hold for one count
+        facts = (x.shape, x.stride(), w.shape, bias_shape, x.dtype, x.device.type, form, asked, extension, threads)
         remembered = plan.__wrapped__ if torch.compiler.is_compiling() else plan  # the compiler traces no caches
         geometry = remembered(kind, *facts)
         if geometry is None and asked == "auto":
@@ -89,6 +90,7 @@ def plan(
     parameters: tuple[Any, ...],
     asked: str,
     extension: object,
+    threads: int,
 ) -> Geometry | None:
     """A call's geometry, or None where it is PyTorch's; remembered, for training asks the same few hundred questions.
 

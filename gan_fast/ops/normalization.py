@@ -15,13 +15,19 @@ from gan_fast.ops.convolution import check_same
 
 
 def check(op: str, input: Tensor, act: str, slope: float, **by_channel: Tensor | None) -> None:
-    """ValueError unless input is (N, C), (N, C, L) or (N, C, H, W) and the others are (C), all of one dtype."""
+    """ValueError unless input is (N, C), (N, C, L) or (N, C, H, W) and the others are (C), all of one dtype; beside
+    bfloat16 the others may be float32, as autocast has it."""
     activation.check_fusable(act, slope)
     if input.dim() not in (2, 3, 4):
         raise ValueError(f"{op}: input must be (N, C), (N, C, L) or (N, C, H, W), got shape {tuple(input.shape)}")
     if input.numel() == 0:
         raise ValueError(f"{op}: input must not be empty, got shape {tuple(input.shape)}")
-    check_same(op, input=input, **by_channel)
+    given = {name: tensor for name, tensor in by_channel.items() if tensor is not None}
+    first = next(iter(given.values()), input)
+    if first.dtype != input.dtype and first.device == input.device and dtypes_fit(input.dtype, first.dtype):
+        check_same(op, **given)
+    else:
+        check_same(op, input=input, **given)
     check_channels(op, input, **by_channel)
 
 
@@ -30,6 +36,29 @@ def check_channels(op: str, input: Tensor, **by_channel: Tensor | None) -> None:
     for name, tensor in by_channel.items():
         if tensor is not None and tuple(tensor.shape) != (input.shape[1],):
             raise ValueError(f"{op}: {name} must have shape ({input.shape[1]},), got {tuple(tensor.shape)}")
+
+
+#: What weight, bias and running statistics may be beside an image: PyTorch's own rule on the CPU.
+_PARAMETERS = {
+    torch.float32: (torch.float32,),
+    torch.float64: (torch.float64,),
+    torch.bfloat16: (torch.bfloat16, torch.float32),
+}
+
+
+def dtypes_fit(image: torch.dtype, parameters: torch.dtype) -> bool:
+    """Whether the operators take such tensors together."""
+    return parameters in _PARAMETERS.get(image, ())
+
+
+def parameter_dtype(input: Tensor, *parameters: Tensor | None) -> torch.dtype:
+    """Of weight, bias and running statistics: that of the first that is there, else of input."""
+    return next((t.dtype for t in parameters if t is not None), input.dtype)
+
+
+def widened(x: Tensor | None) -> Any:
+    """x, in float32 if it is bfloat16: what PyTorch's operations compute a second derivative in."""
+    return x.float() if x is not None and x.dtype == torch.bfloat16 else x
 
 
 def facts(input: Tensor) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def require_finite(
     for name, value in named:
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise NonFiniteError(
-                f"{name} is not finite after step {step}; nothing was saved, earlier checkpoints are untouched"
+                f"{name} is not finite after step {step}; this step was not saved, earlier checkpoints are untouched"
             )
 
 

@@ -20,6 +20,7 @@ from .errors import ConfigMismatchError
 
 __all__ = [
     "PRECISIONS",
+    "UPDATES",
     "RunSettings",
     "TrainingSettings",
     "check_keywords",
@@ -37,6 +38,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 PRECISIONS = ("fp32", "bf16", "tf32", "fp16")
+UPDATES = ("alternating", "simultaneous")
 _CUDA_ONLY = ("tf32", "fp16")
 
 
@@ -79,6 +81,7 @@ class TrainingSettings:
         betas, eps: Adam's, for both.
         seed: of the latent vectors and the order of the data.
         accelerate: whether layers were swapped for gan_fast's.
+        update: "alternating" | "simultaneous", how the two updates of a step follow each other.
     """
 
     batch_size: int
@@ -89,6 +92,7 @@ class TrainingSettings:
     eps: float
     seed: int
     accelerate: bool
+    update: str = "alternating"
 
     def __post_init__(self) -> None:
         _settle(self, "batch_size", whole("batch_size", self.batch_size, 1))
@@ -96,6 +100,13 @@ class TrainingSettings:
         _settle(self, "accelerate", bool(self.accelerate))
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is unknown; {near(self.precision, PRECISIONS)}")
+        if self.update not in UPDATES:
+            raise ValueError(f"update={self.update!r} is unknown; {near(self.update, UPDATES)}")
+        if self.update == "simultaneous" and self.precision == "fp16":
+            raise ValueError(
+                "update='simultaneous' with precision='fp16': the gradients of both losses differ by more orders of "
+                "magnitude than fp16 has; use precision='bf16', or update='alternating'"
+            )
         for name in ("g_lr", "d_lr", "eps"):
             _settle(self, name, number(name, getattr(self, name)))
         betas = self.betas

@@ -19,7 +19,7 @@ from gan_fast.data import Feed, mix_seed
 
 from . import files, inputs, pictures
 from .convergence import ConvergenceWatch
-from .errors import NonFiniteLossError
+from .errors import NonFiniteError, NonFiniteLossError
 from .events import open_events
 from .progress import Progress
 from .run_folder import RunFolder
@@ -111,7 +111,7 @@ class FitLoop:
                     self._write(last=bool(reason))
                     if not reason:
                         batch = self._next_batch()
-            except NonFiniteLossError as error:
+            except NonFiniteError as error:
                 raise self._explain(error) from None
             except BaseException as error:
                 if not (interrupt.asked and isinstance(error, KeyboardInterrupt)):  # a second Ctrl-C: stop at once
@@ -267,7 +267,7 @@ class FitLoop:
             with files.output_errors("the loss curves", self.run.path, self._remedy()):
                 pictures.save_loss_curves(rows, self.run.path / "loss_curves.png")
 
-    def _explain(self, error: NonFiniteLossError) -> NonFiniteLossError:
+    def _explain(self, error: NonFiniteError) -> NonFiniteError:
         kept = "no checkpoint was saved before it"
         if self.run is not None:
             with contextlib.suppress(OSError):  # the loss is what has to be reported
@@ -275,11 +275,10 @@ class FitLoop:
             good = self.run.candidates()
             if good:
                 kept = f"the last good checkpoint is {good[0]}"
-        return NonFiniteLossError(
-            f"{error}; {kept}. Usual cures: a lower learning rate (lr=), precision='fp32', data free of outliers",
-            step=error.step,
-            which=error.which,
-        )
+        text = f"{error}; {kept}. Usual cures: a lower learning rate (lr=), precision='fp32', data free of outliers"
+        if isinstance(error, NonFiniteLossError):
+            return NonFiniteLossError(text, step=error.step, which=error.which)
+        return NonFiniteError(text)
 
     def _remedy(self) -> str:
         return f"The training itself is unharmed, at step {self.trainer.step}: trainer.save(folder) stores it elsewhere"

@@ -33,11 +33,13 @@ class Probe:
         sigmoid: the discriminator's own trailing sigmoid, if it has one.
         mixes_samples: the discriminator's answer for a sample depends on its neighbours in the batch even in eval mode
             (minibatch standard deviation, for example), so real and generated samples must not share a batch.
+        logits_per_sample: how many the discriminator gives.
     """
 
     sample_shape: tuple[int, ...]
     sigmoid: TrailingSigmoid | None
     mixes_samples: bool
+    logits_per_sample: int
 
 
 @contextlib.contextmanager
@@ -91,7 +93,7 @@ def probe(generator: nn.Module, discriminator: nn.Module, latent: Latent) -> Pro
         with torch.no_grad():
             fakes = _call(generator, latent.draw(_SAMPLES, seed=0), "generator", "z; give latent_dim= or latent=")
             _check_batch(fakes, "generator", "samples")
-            sigmoid, mixes = _probe_discriminator(discriminator, fakes)
+            sigmoid, mixes, logits = _probe_discriminator(discriminator, fakes)
         with torch.enable_grad(), sigmoid.skipped() if sigmoid else contextlib.nullcontext():
             if ends_in_sigmoid(discriminator(fakes.requires_grad_())):
                 raise ValueError(
@@ -102,10 +104,10 @@ def probe(generator: nn.Module, discriminator: nn.Module, latent: Latent) -> Pro
         logger.info(
             "the discriminator's trailing Sigmoid (%s) is stepped over in the losses, which take logits", sigmoid.path
         )
-    return Probe(tuple(fakes.shape[1:]), sigmoid, mixes)
+    return Probe(tuple(fakes.shape[1:]), sigmoid, mixes, logits)
 
 
-def _probe_discriminator(discriminator: nn.Module, fakes: Tensor) -> tuple[TrailingSigmoid | None, bool]:
+def _probe_discriminator(discriminator: nn.Module, fakes: Tensor) -> tuple[TrailingSigmoid | None, bool, int]:
     others = torch.rand_like(fakes) * 2 - 1
     logits = _call(discriminator, fakes, "discriminator", "the generator's samples; the two networks must fit together")
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
@@ -120,7 +122,7 @@ def _probe_discriminator(discriminator: nn.Module, fakes: Tensor) -> tuple[Trail
         )
     # Far above the rounding differences between batch sizes, far below what a batch statistic changes.
     same = torch.allclose(both[: logits.shape[0]], logits, rtol=1e-3, atol=1e-4, equal_nan=True)
-    return sigmoid, not same
+    return sigmoid, not same, logits.numel() // _SAMPLES
 
 
 def _call(network: nn.Module, x: Tensor, what: str, hint: str) -> Tensor:

@@ -28,11 +28,12 @@ from .step import GanLoss
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-__all__ = ["config_of", "default_name", "load", "resume", "state_of", "unchanged_on_error"]
+__all__ = ["CHANGES", "config_of", "default_name", "load", "log_resumed", "resume", "state_of", "unchanged_on_error"]
 
 logger = logging.getLogger(__name__)
 
-_CHANGES = "Give the same settings, or allow_changes=True (--allow-changes) to go on with the new ones"
+#: What to do about a configuration that differs from a checkpoint's.
+CHANGES = "Give the same settings, or allow_changes=True (--allow-changes) to go on with the new ones"
 _OWN = "custom"  # stands in config.json for an object of the user's
 
 
@@ -107,29 +108,42 @@ def default_name(generator: nn.Module, data: str, batch_size: int) -> str:
     return f"{plain.lstrip('.')}-b{batch_size}"
 
 
-def resume(trainer: Trainer, place: str | Path | bool, *, data: str, allow_changes: bool) -> None:
+def resume(trainer: Trainer, place: str | Path | bool, *, data: str, allow_changes: bool) -> Path | None:
     """Put a run's last good checkpoint into a trainer that has not trained yet; "auto" or True: the newest run of
-    its name. ``data``: what the data is called. Use it inside `unchanged_on_error`."""
+    its name. ``data``: what the data is called. Use it inside `unchanged_on_error`.
+
+    Returns:
+        The checkpoint's folder, or None if a new run begins.
+    """
     if trainer.step:
         raise ValueError(
             f"resume={str(place)!r}: this trainer has already done {trainer.step} steps; resume with a new one"
         )
     if place is True or place == "auto":
         outdir = trainer.run_settings.outdir
+        if outdir is None:
+            logger.warning("resume=%r: without an outdir there are no runs to go on with, a new training begins", place)
+            return None
         name = trainer.run_settings.name or default_name(trainer.generator, data, trainer.settings.batch_size)
-        run = run_folder.find_run(Path(outdir), name) if outdir is not None else None
+        run = run_folder.find_run(Path(outdir), name)
         if run is None:
             logger.info("resume: no run of that name yet in %s, a new one begins", outdir)
-            if outdir is not None and trainer.run_settings.name is None:
+            if trainer.run_settings.name is None:
                 _warn_of_like_run(trainer, Path(outdir), name, data)
-            return
+            return None
         if not run.candidates():
             logger.info("resume: %s ended before its first checkpoint, it begins anew", run.path)
             trainer.run_folder = run.path
-            return
+            return None
         place = run.path
     found, run = run_folder.load_checkpoint(Path(str(place)))
     _adopt(trainer, found, run, allow_changes)
+    return found.folder
+
+
+def log_resumed(folder: Path, step: int) -> None:
+    """Say that a checkpoint was taken over; to be called when nothing can refuse it any more."""
+    logger.info("resumed from %s at step %d", folder, step)
 
 
 def _warn_of_like_run(trainer: Trainer, outdir: Path, name: str, data: str) -> None:
@@ -176,8 +190,10 @@ def load(
         loss = training["loss"]
     if training["latent"] == _OWN and latent is None:
         raise CheckpointError(f"{folder} was trained with latents of your own; hand the function over with latent=")
-    kept = ("batch_size", "precision", "g_lr", "d_lr", "betas", "eps", "seed", "accelerate")
-    arguments = {**{key: training[key] for key in kept}, **run_part, **changes}
+    kept = ("batch_size", "precision", "g_lr", "d_lr", "betas", "eps", "seed", "accelerate", "update")
+    # A checkpoint from before there was a choice of updates.
+    stored = {"update": "alternating", **training}
+    arguments = {**{key: stored[key] for key in kept}, **run_part, **changes}
     if "lr" in changes:  # one rate for both was asked for, so it replaces the two stored ones
         for key in ("g_lr", "d_lr"):
             arguments[key] = changes.get(key)
@@ -188,13 +204,14 @@ def load(
     trainer = kind(generator, discriminator, loss=loss, latent=latent, device=device, **arguments)
     with unchanged_on_error(trainer):
         _adopt(trainer, found, run, allow_changes)
+    log_resumed(found.folder, trainer.step)
     return trainer
 
 
 def _adopt(trainer: Trainer, found: Checkpoint, run: RunFolder | None, allow_changes: bool) -> None:
     """Compare the configurations, then take over everything that a checkpoint holds. Inside `unchanged_on_error`."""
     if not allow_changes:
-        compare(_part(found, "training"), config_of(trainer)["training"], place=str(found.folder), remedy=_CHANGES)
+        compare(_part(found, "training"), config_of(trainer)["training"], place=str(found.folder), remedy=CHANGES)
     state = found.state
     try:
         for name in ("generator", "discriminator"):
@@ -218,7 +235,6 @@ def _adopt(trainer: Trainer, found: Checkpoint, run: RunFolder | None, allow_cha
     except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{found.folder / 'trainer_state.pt'} does not fit these networks: {error}") from error
     trainer.run_folder = run.path if run is not None else None
-    logger.info("resumed from %s at step %d", found.folder, trainer.step)
 
 
 def _networks(

@@ -1,5 +1,5 @@
 """One step of adversarial training: the discriminator's update, then the generator's against the updated
-discriminator."""
+discriminator; or both at once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from . import simultaneous
 from .config import TrainingSettings
 from .probe import Probe, statistics_layers
+from .step_metrics import StepMetrics
 
 __all__ = ["GanLoss", "GanStep", "StepMetrics"]
 
@@ -26,38 +28,6 @@ class GanLoss(Protocol):
         """The generator's loss."""
 
 
-class StepMetrics:
-    """The result of one step. All are tensors on the training's device; reading one as a number waits for the device.
-
-    Attributes:
-        d_loss: (), the discriminator's loss before its update, real term plus generated term.
-        g_loss: (), the generator's loss against the updated discriminator.
-    """
-
-    __slots__ = ("_fake_logits", "_real_logits", "d_loss", "g_loss")
-
-    def __init__(self, d_loss: Tensor, g_loss: Tensor, real_logits: Tensor, fake_logits: Tensor) -> None:
-        self.d_loss = d_loss
-        self.g_loss = g_loss
-        self._real_logits = real_logits
-        self._fake_logits = fake_logits
-
-    @property
-    def d_real(self) -> Tensor:
-        """(), mean of the discriminator's probability for the real samples, before its update. Computed when asked
-        for."""
-        return torch.sigmoid(self._real_logits.float()).mean()
-
-    @property
-    def d_fake(self) -> Tensor:
-        """(), mean of the discriminator's probability for the generated samples, before its update."""
-        return torch.sigmoid(self._fake_logits.float()).mean()
-
-    def __repr__(self) -> str:
-        values = (f"{name}={float(getattr(self, name)):.4f}" for name in ("d_loss", "g_loss", "d_real", "d_fake"))
-        return f"StepMetrics({', '.join(values)})"
-
-
 class GanStep:
     """The two networks, their optimisers, and the step.
 
@@ -68,6 +38,10 @@ class GanStep:
       sees them separately, so that the two kinds do not mix.
     - In the generator's update the discriminator's parameters do not ask for gradients: their weight gradients would be
       thrown away.
+
+    With ``update="simultaneous"`` the discriminator runs once, forward and backward, on both kinds of samples, and both
+    updates follow from that (see `gan_fast.training.simultaneous`): the generator descends against the discriminator
+    before its update.
     """
 
     def __init__(
@@ -90,6 +64,10 @@ class GanStep:
         self._mixes_samples = found.mixes_samples
         self._statistics = statistics_layers(discriminator)
         self._precision = settings.precision
+        self._update = settings.update
+        self._logits_per_sample = found.logits_per_sample
+        if self._update == "simultaneous":
+            self._require_simultaneous(starting=True)
         self.g_parameters = _trainable(generator, "generator")
         self.d_parameters = _trainable(discriminator, "discriminator")
         shared = {id(p) for p in self.g_parameters} & {id(p) for p in self.d_parameters}
@@ -109,6 +87,23 @@ class GanStep:
             return True
         return any(layer.training or not layer.track_running_stats for layer in self._statistics)
 
+    @property
+    def passes(self) -> str:
+        """In words: how the discriminator runs in a step."""
+        if self._update == "simultaneous":
+            return "one forward and one backward pass over both kinds of samples serve both losses"
+        if self.separate:
+            return "real and generated samples apart, since it takes statistics over the batch; then its input gradient"
+        return "real and generated samples in one batch; then its input gradient, after its update"
+
+    def _require_simultaneous(self, starting: bool = False) -> None:
+        """Raise ValueError where this discriminator cannot serve both losses at once; ``starting``: before the first
+        step, which puts a network in eval mode into train mode."""
+        statistics = self.separate or (starting and bool(self._statistics) and not self.discriminator.training)
+        reason = simultaneous.refusal(statistics, self._logits_per_sample)
+        if reason is not None:
+            raise ValueError(reason)
+
     def __call__(self, real: Tensor, z: Tensor) -> StepMetrics:
         """One step on ``real`` (N, ...) and ``z`` (N, ...), both on the training's device."""
         self.halfway = True
@@ -118,10 +113,34 @@ class GanStep:
         with _matmul_precision(self._precision, self.device), self._sigmoid_skipped():
             with self._autocast():
                 fakes = self.generator(z)
-            d_loss, real_logits, fake_logits = self._update_discriminator(real, fakes.detach())
-            g_loss = self._update_generator(fakes)
+            if self._update == "simultaneous":
+                metrics = self._update_both(real, fakes)
+            else:
+                d_loss, real_logits, fake_logits = self._update_discriminator(real, fakes.detach())
+                metrics = StepMetrics(d_loss, self._update_generator(fakes), real_logits, fake_logits)
         self.halfway = False
-        return StepMetrics(d_loss, g_loss, real_logits, fake_logits)
+        return metrics
+
+    def _update_both(self, real: Tensor, fakes: Tensor) -> StepMetrics:
+        self._require_simultaneous()  # a layer may have been put into train mode meanwhile
+        for optimizer in (self.d_optimizer, self.g_optimizer):
+            optimizer.zero_grad(set_to_none=True)
+        judged = fakes.detach().requires_grad_()
+        with self._autocast():
+            logits = self.discriminator(torch.cat((real.to(fakes.dtype), judged)))
+        found = simultaneous.seeds(
+            logits,
+            lambda real_logits, fake_logits: _checked(self.loss.d_loss(real_logits, fake_logits), "d_loss"),
+            lambda fake_logits: _checked(self.loss.g_loss(fake_logits), "g_loss"),
+        )
+        logits.backward(found.logits)
+        if judged.grad is None:
+            raise ValueError("the discriminator's logits do not depend on its input: there is nothing for G to learn")
+        fakes.backward(simultaneous.generator_gradient(judged.grad, found.quotients))
+        self.d_optimizer.step()
+        self.g_optimizer.step()
+        real_logits, fake_logits = _full(logits.detach()).chunk(2)
+        return StepMetrics(found.d_loss, found.g_loss, real_logits, fake_logits)
 
     def _update_discriminator(self, real: Tensor, fakes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self.d_optimizer.zero_grad(set_to_none=True)

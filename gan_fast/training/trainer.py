@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from gan_fast.data import feed as make_feed
 from . import checkpoint, environment, inputs, randomness, restoring
 from .config import RunSettings, TrainingSettings, check_keywords, number, plain, resolve_device, suggesting, whole
 from .convergence import Convergence, ConvergenceWatch
+from .errors import ConfigMismatchError
 from .fit import FitLoop, FitResult
 from .latent import Latent, LatentSource, latent_shape
 from .pictures import is_picture
@@ -36,7 +38,7 @@ logger = logging.getLogger(__name__)
 _LATENT_STREAM = -1  # names the training's latents among the streams that a run's seed gives
 _FEED_ARGUMENTS = inspect.signature(make_feed).parameters
 _DATA_OPTIONS = [name for name in _FEED_ARGUMENTS if name not in ("source", "batch_size", "seed", "device")]
-_FULL_CHECKS = 3  # the first batches are looked at value by value
+_FULL_CHECKS = 3  # on CUDA only the first batches, and one of every log_every, are looked at value by value
 
 
 class Trainer:
@@ -59,6 +61,9 @@ class Trainer:
         latent: ``latent(n, generator) -> z`` instead of standard normal latents; all its randomness must come from
             ``generator``.
         batch_size: real samples in a step, and generated ones.
+        update: "alternating": the discriminator's update, then the generator's against the updated discriminator;
+            "simultaneous": one pass over the discriminator serves both, faster, and the generator descends against the
+            discriminator before its update. That needs one logit for each sample and no statistics over the batch.
         precision: "fp32"; "bf16" (autocast around both networks; parameters and losses stay fp32); on CUDA also "tf32",
             "fp16".
         lr, g_lr, d_lr: learning rates of the two Adam optimisers; ``g_lr`` and ``d_lr`` default to ``lr``.
@@ -92,6 +97,7 @@ class Trainer:
         latent_dim: int | Sequence[int] | None = None,
         latent: LatentSource | None = None,
         batch_size: int = 128,
+        update: str = "alternating",
         precision: str = "fp32",
         lr: float = 2e-4,
         g_lr: float | None = None,
@@ -123,6 +129,7 @@ class Trainer:
             eps=eps,
             seed=seed,
             accelerate=accelerate,
+            update=update,
         )
         outdir = None if outdir is None else str(outdir)
         self.run_settings = RunSettings(outdir, name, log_every, sample_every, save_every, keep_last, progress)
@@ -142,6 +149,7 @@ class Trainer:
         found = probe(generator, discriminator, self._latent)
         self.sample_shape = found.sample_shape
         self._step = GanStep(generator, discriminator, criterion, self.settings, found, self.device)
+        logger.info("the discriminator in a step (update=%r): %s", update, self._step.passes)
         self.step = 0
         self.seconds = 0.0
         self.losses = LossLog()
@@ -158,10 +166,10 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ training
 
     def train_step(self, real: Tensor, z: Tensor | None = None) -> StepMetrics:
-        """Update the discriminator, then the generator against it.
+        """Update the discriminator, then the generator against it (or both at once, as ``update`` says).
 
-        The form of ``real`` is checked each time; its values (NaN, range) in the first three batches and then every
-        ``log_every`` steps, because looking at every value costs a pass over the batch and, on CUDA, a wait.
+        ``real`` is checked each time; on CUDA, where looking at the values (NaN, range) would wait for the device,
+        those of the first three batches and then of every ``log_every``th.
 
         Args:
             real: (N, *sample_shape), floating point in [-1, 1]; any device.
@@ -171,7 +179,8 @@ class Trainer:
             The losses and D's probabilities as tensors on the device: nothing waits for it.
         """
         real = inputs.check_form(real, self.sample_shape)
-        if self._checks < _FULL_CHECKS or self.step % self.run_settings.log_every == 0:
+        on_host = real.device.type == "cpu"
+        if on_host or self._checks < _FULL_CHECKS or self.step % self.run_settings.log_every == 0:
             inputs.check_values(real)
             self._checks += 1
         self._restore_randomness()
@@ -213,8 +222,9 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: a loss became NaN or infinite; the last good checkpoint is named and untouched.
+            NonFiniteError: the same of a parameter, buffer or moment that was to be saved.
             OutputError: the run folder cannot be written; the trainer itself is unharmed.
-            ConfigMismatchError: the checkpoint is of another configuration; lists the differences.
+            ConfigMismatchError: the checkpoint is of another configuration or other data; lists the differences.
         """
         steps = None if steps is None else whole("steps", steps, 1)
         epochs = None if epochs is None else whole("epochs", epochs, 1)
@@ -368,6 +378,12 @@ class Trainer:
             options.setdefault("channels", channels)
             if height == width:
                 options.setdefault("image_size", height)
+        if isinstance(data, Tensor | np.ndarray) and data.ndim == len(self.sample_shape):
+            sizes = ", ".join(map(str, self.sample_shape))
+            raise ValueError(
+                f"data has shape {tuple(data.shape)}, expected (N, {sizes}) as the generator's samples are"
+                + ("; add the channel dimension with x.unsqueeze(1)" if self.sample_shape[0] == 1 else "")
+            )
         return make_feed(data, self.settings.batch_size, self.settings.seed, device=self.device, **options), options
 
     def _take_over(
@@ -375,9 +391,12 @@ class Trainer:
     ) -> None:
         """Let the training go on with this feed, from a checkpoint if asked to."""
         with restoring.unchanged_on_error(self) if resume else contextlib.nullcontext():
+            found = None
             if resume:
-                restoring.resume(self, resume, data=feed.name, allow_changes=allow_changes)
+                found = restoring.resume(self, resume, data=feed.name, allow_changes=allow_changes)
             self._attach(feed, allow_changes)
+        if found is not None:
+            restoring.log_resumed(found, self.step)
         self._data = {
             "source": str(data) if isinstance(data, (str, os.PathLike)) else None,
             "options": {key: plain(value) for key, value in options.items()},
@@ -393,7 +412,7 @@ class Trainer:
                 feed.load_state_dict(position)
             except DataError as error:
                 if not allow_changes:
-                    raise
+                    raise ConfigMismatchError(f"{error}. {restoring.CHANGES}", [str(error)]) from error
                 logger.warning("the data begins with its first batch: %s", error)
         self._feed = feed
         self._restore_randomness()  # before the first batch: data sets may draw from the global generators too

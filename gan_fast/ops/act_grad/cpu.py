@@ -9,7 +9,7 @@ from gan_fast.ops import _kernels, activation, memory
 
 
 def act_grad(grad_output: Tensor, y: Tensor, act: str, slope: float) -> Tensor:
-    """Same arguments as the reference; float32 or float64 on the CPU."""
+    """Same arguments as the reference; float32, bfloat16 or float64 on the CPU."""
     out = memory.empty_like(y)  # dense, in y's order of axes if y is dense itself
     g = _like(grad_output, out)
     dense_y = _like(y, out)

@@ -18,8 +18,9 @@ def batch_norm_act(
     act: str,
     slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Same arguments as the reference; float32 or float64 on the CPU."""
+    """Same arguments as the reference; float32, bfloat16 or float64 on the CPU."""
     channels = input.shape[1]
+    parameters = normalization.parameter_dtype(input, weight, bias)
     x = normalization.to_rows(input)
     w, b = (None if t is None else t.contiguous() for t in (weight, bias))
     training = mean is None or var is None
@@ -30,6 +31,7 @@ def batch_norm_act(
     y = normalization.empty_rows(input)
     _kernels.module().batch_norm_act(
         _kernels.DTYPE_CODES[input.dtype],
+        _kernels.DTYPE_CODES[parameters],
         input.numel() // channels,
         channels,
         _kernels.pointer(x),

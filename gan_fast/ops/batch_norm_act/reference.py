@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_fast.ops import activation, layout
+from gan_fast.ops import activation, layout, normalization
 
 
 def batch_norm_act(
@@ -20,8 +20,10 @@ def batch_norm_act(
     slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(act(z), mean, var); mean and var None stand for those of input."""
+    weight, bias, mean, var = (normalization.widened(t) for t in (weight, bias, mean, var))
     if mean is None or var is None:
-        mean, var = (input.new_zeros(input.shape[1]) for _ in range(2))
+        # PyTorch keeps the statistics of a bfloat16 image in float32.
+        mean, var = (normalization.widened(input.new_zeros(input.shape[1])) for _ in range(2))
         count = input.numel() // input.shape[1]
         # With momentum 1 the running statistics become those of the batch; PyTorch divides this variance by count - 1.
         z = F.batch_norm(input, mean, var, weight, bias, True, 1.0, eps)

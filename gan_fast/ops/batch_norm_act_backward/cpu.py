@@ -20,15 +20,17 @@ def batch_norm_act_backward(
     act: str,
     slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Same arguments as the reference; float32 or float64 on the CPU."""
+    """Same arguments as the reference; float32, bfloat16 or float64 on the CPU."""
     channels = input.shape[1]
+    parameters = normalization.parameter_dtype(input, weight, bias)
     g, x = normalization.to_rows(grad_output), normalization.to_rows(input)
     w, b = (None if t is None else t.contiguous() for t in (weight, bias))
     m, v = mean.contiguous(), var.contiguous()
     grad_input = normalization.empty_rows(input)
-    grad_weight, grad_bias = input.new_empty(channels), input.new_empty(channels)
+    grad_weight, grad_bias = (input.new_empty(channels, dtype=parameters) for _ in range(2))
     _kernels.module().batch_norm_act_backward(
         _kernels.DTYPE_CODES[input.dtype],
+        _kernels.DTYPE_CODES[parameters],
         input.numel() // channels,
         channels,
         _kernels.pointer(g),

@@ -42,10 +42,13 @@ def _check(
             )
 
 
-def _outputs(grad_output: Tensor, input: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
-    channels = input.shape[1]
+def _outputs(
+    grad_output: Tensor, input: Tensor, weight: Tensor | None, bias: Tensor | None, *_: object
+) -> tuple[Tensor, Tensor, Tensor]:
     grad_input = torch.empty_like(input, memory_format=layout.output_format(input))
-    return grad_input, input.new_empty(channels), input.new_empty(channels)
+    parameters = normalization.parameter_dtype(input, weight, bias)
+    grad_weight, grad_bias = (input.new_empty(input.shape[1], dtype=parameters) for _ in range(2))
+    return grad_input, grad_weight, grad_bias
 
 
 def _facts(grad_output: Tensor, input: Tensor, *_: object) -> dict[str, Any]:
@@ -61,9 +64,12 @@ def _backward(ctx: Any, u: Tensor | None, p: Tensor | None, q: Tensor | None) ->
     """The gradients of L = <u, grad_input> + <p, grad_weight> + <q, grad_bias>; names as in the package's text.
 
     Composed of PyTorch's own differentiable operations, so that any further order follows. In training mean and r are
-    computed from x again, for the same reason.
+    computed from x again, for the same reason. bfloat16 is widened first, so that each result is rounded once.
     """
-    grad_output, x, weight, bias, mean, var = ctx.saved_tensors
+    saved = ctx.saved_tensors
+    grad_output, x, weight, bias = (normalization.widened(t) for t in saved[:4])
+    mean, var = saved[4:]
+    u, p, q = (normalization.widened(t) for t in (u, p, q))
     axes = normalization.reduced(x)
 
     def spread(values: Tensor) -> Tensor:
@@ -113,7 +119,7 @@ def _backward(ctx: Any, u: Tensor | None, p: Tensor | None, q: Tensor | None) ->
     by_x = by_x * spread(r)
     by_weight = by_w if by_z is None else by_w + (by_z * h).sum(axes)
     grads = (by_grad_output, by_x, None if weight is None else by_weight, None if bias is None else by_bias)
-    return *grads, *[None] * 7
+    return *(g if g is None else g.to(t.dtype) for g, t in zip(grads, saved, strict=False)), *[None] * 7
 
 
 batch_norm_act_backward = Operator(

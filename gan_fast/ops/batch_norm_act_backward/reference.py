@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_fast.ops import activation, layout
+from gan_fast.ops import activation, layout, normalization
 
 
 def batch_norm_act_backward(
@@ -22,8 +22,10 @@ def batch_norm_act_backward(
     slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(grad_input, grad_weight, grad_bias)."""
-    m, v = mean.to(input.dtype), var.to(input.dtype)
-    r = (var + eps).rsqrt().to(input.dtype)
+    parameters = normalization.parameter_dtype(input, weight, bias)
+    weight, bias = normalization.widened(weight), normalization.widened(bias)
+    wide = torch.float32 if input.dtype == torch.bfloat16 else input.dtype  # PyTorch's statistics of a bfloat16 image
+    m, v, r = mean.to(wide), var.to(wide), (var + eps).rsqrt().to(wide)
     z = F.batch_norm(input, m, v, weight, bias, False, 0.0, eps)
     g = activation.grad(grad_output, activation.apply(z, act, slope, inplace=True), act, slope)
     running = (None, None) if training else (m, v)
@@ -31,4 +33,5 @@ def batch_norm_act_backward(
     grad_input, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
         g, input, weight, *running, m, r, training, eps, everything
     )
-    return layout.with_format(grad_input, layout.output_format(input)), grad_weight, grad_bias
+    grad_input = layout.with_format(grad_input, layout.output_format(input))
+    return grad_input, grad_weight.to(parameters), grad_bias.to(parameters)

@@ -19,7 +19,7 @@ def bce_with_logits(
     pos_weight: Tensor | None,
     reduction: str,
 ) -> tuple[Tensor, Tensor]:
-    """Same arguments as the reference; float32 or float64 on the CPU."""
+    """Same arguments as the reference; float32, bfloat16 or float64 on the CPU."""
     grad = memory.empty_like(input)
     x = _like(input, grad)
     loss = memory.empty_like(input) if reduction == "none" else input.new_empty(())

@@ -72,8 +72,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _backward(ctx: Any, grad_loss: Tensor | None, grad_grad: Tensor | None) -> tuple[Tensor | None, ...]:
-    """First order is one product with the saved gradient; the rest is reached only when differentiating that again."""
-    input, target, weight, pos_weight, grad = ctx.saved_tensors
+    """First order is one product with the saved gradient; the rest is reached only when differentiating that again, and
+    computed in float32 where tensors are bfloat16, so that it is rounded once."""
+    dtype = ctx.saved_tensors[0].dtype
+    input, target, weight, pos_weight = (_widened(t) for t in ctx.saved_tensors[:4])
+    grad = ctx.saved_tensors[4]
     grads: list[Tensor | None] = [None] * 7
     t = ctx.target_value if target is None else target
 
@@ -82,6 +85,7 @@ def _backward(ctx: Any, grad_loss: Tensor | None, grad_grad: Tensor | None) -> t
         return x / input.numel() if ctx.reduction == "mean" else x
 
     def add(index: int, term: Tensor) -> None:
+        term = term.to(dtype)
         previous = grads[index]
         grads[index] = term if previous is None else previous + term
 
@@ -98,6 +102,10 @@ def _backward(ctx: Any, grad_loss: Tensor | None, grad_grad: Tensor | None) -> t
         if grad_grad is not None:
             add(1, grad_grad * scaled(-1 - extra * torch.sigmoid(-input)))
     return tuple(grads)
+
+
+def _widened(x: Tensor | None) -> Any:
+    return x.float() if x is not None and x.dtype == torch.bfloat16 else x
 
 
 bce_with_logits = Operator(

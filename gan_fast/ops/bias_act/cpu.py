@@ -11,7 +11,7 @@ from gan_fast.ops import _kernels, activation, layout, memory
 
 
 def bias_act(input: Tensor, bias: Tensor | None, act: str, slope: float) -> Tensor:
-    """Same arguments as the reference; float32 or float64 on the CPU."""
+    """Same arguments as the reference; float32, bfloat16 or float64 on the CPU."""
     if layout.is_channels_last(input):
         memory_format = torch.channels_last
         outer, channels, inner = input.numel() // input.shape[1], input.shape[1], 1

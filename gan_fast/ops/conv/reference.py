@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from gan_fast.ops import activation, layout
+from gan_fast.ops import activation, layout, rows
 from gan_fast.ops.padding import pad_input
 
 
@@ -26,9 +27,13 @@ def conv(
     prologue_activation: str = "none",
     prologue_slope: float = 0.01,
 ) -> Tensor:
-    """Pad or crop so that exactly out_size outputs remain, then PyTorch's convolution, then the activation."""
+    """Pad or crop so that exactly out_size outputs remain, then PyTorch's convolution (its matrix product where it
+    is one), then the activation."""
     x = input if prologue_y is None else activation.grad(input, prologue_y, prologue_activation, prologue_slope)
-    padding, x = pad_input(x, weight.shape[2:], stride, pad_begin, dilation, out_size)
-    none = [0] * len(stride)
-    out = torch.ops.aten.convolution(x, weight, bias, list(stride), padding, list(dilation), False, none, groups)
+    if rows.is_product(x.shape, out_size, weight.shape[2:], stride, pad_begin, groups):
+        out = rows.image(F.linear(rows.matrix(x), weight.flatten(1), bias))
+    else:
+        padding, x = pad_input(x, weight.shape[2:], stride, pad_begin, dilation, out_size)
+        none = [0] * len(stride)
+        out = torch.ops.aten.convolution(x, weight, bias, list(stride), padding, list(dilation), False, none, groups)
     return layout.with_format(activation.apply(out, act, slope), layout.output_format(input, weight))

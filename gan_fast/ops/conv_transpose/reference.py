@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from gan_fast.ops import activation, layout
+from gan_fast.ops import activation, layout, rows
 from gan_fast.ops.padding import crop_widths, output_padding, pad_or_crop
 
 
@@ -30,7 +31,9 @@ def conv_transpose(
     x = input if prologue_y is None else activation.grad(input, prologue_y, prologue_activation, prologue_slope)
     padding, extra = output_padding(x.shape[2:], weight.shape[2:], stride, pad_begin, dilation, out_size)
     parameters = list(stride), padding, list(dilation), True
-    if extra is not None:
+    if rows.is_product(x.shape, out_size, weight.shape[2:], stride, pad_begin, groups):
+        out = rows.image(F.linear(rows.matrix(x), weight.flatten(1).t(), bias))
+    elif extra is not None:
         out = torch.ops.aten.convolution(x, weight, bias, *parameters, extra, groups)
     else:
         none = [0] * len(stride)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gan_fast.ops import activation
+from gan_fast.ops import activation, rows
 from gan_fast.ops.geometry import extent
 from gan_fast.ops.padding import crop_widths, output_padding, pad_input, pad_or_crop
 
@@ -33,6 +33,10 @@ def conv_weight_grad(
     bias_grad = g.sum([0, *range(2, g.dim())]) if want_bias else g.new_empty(0)
     extra: list[int] | None = [0] * len(stride)
     out_size = grad_output.shape[2:]
+    if rows.is_product(x.shape, out_size, kernel_size, stride, pad_begin, groups):
+        gathered, dense = (g, x) if transposed else (x, g)
+        product = rows.matrix(dense).t() @ rows.matrix(gathered)
+        return product[:, :, None, None].contiguous(), bias_grad
     if not transposed:
         padding, x = pad_input(x, kernel_size, stride, pad_begin, dilation, out_size)
     else:

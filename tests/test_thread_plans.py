@@ -1,0 +1,48 @@
+"""How the kernels split their work for more threads than this machine has: benchmarks/threads.py and its hook."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from native import kernels
+from test_benchmark_peers import load
+
+from gan_fast import functional
+
+
+@pytest.fixture(scope="module")
+def threads() -> object:
+    kernels()
+    sys.modules.setdefault("shapes", load("shapes"))  # as a script's neighbour
+    return load("threads")
+
+
+def test_a_plan_computes_nothing_and_ends() -> None:
+    module = kernels()
+    x, weight = torch.randn(2, 8, 9, 9), torch.randn(16, 8, 3, 3)
+    expected = functional.conv2d(x, weight, backend="cpu")
+    module.begin_plan()
+    functional.conv2d(x, weight, backend="cpu")
+    plan = module.end_plan()
+    assert len(plan["loops"]) == 2 and min(plan["loops"]) >= 1 and plan["shared_weights"] >= 4 * weight.numel()
+    assert torch.equal(functional.conv2d(x, weight, backend="cpu"), expected)
+    assert module.end_plan() == {"loops": [], "shared_weights": 0, "partial_sums": 0}
+
+
+def test_busy(threads: object) -> None:
+    busy = threads.busy  # type: ignore[attr-defined]  # a benchmark's file
+    assert [busy(8, 4), busy(9, 4), busy(1, 16), busy(64, 64)] == [1, 0.75, 1 / 16, 1]
+
+
+def test_the_article_s_layers_scale_and_share_no_growing_sums(threads: object) -> None:
+    rows = threads.rows(threads.select(family="article_g"))  # type: ignore[attr-defined]  # as above
+    assert len(rows) >= 6
+    for row in rows:
+        plans, what = row["plans"], f"{row['shape'].name} {row['pass']}"
+        assert len({plan["partial_sums"] for plan in plans.values()}) == 1, what
+        assert len({plan["shared_weights"] for plan in plans.values()}) == 1, what
+        assert plans[2]["products"] >= 2 or row["shape"].batch == 1, what
+    threads.summary(rows)  # type: ignore[attr-defined]  # as above
+    assert threads.line(rows[0])  # type: ignore[attr-defined]  # as above
