@@ -135,7 +135,7 @@ def test_no_product_with_an_inserted_zero() -> None:
     x, w, _ = case.tensors(requires_grad=False)
     x[0, :, 1, 2] = float("nan")
     ours = run(case, x, w, None, None, "none", "triton")
-    truth = naive(case, x.nan_to_num(nan=1e9), w, None).abs() > 1e6
+    truth = naive(case, x.isnan().float(), w.abs(), None) > 0
     assert torch.equal(ours.isnan(), truth)
 
 
@@ -148,7 +148,9 @@ def test_derivatives_of_two_orders_run_on_the_kernels(case: ConvCase) -> None:
         out = run(case, tensors[0], tensors[1], tensors[2] if case.bias else None, None, "none", backend)
         mix = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
         first = torch.autograd.grad((out * mix).sum(), tensors, create_graph=True)
-        second = torch.autograd.grad(sum(g.square().sum() for g in first), tensors)
+        total = torch.stack([g.square().sum() for g in first]).sum()
+        # The result is linear in the bias: its gradients do not depend on it.
+        second = torch.autograd.grad(total, tensors, materialize_grads=True, allow_unused=True)
         return [*(g.detach() for g in first), *second]
 
     with tile(ONE_TILE):

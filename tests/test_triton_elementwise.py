@@ -128,3 +128,21 @@ def test_more_rows_than_one_slice() -> None:
         "batch_norm_act_backward", "slices", torch.float32, (numbers((700, 3), 13), x, None, None, *statistics),
         (True, 1e-5, "relu", 0.2),
     )  # fmt: skip
+
+
+def test_batch_norm_of_bfloat16_images_with_float32_parameters() -> None:
+    """As autocast has them: the parameters' gradients stay in float32."""
+    dtype = torch.bfloat16
+    x, g = numbers((2, 5, 3, 4), 14).to(dtype), numbers((2, 5, 3, 4), 15).to(dtype)
+    weight, bias = numbers((5,), 16) + 1, numbers((5,), 17)
+    given = (x, weight, bias, None, None, 1e-5, "leaky_relu", 0.2)
+    y, mean, var = OPERATORS["batch_norm_act"](*given, "triton")
+    assert y.dtype == dtype
+    exact = OPERATORS["batch_norm_act"](x.double(), weight.double(), bias.double(), *given[3:], "reference")[0]
+    torch.testing.assert_close(y.double(), exact, rtol=2e-2, atol=2e-2)
+    rest = (mean, var, True, 1e-5, "leaky_relu", 0.2)
+    ours = OPERATORS["batch_norm_act_backward"](g, x, weight, bias, *rest, "triton")
+    doubles = (t.double() for t in (g, x, weight, bias))
+    for mine, right in zip(ours, OPERATORS["batch_norm_act_backward"](*doubles, *rest, "reference"), strict=True):
+        torch.testing.assert_close(mine.double(), right, rtol=3e-2, atol=3e-2)
+    assert ours[1].dtype == ours[2].dtype == torch.float32

@@ -28,7 +28,7 @@ _NO_KERNEL = ("empty", "new_empty", "detach", "is_same_size", "_unsafe_view", "_
 
 
 class Count(TorchDispatchMode):
-    """Counts PyTorch's operations that compute, also inside our operators, whose own launches the caller counts."""
+    """Counts PyTorch's operations that compute, inside our operators too; the kernels' launches are the caller's."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ TILES: dict[str, tuple[Tile, ...]] = {
 #: For inner dimensions made of taps, whose elements are gathered one by one: their addresses take registers.
 FLAT_TILES: dict[str, tuple[Tile, ...]] = {
     "half": (Tile(64, 128, 32, 4, 2), Tile(64, 64, 32, 4, 2)),
-    "tf32": (Tile(64, 64, 32, 8, 2),),
+    "tf32": (Tile(64, 64, 16, 8, 2),),
     "ieee": (Tile(64, 64, 16, 8, 2), Tile(32, 32, 16, 4, 2)),
 }
 #: Programs that keep the largest present device (132 to 148 multiprocessors) busy.

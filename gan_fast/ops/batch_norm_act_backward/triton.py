@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gan_fast.ops import _triton, activation, triton_rows
+from gan_fast.ops import _triton, activation, normalization, triton_rows
 from gan_fast.ops.triton_common import act_backward, activate
 from gan_fast.ops.triton_rows import BLOCK_CHANNELS, BLOCK_ROWS
 
@@ -128,7 +128,8 @@ def batch_norm_act_backward(
     rows = input.numel() // channels
     cut = triton_rows.slices(rows, channels)
     sums, products = (input.new_empty((cut.number, channels), dtype=torch.float32) for _ in range(2))
-    grad_weight, grad_bias = input.new_empty(channels), input.new_empty(channels)
+    parameters = normalization.parameter_dtype(input, weight, bias)
+    grad_weight, grad_bias = (input.new_empty(channels, dtype=parameters) for _ in range(2))
     grad_input = triton_rows.empty_rows(input)
     x = triton_rows.to_rows(input)
     common: dict[str, Any] = {
