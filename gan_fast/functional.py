@@ -3,7 +3,7 @@
 Each call chooses first (see :mod:`gan_fast.backends`): where PyTorch serves it, the call goes straight to
 ``torch.nn.functional`` followed by the activation, and never enters an operator of ours. That is also the path of
 everything unusual: 3-D convolutions, empty or invalid tensors (PyTorch's own error is raised), other dtypes than
-float32 (and bfloat16, but for the convolutions), tensor subclasses, and, with backend "auto", of code under
+float32 and bfloat16, tensor subclasses, and, with backend "auto", of code under
 ``torch.compile`` and ``torch.export``: the compiler fuses PyTorch's operations, not an opaque one, and an exported
 program then holds nothing but aten operations.
 
