@@ -16,7 +16,7 @@ from tolerance import Errors, assert_as_good, errors
 from torch import Tensor, nn
 
 import gan_fast
-from gan_fast import choice_table, functional, tuning
+from gan_fast import backends, choice_table, functional, tuning
 from gan_fast.choice_table import Choice
 
 #: Rows, inputs, outputs: tails of every vector, few channels on either side, one row, one of everything; long sums,
@@ -150,8 +150,12 @@ def test_autocast_is_torch_s() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         ours, theirs = functional.linear(x, weight, bias), F.linear(x, weight, bias)
         assert torch.equal(ours, theirs) and ours.dtype == torch.bfloat16
-        with pytest.raises(RuntimeError, match="bfloat16"):
-            functional.linear(x, weight, bias, backend="cpu")
+        if backends.extension() is not None:
+            by_kernel = functional.linear(x, weight, bias, backend="cpu")
+            assert by_kernel.dtype == torch.bfloat16
+            torch.testing.assert_close(by_kernel, theirs)
+    with torch.autocast("cpu", torch.float16), pytest.raises(RuntimeError, match="float16"):
+        functional.linear(x, weight, bias, backend="cpu")
 
 
 # ------------------------------------------------------------------------------------------------- layers and choice

@@ -254,7 +254,7 @@ def test_what_cannot_be_collapsed(
 
 def test_explicit_is_strict() -> None:
     kernels()
-    x, weight, bias = (t.detach().bfloat16() for t in tensors(*LARGE))
+    x, weight, bias = (t.detach().half() for t in tensors(*LARGE))
     with pytest.raises(RuntimeError, match=r"'cpu' was asked for by name and cannot run conv_transpose.*float32"):
         functional.upsample_conv2d(x, weight, bias, padding=1, backend="cpu")
     with pytest.raises(RuntimeError, match="'cuda' was asked for by name"):
@@ -296,15 +296,18 @@ def test_a_single_sample_and_none(backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_dtypes_and_autocast(dtype: torch.dtype) -> None:
-    x, weight, bias = (t.detach().to(dtype) for t in tensors(*LARGE))
-    expected = one_after_the_other(x, weight, bias, 2, padding=1)
-    torch.testing.assert_close(functional.upsample_conv2d(x, weight, bias, padding=1), expected)
-    with torch.autocast("cpu", torch.bfloat16):
-        x, weight, bias = tensors(*LARGE)
-        ours = functional.upsample_conv2d(x, weight, bias, padding=1)
-        expected = one_after_the_other(x, weight, bias, 2, padding=1)
-        assert ours.dtype == expected.dtype == torch.bfloat16
-        torch.testing.assert_close(ours, expected)
+    """bfloat16 within twice PyTorch's error: the collapsed weights are sums, rounded to bfloat16 once more."""
+
+    def compare(x: Tensor, weight: Tensor, bias: Tensor, result: torch.dtype, autocast: bool) -> None:
+        truth = one_after_the_other(*(t.detach().double() for t in (x, weight, bias)), 2, padding=1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            ours = functional.upsample_conv2d(x, weight, bias, padding=1)
+            theirs = one_after_the_other(x, weight, bias, 2, padding=1)
+        assert ours.dtype == theirs.dtype == result
+        assert_as_good(ours, truth, theirs, "upsample_conv2d")
+
+    compare(*(t.detach().to(dtype) for t in tensors(*LARGE)), dtype, autocast=False)
+    compare(*(t.detach() for t in tensors(*LARGE)), torch.bfloat16, autocast=True)
 
 
 @pytest.mark.parametrize(("backend", "compiler"), [("auto", "eager"), ("cpu", "aot_eager")])
