@@ -156,7 +156,7 @@ def _explain_linear(layer: nn.Linear, shape: tuple[int, ...] | None) -> tuple[Ch
     rows = 1 << 20 if shape is None else math.prod(shape[:-1])
     weight = (*layer.weight.shape, 1, 1)
     facts = geometry.facts(False, (1, weight[1], 1, rows), weight, linear_call.geometry(rows), True)
-    return _passes(False, {"device": layer.weight.device.type, "dtype": layer.weight.dtype, "rank": 2}, facts)
+    return _passes(False, {"device": layer.weight.device.type, "dtype": _dtype(layer.weight), "rank": 2}, facts)
 
 
 def _upsamplings(module: nn.Module) -> dict[str, nn.Module]:

@@ -226,6 +226,7 @@ def test_explain() -> None:
         assert gan_fast.explain(module)[0].forward.backend == "cpu"
     with torch.autocast("cpu", torch.float16):
         assert "float16" in gan_fast.explain(module)[0].forward.reason
+        assert "float16" in gan_fast.explain(nn.Linear(8, 4))[0].forward.reason
     table = str(gan_fast.explain(module))
     assert table.splitlines()[0].startswith("layer") and len(table.splitlines()) == 6
 
