@@ -132,6 +132,7 @@ CONV = [
     conv_case("far_padding", (1, 3, 4, 5), (5, 3, 3, 3), (6, 5), stride=3, pad=(5, 4), activation="leaky_relu"),
     conv_case("all_cut", (1, 2, 3, 3), (3, 2, 2, 2), (2, 2), pad=(-7, 0)),
     conv_case("big_kernel", (2, 3, 3, 3), (4, 3, 5, 5), pad=2, layout="channels_last"),
+    conv_case("huge_kernel", (2, 28, 16, 16), (32, 28, 15, 15)),
     conv_case("wide", (1, 8, 2, 70), (16, 8, 1, 9), pad=(0, 4), activation="relu"),
     conv_case("deep", (1, 64, 5, 5), (96, 64, 3, 3), pad=1, layout="channels_last"),
     conv_case("hundred", (3, 100, 5, 6), (33, 100, 3, 3), stride=2, pad=1, activation="leaky_relu"),

@@ -163,7 +163,7 @@ def check_threads(case: ConvCase, monkeypatch: pytest.MonkeyPatch) -> None:
     for dtype, backend in ((torch.float32, "cpu:portable"), *((torch.bfloat16, level) for level in BFLOAT16_LEVELS)):
         results = []
         try:
-            for threads in (1, 2, 3):
+            for threads in (1, 2, 5):
                 torch.set_num_threads(threads)
                 with level_of(backend, monkeypatch) as name:
                     second = dtype == torch.float32

@@ -41,11 +41,9 @@ def test_the_article_s_layers_are_cut_and_share_no_growing_sums(threads: object)
     assert len(rows) >= 6
     for row in rows:
         plans, what = row["plans"], f"{row['shape'].name} {row['pass']}"
-        assert len({plan["partial_sums"] for plan in plans.values()}) == 1, what
-        assert len({plan["shared_weights"] for plan in plans.values()}) == 1, what
-        if row["pass"] != "weight_grad" and row["shape"].batch > 1:
-            # Weight gradients are cut by shape alone, so that their sums do not depend on the threads; see the figures
-            # of benchmarks/threads.py.
+        for name in ("partial_sums", "shared_weights"):
+            assert threads.growth(row, name) <= threads.MOST_GROWTH, what  # type: ignore[attr-defined]  # as above
+        if row["shape"].batch > 1:
             assert plans[2]["products"] >= 2, what
     threads.summary(rows)  # type: ignore[attr-defined]  # as above
     assert threads.line(rows[0])  # type: ignore[attr-defined]  # as above

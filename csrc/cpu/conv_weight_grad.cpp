@@ -15,7 +15,8 @@ namespace {
 using namespace weight_grad;
 
 constexpr int64_t kSumsBytes = 448 * 1024;   // running sums and packed operands of one task share a 1 MB L2
-constexpr int64_t kWantedTasks = 8;          // by shape alone, so that results do not depend on the thread count
+// Images are split by shape alone: each part has sums of its own, and what they add up to must not depend on the thread count.
+constexpr int64_t kWantedTasks = 8;
 constexpr int64_t kBiasPixels = 1024;        // per partial bias sum
 
 // ---- both operands have many channels: one register block per (tap, channel block, channel block) ----------------------------------
@@ -32,18 +33,16 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
   const int64_t n_blocks = ceil_div(n_channels, p.lanes);
   const int64_t block_sums = rows * p.lanes;
 
+  // The sums of a range: of n_step x m_step blocks.
   int64_t n_step = n_blocks, m_step = m_blocks;
-  while (n_step * m_step > 1 && n_step * m_step * p.taps * block_sums * static_cast<int64_t>(sizeof(T)) > kSumsBytes) {
-    if (n_step * p.lanes >= m_step * rows) {
-      n_step = ceil_div(n_step, 2);
-    } else {
-      m_step = ceil_div(m_step, 2);
-    }
-  }
-  const int64_t n_ranges = ceil_div(n_blocks, n_step), m_ranges = ceil_div(m_blocks, m_step);
-  const int64_t ranges = g.groups * n_ranges * m_ranges;
+  const auto halve_range = [&] {
+    int64_t& longer = m_step == 1 || (n_step > 1 && n_step * p.lanes >= m_step * rows) ? n_step : m_step;
+    longer = ceil_div(longer, 2);
+  };
+  const auto ranges_now = [&] { return g.groups * ceil_div(n_blocks, n_step) * ceil_div(m_blocks, m_step); };
+  while (n_step * m_step > 1 && n_step * m_step * p.taps * block_sums * static_cast<int64_t>(sizeof(T)) > kSumsBytes) halve_range();
   const int64_t members = ceil_div(g.batch, kPerWord<W>);  // images, or pairs of them that share words
-  const int64_t splits = std::min(members, ceil_div(kWantedTasks, ranges));
+  const int64_t splits = std::min(members, ceil_div(kWantedTasks, ranges_now()));
   const int64_t planes = axis_y.planes * axis_x.planes;
 
   const auto gathered_pixels = [&](int64_t t, int64_t u) { return planes * (t + axis_y.span - 1) * (u + axis_x.span - 1); };
@@ -51,6 +50,10 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
                                   [&](int64_t images, int64_t t, int64_t u) {
                                     return images * (m_step * rows * gathered_pixels(t, u) + n_step * p.lanes * t * u);
                                   });
+  // From here on nothing changes what is added to what: smaller ranges for threads that would be idle pack operands more often.
+  while (n_step * m_step > 1 && ranges_now() * splits < p.threads) halve_range();
+  const int64_t n_ranges = ceil_div(n_blocks, n_step), m_ranges = ceil_div(m_blocks, m_step);
+  const int64_t ranges = g.groups * n_ranges * m_ranges;
   const int64_t tile_rows = tile.t + axis_y.span - 1, tile_columns = tile.u + axis_x.span - 1;
   const int64_t a_plane = tile_rows * tile_columns * rows + p.lanes;  // slack for whole vectors at a plane's end
   const int64_t a_image = planes * a_plane;

@@ -110,7 +110,7 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
     }
   });
 
-  for (int64_t row = 0; row < folded; ++row) {
+  parallel_tasks(folded, p.threads, [&](int64_t row) {
     const int64_t c = row % channels, place = row / channels;
     const int64_t ky = fold_y.reversed ? g.kernel_h - 1 - place / g.kernel_w : place / g.kernel_w;
     const int64_t kx = fold_x.reversed ? g.kernel_w - 1 - place % g.kernel_w : place % g.kernel_w;
@@ -121,7 +121,7 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
       const int64_t n = gathered_is_few ? w : c, m = gathered_is_few ? c : w;
       grad_weight[(n * p.gathered.channels + m) * p.taps + ky * g.kernel_w + kx] = narrow<S>(sum);
     }
-  }
+  });
 }
 
 template void folded(const Problem<float, float>&, bool, float*);

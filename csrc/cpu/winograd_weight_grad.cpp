@@ -24,8 +24,9 @@ constexpr double kLeastSaving = 1.7;     // the direct way is better here than f
 // Pieces of one chunk: the transformed operands of a chunk stream through L2 from L3, the sums too; the more pieces, the fewer
 // passes over the sums.
 constexpr int64_t kPieces = 128;
-// Tasks are cut by shape alone, so that results do not depend on the thread count: first over the dense operand's channels (the
-// other operand is transformed again for each range), then over the images, where each part needs sums of its own.
+// Images are split by shape alone: each part has sums of its own, and what they add up to must not depend on the thread count. The
+// dense operand's channels are cut into ranges, of fewer blocks if threads would be idle: the same sums, but the other operand is
+// transformed again for each range.
 constexpr int64_t kRangeBlocks = 4;
 constexpr int64_t kPiecesPerSplit = 1024;
 constexpr int64_t kMostSplits = 8;
@@ -54,7 +55,7 @@ struct Call {
   int64_t pixel;       // elements of a transformed piece of the gathered operand at one slot
   int64_t block_sums;  // rows x lanes
   int64_t sums;        // of one task
-  int64_t ranges, splits;
+  int64_t range_blocks, ranges, splits;
   TileLayout layout;
 
   explicit Call(const Problem<S, Arithmetic<S>>& problem);
@@ -83,13 +84,15 @@ Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem) : p(problem), axis_y(
   pieces_per_image = pieces_y * pieces_x;
   tile_images = std::clamp<int64_t>(kPieces / pieces_per_image, 1, p.g.batch);
   block_sums = rows * p.lanes;
-  sums = slots * kRangeBlocks * m_blocks * block_sums;
-  ranges = ceil_div(n_blocks, kRangeBlocks);
   // Powers of two: the usual numbers of cores divide them.
   splits = 1;
   while (2 * splits <= std::min({p.g.batch * pieces_per_image / kPiecesPerSplit, kMostSplits, ceil_div(p.g.batch, tile_images)})) {
     splits *= 2;
   }
+  range_blocks = std::min(kRangeBlocks, n_blocks);
+  while (range_blocks > 1 && p.g.groups * ceil_div(n_blocks, range_blocks) * splits < p.threads) range_blocks = ceil_div(range_blocks, 2);
+  ranges = ceil_div(n_blocks, range_blocks);
+  sums = slots * range_blocks * m_blocks * block_sums;
   layout = TileLayout(2 * pieces_y + 2, 2 * pieces_x + 2, planes, in_blocks);
 }
 
@@ -118,7 +121,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
   // The dense operand, one zero row and column more where its size is odd: [block][image][row][column][lanes].
   const int64_t columns = 2 * call.pieces_x, lines = 2 * call.pieces_y;
   const int64_t dense_row = columns * p.lanes, dense_image = lines * dense_row, dense_block = images * dense_image + p.lanes;
-  const int64_t blocks = std::min(kRangeBlocks, call.n_blocks - first_block);
+  const int64_t blocks = std::min(call.range_blocks, call.n_blocks - first_block);
   const int64_t first_channel = first_block * p.lanes;
   const int64_t channels = std::min(blocks * p.lanes, p.dense.channels - first_channel);
   T* const dense = static_cast<T*>(scratch(kTileB, blocks * dense_block * sizeof(T)));
@@ -181,7 +184,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
           outer.b = e + point * e_point;
           for (int64_t m = 0; m < call.m_blocks; ++m) {
             outer.a = v + slot * v_slot + m * call.rows;
-            outer.sums = sums + ((slot * kRangeBlocks + block) * call.m_blocks + m) * call.block_sums;
+            outer.sums = sums + ((slot * call.range_blocks + block) * call.m_blocks + m) * call.block_sums;
             multiply(outer);
           }
         }
@@ -203,7 +206,7 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, S* grad_weight) {
     std::fill(sums, sums + call.sums, T(0));
     const int64_t end = p.g.batch * (split + 1) / call.splits;
     for (int64_t image = p.g.batch * split / call.splits; image < end; image += call.tile_images) {
-      add_images(call, group, range * kRangeBlocks, image, std::min(call.tile_images, end - image), sums);
+      add_images(call, group, range * call.range_blocks, image, std::min(call.tile_images, end - image), sums);
     }
   });
 
@@ -215,8 +218,8 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, S* grad_weight) {
     T* const taps = line + call.slots * p.lanes;
     for (int64_t i = 0; i < m_valid; ++i) {
       for (int64_t slot = 0; slot < call.slots; ++slot) {
-        const T* from = partial + (group * call.ranges + n / kRangeBlocks) * call.splits * call.sums +
-                        ((slot * kRangeBlocks + n % kRangeBlocks) * call.m_blocks + m) * call.block_sums + i * p.lanes;
+        const T* from = partial + (group * call.ranges + n / call.range_blocks) * call.splits * call.sums +
+                        ((slot * call.range_blocks + n % call.range_blocks) * call.m_blocks + m) * call.block_sums + i * p.lanes;
         for (int64_t j = 0; j < p.lanes; ++j) {
           T sum = from[j];
           for (int64_t split = 1; split < call.splits; ++split) sum += from[split * call.sums + j];
