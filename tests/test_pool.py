@@ -134,11 +134,42 @@ def test_the_cache_stays_within_its_bound_and_drops_the_longest_unused(pool: Mod
     while blocks:
         del blocks[0]
         assert pool.pool_stats()["cached_bytes"] <= 16 * MIB
-    assert empty(pool, MIB // 4 * 8).data_ptr() == addresses[7]
+    held = [empty(pool, MIB // 4 * k) for k in (8, 7)]  # 15 MiB: what was returned last
+    assert [x.data_ptr() for x in held] == [addresses[7], addresses[6]]
     misses = pool.pool_stats()["misses"]
     first = empty(pool, MIB // 4)
     assert pool.pool_stats()["misses"] == misses + 1, "the first one returned must have been dropped"
     assert first.numel() == MIB // 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="blocks are mapped on Linux only")
+def test_large_blocks_are_cut_from_the_smallest_that_will_do_and_joined_again(pool: ModuleType) -> None:
+    large, small = empty(pool, 8 * MIB), empty(pool, MIB)  # 32 MiB, 4 MiB
+    start, other = large.data_ptr(), small.data_ptr()
+    del large, small
+    before = pool.pool_stats()
+    pieces = [empty(pool, n) for n in (MIB, 3 * MIB, MIB // 2, MIB + 1)]
+    assert [x.data_ptr() - start for x in pieces[1:]] == [0, 12 * MIB, 14 * MIB]
+    assert pieces[0].data_ptr() == other, "the smallest that will do"
+    after = pool.pool_stats()
+    assert (after["misses"], after["hits"]) == (before["misses"], before["hits"] + 4)
+    del pieces[2], pieces[1], pieces[1], pieces[0]  # the middle one first: joined on both sides
+    assert (pool.pool_stats()["cached_blocks"], pool.pool_stats()["cached_bytes"]) == (2, before["cached_bytes"])
+    assert empty(pool, 8 * MIB).data_ptr() == start
+    assert pool.pool_stats()["misses"] == before["misses"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="blocks are mapped on Linux only")
+def test_what_waits_between_live_pieces_can_go_back_to_the_system(pool: ModuleType) -> None:
+    large = empty(pool, 8 * MIB)
+    del large
+    left, middle, right = (empty(pool, 2 * MIB).fill_(k) for k in (1.0, 2.0, 3.0))
+    del middle
+    pool.empty_cache()
+    assert pool.pool_stats()["cached_bytes"] == 0
+    assert bool((left == 1.0).all()) and bool((right == 3.0).all())
+    del left, right  # no longer neighbours
+    assert (pool.pool_stats()["cached_blocks"], pool.pool_stats()["cached_bytes"]) == (2, 16 * MIB)
 
 
 def test_a_block_over_the_bound_is_not_kept(pool: ModuleType) -> None:
@@ -220,17 +251,19 @@ def test_a_capsule_is_consumed_once(pool: ModuleType) -> None:
     assert x.fill_(1.0).sum() == 100
 
 
-def test_threads_never_share_a_block(pool: ModuleType) -> None:
-    pool.pool_set_limit(MIB)  # small: blocks are evicted all the time
+@pytest.mark.parametrize("sizes", [(10, 100, 1000, 70_000), (280_000, 300_000, 700_000, 1_500_000)])
+def test_threads_never_share_a_block(pool: ModuleType, sizes: tuple[int, ...]) -> None:
+    limit = 12 * sizes[-1]
+    pool.pool_set_limit(limit)  # small: blocks are evicted all the time
     start = live(pool)
     wrong: list[str] = []
 
     def hammer(seed: int) -> None:
         rng = random.Random(seed)
         held: list[tuple[Tensor, float]] = []
-        for step in range(400):
+        for step in range(300):
             value = float(1000 * seed + step)
-            held.append((empty(pool, rng.choice([10, 100, 1000, 70_000])).fill_(value), value))
+            held.append((empty(pool, rng.choice(sizes)).fill_(value), value))
             if len(held) > 6:
                 x, expected = held.pop(rng.randrange(len(held)))
                 if not bool((x == expected).all()):
@@ -246,7 +279,7 @@ def test_threads_never_share_a_block(pool: ModuleType) -> None:
     assert not wrong
     stats = pool.pool_stats()
     assert stats["live_blocks"] == start
-    assert stats["cached_bytes"] <= MIB
+    assert stats["cached_bytes"] <= limit
 
 
 # -------------------------------------------------------------------------------------------- processes, environment

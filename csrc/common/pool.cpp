@@ -24,8 +24,11 @@ namespace {
 
 constexpr std::size_t kAlign = 64;
 constexpr std::size_t kMiB = std::size_t{1} << 20;
-constexpr std::size_t kMapFrom = kMiB;       // from here on own mappings: they go back to the system at once and whole
-constexpr std::size_t kHugeFrom = 4 * kMiB;  // below, rounding to huge pages would waste too much
+#if defined(__linux__)
+constexpr std::size_t kMapFrom = kMiB;        // from here on mapped, and cut and joined in whole pages
+constexpr std::size_t kPages = 64 * 1024;     // of any system
+#endif
+constexpr std::size_t kHugeFrom = 4 * kMiB;   // below, rounding to huge pages would waste too much
 constexpr std::size_t kHugePage = 2 * kMiB;
 constexpr std::size_t kLargest = std::size_t{1} << 46;
 constexpr std::size_t kDefaultLimit = std::size_t{2} << 30;
@@ -38,12 +41,17 @@ struct Block {
   void* data;
   std::size_t bytes;
   int size_class;
+  bool waiting;
+  Block *left, *right;  // what adjoins a mapped block, as both were cut from one
   // While waiting: neighbours in the order of return (over all classes) and among the blocks of the same class.
   Block *older, *newer;
   Block *below, *above;
 };
 
-// Class 0..7: multiples of 64 bytes up to 512. Then eight steps per power of two.
+// Class 0..7: multiples of 64 bytes up to 512. Then eight steps per power of two; but mapped blocks share one class.
+constexpr int kMapped = 8 * (46 - 8) + 8;
+constexpr int kClasses = kMapped + 1;
+
 struct SizeClass {
   int index;
   std::size_t bytes;
@@ -54,17 +62,19 @@ SizeClass size_class(std::size_t bytes) {
     const std::size_t lines = bytes == 0 ? 1 : (bytes + kAlign - 1) / kAlign;
     return {static_cast<int>(lines) - 1, lines * kAlign};
   }
+#if defined(__linux__)
+  if (bytes >= kMapFrom) return {kMapped, (bytes + kPages - 1) / kPages * kPages};
+#endif
   const int exponent = 63 - __builtin_clzll(static_cast<unsigned long long>(bytes - 1));  // 2^exponent < bytes
   const std::size_t step = std::size_t{1} << (exponent - 3);
   const std::size_t steps = (bytes + step - 1) / step;  // 9..16
   return {8 * (exponent - 8) + static_cast<int>(steps) - 9, steps * step};
 }
 
-constexpr int kClasses = 8 * (46 - 8) + 8;
-
-void* system_alloc(std::size_t bytes) {
+void* system_alloc(const SizeClass& wanted) {
+  const std::size_t bytes = wanted.bytes;
 #if defined(__linux__)
-  if (bytes >= kMapFrom) {
+  if (wanted.index == kMapped) {
     const bool huge = bytes >= kHugeFrom;
     const std::size_t extra = huge ? kHugePage : 0;
     void* map = mmap(nullptr, bytes + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -82,14 +92,15 @@ void* system_alloc(std::size_t bytes) {
   return std::aligned_alloc(kAlign, bytes);
 }
 
-void system_free(void* data, std::size_t bytes) {
+void system_free(void* data, const SizeClass& had) {
 #if defined(__linux__)
-  if (bytes >= kMapFrom) {
-    munmap(data, bytes);
+  if (had.index == kMapped) {
+    // Out of the middle of a mapping this can fail, for want of room in the system's tables; the pages go back all the same.
+    if (munmap(data, had.bytes) != 0) madvise(data, had.bytes, MADV_DONTNEED);
     return;
   }
 #endif
-  (void)bytes;
+  (void)had;
   std::free(data);
 }
 
@@ -97,7 +108,7 @@ void system_free(void* data, std::size_t bytes) {
 void destroy(Block* block) {
   while (block != nullptr) {
     Block* next = block->older;
-    system_free(block->data, block->bytes);
+    system_free(block->data, {block->size_class, block->bytes});
     delete block;
     block = next;
   }
@@ -134,23 +145,24 @@ class Pool {
     {
       std::lock_guard<std::mutex> hold(mutex_);
       ensure_limit();
-      Block* block = top_[wanted.index];
+      Block* block = wanted.index == kMapped ? best_mapped(wanted.bytes) : top_[wanted.index];
       if (block != nullptr) {
         unlink(block);
+        if (block->bytes > wanted.bytes) cut(block, wanted.bytes);
         ++hits_;
         count_live(block->bytes);
         return block;
       }
     }
-    void* data = system_alloc(wanted.bytes);
+    void* data = system_alloc(wanted);
     if (data == nullptr) {
       empty_cache();  // what waits here may be just what the system lacks
-      data = system_alloc(wanted.bytes);
+      data = system_alloc(wanted);
       if (data == nullptr) throw std::bad_alloc();
     }
     Block* block = new (std::nothrow) Block{};
     if (block == nullptr) {
-      system_free(data, wanted.bytes);
+      system_free(data, wanted);
       throw std::bad_alloc();
     }
     block->data = data;
@@ -170,10 +182,11 @@ class Pool {
       --live_blocks_;
       if (block->bytes > limit_) {
         block->older = nullptr;
+        part(block);
         unwanted = block;
       } else {
         unwanted = trim(limit_ - block->bytes);
-        link(block);
+        link(join(block));
       }
     }
     destroy(unwanted);  // outside the lock: unmapping is slow
@@ -227,7 +240,61 @@ class Pool {
     ++live_blocks_;
   }
 
+  // The smallest that will do, the last returned among equals. A handful of blocks wait here.
+  Block* best_mapped(std::size_t bytes) {
+    Block* best = nullptr;
+    for (Block* block = top_[kMapped]; block != nullptr; block = block->below) {
+      if (block->bytes >= bytes && (best == nullptr || block->bytes < best->bytes)) best = block;
+    }
+    return best;
+  }
+
+  // Leaves what is beyond `bytes` of a mapped block waiting.
+  void cut(Block* block, std::size_t bytes) {
+    Block* rest = new (std::nothrow) Block{};
+    if (rest == nullptr) return;
+    rest->data = static_cast<char*>(block->data) + bytes;
+    rest->bytes = block->bytes - bytes;
+    rest->size_class = block->size_class;
+    rest->left = block;
+    rest->right = block->right;
+    if (rest->right != nullptr) rest->right->left = rest;
+    block->right = rest;
+    block->bytes = bytes;
+    link(rest);
+  }
+
+  // The block and what waits beside it, as one.
+  Block* join(Block* block) {
+    if (block->left != nullptr && block->left->waiting) {
+      unlink(block->left);
+      block = absorb_right(block->left);
+    }
+    if (block->right != nullptr && block->right->waiting) {
+      unlink(block->right);
+      absorb_right(block);
+    }
+    return block;
+  }
+
+  static Block* absorb_right(Block* block) {
+    Block* gone = block->right;
+    block->bytes += gone->bytes;
+    block->right = gone->right;
+    if (block->right != nullptr) block->right->left = block;
+    delete gone;
+    return block;
+  }
+
+  // Before a block's memory goes back to the system.
+  static void part(Block* block) {
+    if (block->left != nullptr) block->left->right = nullptr;
+    if (block->right != nullptr) block->right->left = nullptr;
+    block->left = block->right = nullptr;
+  }
+
   void link(Block* block) {
+    block->waiting = true;
     block->older = newest_;
     block->newer = nullptr;
     (newest_ != nullptr ? newest_->newer : oldest_) = block;
@@ -242,6 +309,7 @@ class Pool {
   }
 
   void unlink(Block* block) {
+    block->waiting = false;
     (block->newer != nullptr ? block->newer->older : newest_) = block->older;
     (block->older != nullptr ? block->older->newer : oldest_) = block->newer;
     (block->above != nullptr ? block->above->below : top_[block->size_class]) = block->below;
@@ -256,6 +324,7 @@ class Pool {
     while (cached_bytes_ > allowed) {
       Block* block = oldest_;
       unlink(block);
+      part(block);
       block->older = removed;
       removed = block;
     }
