@@ -291,10 +291,8 @@ def choose(
     if dtype != torch.float32 and not _takes_bfloat16(op, dtype):
         words = "float32 and bfloat16" if op in BFLOAT16_OPERATORS else "float32"
         return Choice("torch", f"{dtype} is served by PyTorch, the CPU kernels of {op} are for {words}")
-    if dtype == torch.bfloat16:
-        facts["dtype"] = "bfloat16"  # of no rule so far; keeps float32's measured cells from answering
     why_not = refusal(op, "cpu", device=device, dtype=dtype, rank=rank)
     if why_not is not None:
         _log_once(op, why_not)
         return Choice("torch", why_not)
-    return choice_table.decide(op, {"rank": rank, **facts}, instruction_level())
+    return choice_table.decide(op, {"rank": rank, **facts, **choice_table.dtype_facts(dtype)}, instruction_level())

@@ -32,6 +32,7 @@ __all__ = [
     "always",
     "cells",
     "decide",
+    "dtype_facts",
     "forget",
     "look_up",
     "on_change",
@@ -96,6 +97,12 @@ def look_up(op: str, facts: Mapping[str, Any], level: str | None) -> Choice:
 def key(op: str, facts: Mapping[str, Any]) -> Key:
     """What a cell is looked up by."""
     return op, frozenset(facts.items())
+
+
+def dtype_facts(dtype: torch.dtype) -> dict[str, str]:
+    """What a call's facts say of its dtype: nothing in float32. Shipped rules do not ask; measured cells hold for one
+    dtype."""
+    return {} if dtype == torch.float32 else {"dtype": str(dtype).removeprefix("torch.")}
 
 
 def cells(level: str | None) -> dict[Key, Choice]:

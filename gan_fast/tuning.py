@@ -58,8 +58,9 @@ class Call:
     def text(self) -> str:
         """Operator and shapes, for a table."""
         tensors = [value for value in self.arguments[:2] if isinstance(value, _TensorLike)]
-        shapes = ["x".join(map(str, tensor.shape)) for tensor in tensors]
-        return f"{self.op} {' '.join(shapes)}"
+        words = ["x".join(map(str, tensor.shape)) for tensor in tensors]
+        words += [self.facts["dtype"]] if "dtype" in self.facts else []
+        return f"{self.op} {' '.join(words)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,15 +83,18 @@ class Cell:
 class _TensorLike:
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+    dtype: torch.dtype
 
     def make(self, generator: torch.Generator) -> Tensor:
         # By strides, since a gradient may be expanded from fewer elements.
         held = 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
-        return (torch.randn(held, generator=generator) * 0.1).as_strided(self.shape, self.stride)
+        numbers = (torch.randn(held, generator=generator) * 0.1).to(self.dtype)
+        return numbers.as_strided(self.shape, self.stride)
 
 
 def record(step: Callable[[], Any]) -> list[Call]:
-    """The different float32 calls of the CPU kernels' operators that ``step()`` makes, as if kernels served them all.
+    """The different calls in float32 and bfloat16 of the CPU kernels' operators that ``step()`` makes, as if kernels
+    served them all.
 
     Raises:
         RuntimeError: the compiled module is not available, so there is nothing to choose from.
@@ -103,13 +107,14 @@ def record(step: Callable[[], Any]) -> list[Call]:
         facts = operator.facts(*arguments)
         device, dtype, rank = facts.pop("device"), facts.pop("dtype"), facts.get("rank")
         refused = backends.refusal(operator.name, "cpu", device=device, dtype=dtype, rank=rank)
-        if dtype != torch.float32 or refused is not None:
+        if dtype not in (torch.float32, torch.bfloat16) or refused is not None:
             return
+        facts.update(choice_table.dtype_facts(dtype))
         facts.setdefault("rank", None)
         key = choice_table.key(operator.name, facts)
         if key not in found:
             specs = tuple(
-                _TensorLike(tuple(value.shape), value.stride()) if isinstance(value, Tensor) else value
+                _TensorLike(tuple(value.shape), value.stride(), value.dtype) if isinstance(value, Tensor) else value
                 for value in arguments
             )
             found[key] = Call(operator.name, facts, specs)

@@ -73,6 +73,24 @@ def test_record_finds_every_pass_once(table: Path) -> None:
         ]
 
 
+def test_cells_hold_for_one_dtype(table: Path) -> None:
+    step = one_step()
+
+    def half() -> object:
+        with torch.autocast("cpu", torch.bfloat16):
+            return step()
+
+    calls = tuning.record(half)
+    assert {call.facts["dtype"] for call in calls} == {"bfloat16"} and len(calls) == 3
+    for call in calls:
+        assert {a.dtype for a in call.make() if isinstance(a, torch.Tensor)} == {torch.bfloat16}
+        assert call.text.endswith("bfloat16")
+    tuning.save([tuning.Cell(call, 1.0, 2.0) for call in calls])
+    assert served(step) == [], "float32 has not been measured"
+    assert served(half) == ["conv:cpu", "conv_transpose:cpu", "conv_weight_grad:cpu"]
+    assert len(tuning.measure(calls[:1], rounds=1)) == 1
+
+
 def test_record_leaves_out_what_no_kernel_serves(table: Path) -> None:
     x = torch.randn(1, 2, 4, 4, 4)
 
@@ -169,6 +187,8 @@ def test_command_line(
     (tmp_path / "own_networks.py").write_text("from tiny_gan import convolutional as pair\n")
     monkeypatch.syspath_prepend(tmp_path)
     command = ["tune", "--model", "own_networks:pair", "--batch-size", "2", "--rounds", "1"]
+    assert main([*command, "--dry-run", "--precision", "bf16"]) == 0
+    assert "bfloat16" in capsys.readouterr().out
     assert main([*command, "--dry-run"]) == 0
     assert "different calls in a step" in capsys.readouterr().out and not table.exists()
     assert main(command) == 0
@@ -183,6 +203,7 @@ def test_command_line(
     [
         (["--model", "tiny_gan:nothing"], "module 'tiny_gan' has no 'nothing'"),
         (["--model", "math:gcd"], "math:gcd"),
+        (["--precision", "fp64"], "precision='fp64' is unknown"),
         (["--rounds", "0"], "--rounds must be at least 1, got 0"),
     ],
 )

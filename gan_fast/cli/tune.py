@@ -28,6 +28,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--batch-size", "--batch_size", type=int, default=128, help="images in a step (%(default)s)")
     parser.add_argument("--loss", default="bce", help="as of gan-fast train (%(default)s)")
+    parser.add_argument("--precision", default="fp32", metavar="WORD", help="fp32 or bf16 (%(default)s)")
     parser.add_argument("--latent-dim", "--latent_dim", type=int, help="size of a latent (the model's own)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each backend that must count (%(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (PyTorch's own choice); the table holds for these")
@@ -57,13 +58,12 @@ def run(args: argparse.Namespace) -> int:
     if args.rounds < 1:
         raise ValueError(f"--rounds must be at least 1, got {args.rounds}")
     generator, discriminator = _networks(args.model)
-    latent = {} if args.latent_dim is None else {"latent_dim": args.latent_dim}
-    trainer = Trainer(
-        generator, discriminator, loss=args.loss, batch_size=args.batch_size, outdir=None, progress=False, **latent
-    )
+    options = {} if args.latent_dim is None else {"latent_dim": args.latent_dim}
+    options |= {"loss": args.loss, "batch_size": args.batch_size, "precision": args.precision}
+    trainer = Trainer(generator, discriminator, outdir=None, progress=False, **options)
     real = torch.rand(args.batch_size, *trainer.sample_shape) * 2 - 1
     calls = tuning.record(lambda: trainer.train_step(real))
-    print(f"{len(calls)} different calls in a step of {args.model}, batch {args.batch_size}")
+    print(f"{len(calls)} different calls in a step of {args.model}, batch {args.batch_size}, {args.precision}")
     width = max((len(call.text) for call in calls), default=0)
 
     def report(cell: tuning.Cell) -> None:
