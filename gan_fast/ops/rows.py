@@ -19,7 +19,7 @@ def image(rows: Tensor) -> Tensor:
 
 def matrix(image: Tensor) -> Tensor:
     """(1, C, 1, N) -> (N, C)."""
-    return image[0, :, 0].t()
+    return image.squeeze(2).squeeze(0).t()  # an index's gradient would be a copy
 
 
 def is_product(
