@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from frame import MODES, PROVIDERS, chosen_shapes, convolution, convolution_tensors, measure
-from shapes import LayerShape
+
+from gan_fast.suite.shapes import LayerShape
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

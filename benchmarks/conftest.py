@@ -1,6 +1,6 @@
 """The benchmarks' frame: every result file says which machine, versions and commit it is from.
 
-pytest puts this folder on the import path, so that benchmarks import `shapes`, `peers` and `machine` by name.
+pytest puts this folder on the import path, so that benchmarks import `machine` and `frame` by name.
 """
 
 from __future__ import annotations

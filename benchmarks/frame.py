@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 import torch
-from shapes import FAMILIES, LayerShape, select
 from torch import Tensor
 
 from gan_fast import backends, functional
+from gan_fast.suite.shapes import FAMILIES, LayerShape, select
 
 MODES = ("forward", "backward", "full")
 PROVIDERS = ("gan_fast", "torch")

@@ -4,11 +4,12 @@
     python benchmarks/quality.py gan_fast
     python benchmarks/quality.py compare                # the bound that eager sets, both means, their difference
 
-Eager is peers.Textbook on plain layers in channels_last, its faster format: the loop of tutorials. Both sides draw
-batches in the same order, judge 10,000 samples in the features of the same classifier (benchmarks/classifiers: trained
-anew on another machine it would give other features, and distances that cannot be compared), and run for the same
-number of epochs; weights and latents come from the seed, but not in the same order, so only the distributions over
-seeds can be compared. Twice in each epoch the samples are judged too: the run's curve of distance against steps.
+Eager is Textbook of gan_fast.suite.peers on plain layers in channels_last, its faster format: the loop of tutorials.
+Both sides draw batches in the same order, judge 10,000 samples in the features of the same classifier
+(benchmarks/classifiers: trained anew on another machine it would give other features, and distances that cannot be
+compared), and run for the same number of epochs; weights and latents come from the seed, but not in the same order, so
+only the distributions over seeds can be compared. Twice in each epoch the samples are judged too: the run's curve of
+distance against steps.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import machine
-import peers
 import torch
 
 import gan_fast
 from gan_fast import data, metrics
+from gan_fast.suite import peers
 
 #: What eager's seeds allow: their mean plus this many standard deviations is the bound for the fast path's mean.
 DEVIATIONS = 3.0

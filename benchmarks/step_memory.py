@@ -20,7 +20,8 @@ from typing import Any
 
 import machine
 import torch
-import train_step
+
+from gan_fast.suite import steps
 
 NETWORKS = ("article", "dcgan28")
 STEPS = 3  # the second one meets what the first one kept; from then on nothing changes
@@ -37,8 +38,8 @@ def resident(field: str) -> int:
 
 def run_here(network: str, batch: int, name: str) -> dict[str, int]:
     """Run one program in this process and look at its memory."""
-    real, z = train_step.inputs(network, batch)
-    step = train_step.recipes(network, real, z, bf16=True)[name]()
+    real, z = steps.inputs(network, batch)
+    step = steps.recipes(steps.networks(network), real, z, bf16=True)[name]()
     torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # the matrix library's own buffers
     before = resident("VmRSS")
     CLEAR.write_text("5", encoding="ascii")  # forget the peak that imports had
@@ -72,8 +73,9 @@ def table(network: str, results: dict[str, dict[str, int]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = [*sorted(train_step.peers.NETWORKS), *train_step.MODELS]
-    parser.add_argument("--network", choices=known, action="append", help=f"may be repeated ({', '.join(NETWORKS)})")
+    parser.add_argument(
+        "--network", choices=steps.NETWORKS, action="append", help=f"may be repeated ({', '.join(NETWORKS)})"
+    )
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--program", action="append", help="only this one; may be repeated")
     parser.add_argument("--no-file", action="store_true", help="print only")
@@ -85,7 +87,7 @@ def main() -> None:
         return
     results: dict[str, Any] = {}
     for network in networks:
-        names = train_step.recipes(network, *train_step.inputs(network, arguments.batch), bf16=True)
+        names = steps.recipes(steps.networks(network), *steps.inputs(network, arguments.batch), bf16=True)
         chosen = [name for name in names if name in (arguments.program or names)]
         results[network] = {name: run_apart(network, arguments.batch, name) for name in chosen}
         print(table(network, results[network]), flush=True)

@@ -1,6 +1,6 @@
 """How the kernels would split their work over more cores than this machine has: a model by counting tasks.
 
-    python benchmarks/threads.py                           # all layers of shapes.py; prints the summary
+    python benchmarks/threads.py                           # all layers of gan_fast.suite; prints the summary
     python benchmarks/threads.py --family article_g --all  # every layer and pass
 
 The drivers are asked for their plan (`_C.begin_plan`): the tasks of each parallel loop at a number of threads, and the
@@ -17,10 +17,10 @@ import math
 from typing import Any
 
 import torch
-from shapes import FAMILIES, LayerShape, select
 
 from gan_fast import backends
 from gan_fast.ops import OPERATORS, geometry
+from gan_fast.suite.shapes import FAMILIES, LayerShape, select
 
 THREADS = (1, 2, 16, 64)
 PASSES = ("forward", "input_grad", "weight_grad")

@@ -40,8 +40,9 @@ RANK = {
     "tuning": 6,
     "metrics": 7,
     "training": 8,
-    "cli": 9,
-    "__main__": 10,
+    "suite": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 KNOWS_OPERATORS = {"ops", "functional", "nn", "explain", "tuning"}  # everything above goes through functional and nn
 CODE = (".py", ".cpp", ".h", ".cu", ".sh")

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import sys
+import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
 from native import kernels
-from test_benchmark_peers import load
 
 from gan_fast import functional
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 @pytest.fixture(scope="module")
 def threads() -> object:
     kernels()
-    sys.modules.setdefault("shapes", load("shapes"))  # as a script's neighbour
-    return load("threads")
+    spec = importlib.util.spec_from_file_location("benchmarks_threads", BENCHMARKS / "threads.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_a_plan_computes_nothing_and_ends() -> None:

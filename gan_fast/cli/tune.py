@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from gan_fast import Trainer, tuning
+    from gan_fast.cli._networks import networks
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.rounds < 1:
         raise ValueError(f"--rounds must be at least 1, got {args.rounds}")
-    generator, discriminator = _networks(args.model)
+    generator, discriminator = networks(args.model)
     options = {} if args.latent_dim is None else {"latent_dim": args.latent_dim}
     options |= {"loss": args.loss, "batch_size": args.batch_size, "precision": args.precision}
     trainer = Trainer(generator, discriminator, outdir=None, progress=False, **options)
@@ -80,22 +80,3 @@ def run(args: argparse.Namespace) -> int:
     if args.file is not None:
         print(f"to use it: GAN_FAST_TABLE={args.file}")
     return 0
-
-
-def _networks(name: str) -> Any:
-    """(G, D) of a preset, or of the user's own function."""
-    from gan_fast import models
-
-    if ":" not in name:
-        return models.build(name)
-    module, _, function = name.partition(":")
-    sys.path.insert(0, "")
-    try:
-        made = getattr(importlib.import_module(module), function)()
-    except AttributeError:
-        raise ValueError(f"--model {name}: module {module!r} has no {function!r}") from None
-    finally:
-        sys.path.remove("")
-    if not (isinstance(made, tuple) and len(made) == 2):
-        raise ValueError(f"--model {name}: expected a pair (generator, discriminator), got {type(made).__name__}")
-    return made

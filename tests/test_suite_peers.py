@@ -1,12 +1,9 @@
-"""benchmarks/peers.py and benchmarks/shapes.py: what gan_fast is measured on is what it says."""
+"""gan_fast.suite.peers and gan_fast.suite.shapes: what gan_fast is measured on is what it says."""
 
 from __future__ import annotations
 
 import copy
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,22 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import gan_fast
-
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-
-
-def load(name: str) -> ModuleType:
-    """A file of benchmarks/ as a module; the folder is no package of the library."""
-    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", BENCHMARKS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-peers = load("peers")
-shapes = load("shapes")
+from gan_fast.suite import peers, shapes
 
 
 def batch(count: int = 6) -> tuple[Tensor, Tensor]:
@@ -113,7 +95,7 @@ def test_article_act_has_leaky_relu_after_every_hidden_layer() -> None:
 
 
 def test_peers_use_nothing_of_ours() -> None:
-    source = (BENCHMARKS / "peers.py").read_text(encoding="utf-8")
+    source = Path(peers.__file__).read_text(encoding="utf-8")
     assert "import gan_fast" not in source and "from gan_fast" not in source
 
 

@@ -1,0 +1,176 @@
+"""``gan-fast bench``: gan_fast against PyTorch on this machine; layers, training steps, one's own layer or networks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_parser", "run"]
+
+#: A layer of each kind, small enough for a minute: the article's, DCGAN's with 3 channels, an odd one, sound.
+QUICK_LAYERS = (
+    "convt:128,128,k5,s2,p2,o1,14x14,b16",
+    "conv:128,1,k7,28x28,b32",
+    "convt:64,3,k4,s2,p1,32x32,b32",
+    "conv:64,128,k4,s2,p1,32x32,b16",
+    "convt:100,33,k4,s2,p1,13x13,b16",
+    "convt:64,32,k25,s4,p11,o1,256,b32",
+)
+#: (network, batch)
+QUICK_STEPS = (("article", 32), ("dcgan28", 32))
+FULL_STEPS = (("article", 128), ("dcgan28", 128), ("dcgan64", 64), ("pytorch_gan_dcgan", 64))
+PRESETS = ("quick", "full", "steps", "layers")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the ``bench`` subcommand to the command line."""
+    from gan_fast.suite import spec
+
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure gan_fast against PyTorch on this machine",
+        description="Programs take turns in one process, results are checked before any time is taken, and turns in "
+        "which the machine was disturbed do not count. 'quick' takes a minute or two; 'layers' is the fixed list of "
+        "layers, of eleven families of GANs, in every pass; 'steps' is four training steps; 'full' is both.",
+    )
+    parser.add_argument("preset", nargs="?", choices=PRESETS, help=f"one of {', '.join(PRESETS)} (quick)")
+    parser.add_argument("--layer", action="append", metavar="TEXT", help=f"only this layer, as {spec.EXAMPLE}; repeats")
+    parser.add_argument("--family", metavar="NAME", help="of 'layers': one family only")
+    parser.add_argument("--model", metavar="NAME", help="only a step of this network, or of module:function's (G, D)")
+    parser.add_argument("--batch-size", "--batch_size", type=int, help="images in a step (of --model: 64)")
+    parser.add_argument("--latent-dim", "--latent_dim", type=int, default=100, help="of one's own G (%(default)s)")
+    parser.add_argument("--image", metavar="CxHxW", help="size of one's own images (found by running G)")
+    parser.add_argument(
+        "--precision", default="fp32", choices=["fp32", "bf16"], help="bf16 adds bfloat16 (%(default)s)"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="add torch.compile to the steps; it takes minutes to start"
+    )
+    parser.add_argument("--backend", default="auto", help="for layers: what gan_fast runs on (%(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads (PyTorch's own choice)")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each program that must count (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result file")
+    parser.add_argument(
+        "--compare", nargs=2, type=Path, metavar=("A", "B"), help="compare two result files; status 1 if B is slower"
+    )
+    parser.add_argument("--any-machine", action="store_true", help="compare files of different machines too")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print; 0 if every result was right and, with --compare, nothing became slower; else 1.
+
+    Raises:
+        ValueError, OSError, RuntimeError, ImportError: with a text for the user, which the command line prints.
+    """
+    from gan_fast.suite import results
+
+    if args.compare:
+        text, worse = results.compare(*args.compare, any_machine=args.any_machine)
+        print(text)
+        return 1 if worse else 0
+    return _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> int:
+    import torch
+
+    from gan_fast import tuning
+    from gan_fast.suite import layers, results, steps
+
+    if args.rounds < 2:
+        raise ValueError(f"--rounds must be at least 2, got {args.rounds}")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    shapes, networks = _layers(args), _steps(args)
+    machine = results.describe()
+    start = time.perf_counter()
+    calibration = tuning.calibration()
+    print(
+        f"{machine['cpu']}, {machine['threads']} threads, level {machine['level']}, torch {machine['torch']}, "
+        f"gan_fast {machine['gan_fast']} at {machine['commit']}, peak {1e-9 * calibration.peak:.0f} GF/s"
+    )
+    rows: list[results.Row] = []
+
+    def show(found: list[results.Row]) -> None:
+        rows.extend(found)
+        print(results.table(found))
+        sys.stdout.flush()
+
+    for name, pair, real, z in networks:
+        made = steps.recipes(pair, real, z, bf16=args.precision == "bf16", compiled=args.compile)
+        programs = {program: make() for program, make in made.items()}
+        show(steps.measure(name, programs, len(real), args.rounds, calibration)[0])
+    formats = ("channels_last",) if args.preset in (None, "quick") and not args.layer else tuple(layers.FORMATS)
+    for dtype in (torch.float32, torch.bfloat16)[: 2 if args.precision == "bf16" else 1]:
+        options = {"provider": args.backend, "formats": formats, "dtype": dtype, "rounds": args.rounds}
+        for found in layers.measure(shapes, calibration=calibration, **options):
+            show(found)
+    print(results.summary(rows))
+    print(f"{time.perf_counter() - start:.0f} s; every time is a median, +- its uncertainty")
+    if args.json is not None:
+        settings = {"preset": args.preset or "quick", "rounds": args.rounds, "backend": args.backend}
+        results.write(args.json, rows, machine, **settings)
+        print(f"written to {args.json}")
+    return 1 if any(row.wrong for row in rows) else 0
+
+
+def _layers(args: argparse.Namespace) -> list[Any]:
+    """The layers that were asked for."""
+    from gan_fast.suite import shapes, spec
+
+    if args.layer:
+        return [spec.parse(text) for text in args.layer]
+    if args.model is not None or args.preset == "steps":
+        return []
+    if args.preset in ("full", "layers"):
+        return shapes.select(family=args.family)
+    if args.family is not None:
+        raise ValueError(f"--family {args.family} is for the presets layers and full, got {args.preset or 'quick'}")
+    return [spec.parse(text) for text in QUICK_LAYERS]
+
+
+def _steps(args: argparse.Namespace) -> list[tuple[str, Any, Any, Any]]:
+    """(name, (G, D), real images, latents) of the steps that were asked for."""
+    import torch
+
+    from gan_fast.cli._networks import networks
+    from gan_fast.suite import steps
+
+    if args.batch_size is not None and args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
+    if args.model is not None and ":" in args.model:
+        pair = networks(args.model, accelerate=False)
+        z = torch.randn(args.batch_size or 64, args.latent_dim)
+        return [(args.model, pair, _images(args, pair[0], z), z)]
+    if args.model is not None:
+        if args.model not in steps.NETWORKS:
+            raise ValueError(
+                f"--model {args.model}: expected one of {', '.join(steps.NETWORKS)}, or module:function of one's own"
+            )
+        chosen: tuple[tuple[str, int], ...] = ((args.model, args.batch_size or 64),)
+    elif args.layer or args.preset == "layers":
+        chosen = ()
+    else:
+        chosen = FULL_STEPS if args.preset in ("full", "steps") else QUICK_STEPS
+    return [(name, steps.networks(name), *steps.inputs(name, args.batch_size or batch)) for name, batch in chosen]
+
+
+def _images(args: argparse.Namespace, generator: Any, z: Any) -> Any:
+    """Real images of the size that one's own networks take."""
+    import torch
+
+    if args.image is None:
+        with torch.no_grad():
+            shape = tuple(generator(z[:2]).shape[1:])
+    else:
+        try:
+            shape = tuple(int(side) for side in args.image.split("x"))
+        except ValueError:
+            shape = ()
+        if len(shape) not in (2, 3) or min(shape, default=0) < 1:
+            raise ValueError(f"--image {args.image}: expected channels and sides, as 3x64x64 (or 1x4096 for sound)")
+    return torch.rand(len(z), *shape) * 2 - 1

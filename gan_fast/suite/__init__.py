@@ -1,0 +1,8 @@
+"""The benchmark suite behind ``gan-fast bench``: layers and training steps against PyTorch's own, in turns.
+
+* :mod:`gan_fast.suite.shapes`: the fixed list of layers; :mod:`gan_fast.suite.spec`: one layer as a word of text.
+* :mod:`gan_fast.suite.peers`: the programs that gan_fast is measured against.
+* :mod:`gan_fast.suite.layers`, :mod:`gan_fast.suite.steps`: what is timed, after its results are
+  checked.
+* :mod:`gan_fast.suite.results`: rows, files, tables, and what changed from one file to another.
+"""

@@ -1,0 +1,145 @@
+"""Layers, pass by pass: gan_fast's operators and PyTorch's, in turns.
+
+A row is one layer in one pass (forward, input gradient, weight gradient), one memory format of the input and one
+program. Backward passes are timed through autograd, since that is how they run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan_fast import functional
+from gan_fast.bench import interleaved
+from gan_fast.suite.results import Row
+from gan_fast.suite.shapes import LayerShape
+
+__all__ = ["FORMATS", "PASSES", "measure", "run_of"]
+
+PASSES = ("forward", "input_grad", "weight_grad")
+FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+#: A turn lasts at least this long, by repeating what is shorter.
+SHORTEST_TURN = 2e-3
+#: Largest difference from PyTorch's result, relative to its norm: rounding, and nothing else.
+LARGEST_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+
+
+def call(shape: LayerShape, provider: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """(input, weight, bias) -> output; provider: "torch", or a backend of gan_fast ("auto", "cpu")."""
+    form: dict[str, Any] = {"stride": shape.stride, "padding": shape.padding, "dilation": shape.dilation}
+    if shape.op == "conv_transpose":
+        form["output_padding"] = shape.output_padding
+    name = f"{shape.op}{shape.rank}d"
+    if provider == "torch" and shape.op == "upsample_conv":
+        plain = getattr(torch.nn.functional, f"conv{shape.rank}d")
+        return lambda x, w, b: plain(torch.nn.functional.interpolate(x, scale_factor=2), w, b, **form)
+    if provider == "torch":
+        plain = getattr(torch.nn.functional, name)
+        return lambda x, w, b: plain(x, w, b, **form)
+    ours = getattr(functional, name)
+    return lambda x, w, b: ours(x, w, b, backend=provider, **form)
+
+
+def run_of(
+    shape: LayerShape,
+    provider: str,
+    which: str,
+    memory_format: torch.memory_format,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> Callable[[], Any]:
+    """What is timed: one pass of the layer by one provider."""
+    generator = torch.Generator().manual_seed(0)
+    x, w, b = (
+        (torch.randn(size, generator=generator) * 0.1).to(device, dtype)
+        for size in (shape.input_shape, shape.weight_shape, (shape.out_channels,))
+    )
+    if shape.rank == 2:
+        x, w = x.to(memory_format=memory_format), w.to(memory_format=memory_format)
+    function = call(shape, provider)
+    if which == "forward":
+
+        def forward() -> Tensor:
+            with torch.no_grad():
+                return function(x, w, b)
+
+        return forward
+    leaves = [x] if which == "input_grad" else [w, b]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    output = function(x, w, b)
+    # Not ones: a gradient of ones hides a wrong order of pixels.
+    upstream = torch.randn(output.shape, generator=generator).to(device, dtype)
+    upstream = upstream.to(memory_format=memory_format) if shape.rank == 2 else upstream
+    return lambda: torch.autograd.grad(output, leaves, upstream, retain_graph=True)
+
+
+def difference(got: Any, expected: Any) -> float:
+    """Largest relative difference of the results of one pass by two programs."""
+    pairs = zip(*((value,) if isinstance(value, Tensor) else value for value in (got, expected)), strict=True)
+    worst = 0.0
+    for ours, theirs in pairs:
+        norm = theirs.float().norm().item()
+        distance = (ours.float() - theirs.float()).norm().item()
+        worst = max(worst, distance / norm if norm else distance)
+    return worst if math.isfinite(worst) else math.inf
+
+
+def measure(
+    shapes: Iterable[LayerShape],
+    *,
+    provider: str = "auto",
+    formats: Iterable[str] = FORMATS,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    rounds: int = 9,
+    calibration: interleaved.Calibration | None = None,
+) -> Iterator[list[Row]]:
+    """The rows of each layer and pass, as soon as they are known: programs "gan_fast" and "torch" in each format.
+
+    Args:
+        shapes: the layers.
+        provider: the backend that "gan_fast" runs on.
+        formats: names of `FORMATS`; layers of rank 1 have the one format that there is.
+        dtype: of all tensors.
+        device: where they are.
+        rounds: turns of each program that must count.
+        calibration: of earlier measurements.
+
+    Yields:
+        A list of rows, one for each program and format. Where a result is not PyTorch's, the row of "gan_fast" says so
+        in `wrong`, and the times of the whole list are left out.
+    """
+    calibration = interleaved.Calibration() if calibration is None else calibration
+    for shape in shapes:
+        named = {name: FORMATS[name] for name in formats} if shape.rank == 2 else {"NCL": torch.contiguous_format}
+        for which in PASSES:
+            programs = {
+                (name, layout): run_of(shape, backend, which, memory_format, dtype, device)
+                for layout, memory_format in named.items()
+                for name, backend in (("torch", "torch"), ("gan_fast", provider))
+            }
+            rows = {
+                key: Row("layer", shape.name, key[0], which, key[1], str(dtype).removeprefix("torch."), shape.family)
+                for key in programs
+            }
+            for row in rows.values():
+                row.gflop = 2e-9 * shape.macs
+            results = {key: run() for key, run in programs.items()}
+            for layout in named:
+                apart = difference(results["gan_fast", layout], results["torch", layout])
+                if apart > LARGEST_DIFFERENCE[dtype]:
+                    rows["gan_fast", layout].wrong = f"differs from PyTorch's result by {apart:.1e} of its norm"
+            if not any(row.wrong for row in rows.values()):
+                del results
+                texts = {" ".join(key): run for key, run in programs.items()}
+                first = interleaved.measure(texts, 1, 1, calibration=calibration)
+                repeats = max(1, math.ceil(SHORTEST_TURN / min(result["seconds"] for result in first.values())))
+                times = interleaved.measure(texts, rounds, 1, repeats, calibration)
+                for key, row in rows.items():
+                    row.take(times[" ".join(key)])
+            yield list(rows.values())

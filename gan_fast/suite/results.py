@@ -1,0 +1,263 @@
+"""Rows of measurements: files, the machine that they belong to, tables, and what changed between two files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gan_fast
+from gan_fast import backends
+from gan_fast.cache import atomic_write
+from gan_fast.machine import cpu_model
+
+__all__ = ["Row", "compare", "describe", "geometric_mean", "read", "slug", "summary", "table", "write"]
+
+#: Of result files; another one's are refused.
+FORMAT = "gan_fast bench 1"
+#: A change smaller than this is none, however quiet the machine was.
+SMALLEST_CHANGE = 0.03
+#: What must agree for two files' times to be comparable.
+SAME_MACHINE = ("cpu", "cores", "threads", "level", "device")
+_HOME = Path(__file__).resolve().parents[2]
+
+
+@dataclasses.dataclass
+class Row:
+    """One program on one piece of work. `seconds` and what follows are of one run; None where `wrong` says why."""
+
+    kind: str  # "layer" or "step"
+    name: str  # which layer; network and batch of a step
+    program: str
+    pass_: str = ""
+    format: str = ""
+    dtype: str = "float32"
+    family: str = ""
+    seconds: float | None = None
+    quartiles: tuple[float, float] | None = None
+    rounds: int = 0
+    trusted: bool = True
+    peak: float | None = None  # multiply-adds x 2 in a second that the machine did at its best meanwhile
+    gflop: float | None = None
+    images: int | None = None
+    wrong: str = ""
+
+    @property
+    def work(self) -> tuple[str, ...]:
+        """What was measured, whoever did it."""
+        return (self.kind, self.name, self.pass_, self.format, self.dtype)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What a row is found by in another file."""
+        return (*self.work, self.program)
+
+    @property
+    def uncertainty(self) -> float:
+        """Of the median, relative: that of a box plot's notch (McGill, Tukey, Larsen 1978), 1.57 IQR / sqrt(n)."""
+        if self.seconds is None or self.quartiles is None or self.rounds < 2:
+            return math.inf
+        return 1.57 * (self.quartiles[1] - self.quartiles[0]) / math.sqrt(self.rounds) / self.seconds
+
+    def take(self, result: Mapping[str, Any]) -> None:
+        """Fill in what :func:`gan_fast.bench.measure` found."""
+        lower, upper = result["quartiles"]
+        self.seconds, self.quartiles = result["seconds"], (lower, upper)
+        self.rounds, self.trusted, self.peak = result["rounds"], result["trusted"], result["peak"]
+
+
+def commit() -> str:
+    """The commit's short hash, with "-dirty" if tracked files differ from it; "unknown" outside a clone."""
+    if not (_HOME / ".git").exists():
+        return "unknown"
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        found = subprocess.run(command, cwd=_HOME, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return found.stdout.strip() if found.returncode == 0 else "unknown"
+
+
+def describe(device: str = "cpu") -> dict[str, Any]:
+    """Everything that a figure means nothing without: processor, threads, level, versions, commit."""
+    module = backends.extension()
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "level": module.isa() if module is not None else None,
+        "build": dict(module.build_info()) if module is not None else None,
+        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
+        "torch": str(torch.__version__),
+        "gan_fast": gan_fast.__version__,
+        "commit": commit(),
+    }
+
+
+def slug() -> str:
+    """A folder name for this machine: processor, instruction level and number of cores (virtual machines of unlike
+    processors may all be called "AMD EPYC")."""
+    module = backends.extension()
+    level = module.isa() if module is not None else "pure"
+    return f"{re.sub(r'[^a-z0-9]+', '-', cpu_model().lower()).strip('-')}-{level}-{os.cpu_count()}cores"
+
+
+def write(path: Path, rows: Iterable[Row], machine: Mapping[str, Any], **settings: Any) -> None:
+    """A result file: format, machine, settings, rows."""
+    content: dict[str, Any] = {"format": FORMAT, "machine": dict(machine), "settings": settings}
+    content["rows"] = [dataclasses.asdict(row) for row in rows]
+    text = json.dumps(content, indent=1) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def save(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    atomic_write(path, save)
+
+
+def read(path: Path) -> tuple[dict[str, Any], list[Row]]:
+    """(machine, rows) of a file that `write` made.
+
+    Raises:
+        ValueError: it is none.
+        OSError: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']!r}")
+        rows = [Row(**row) for row in content["rows"]]
+        for row in rows:
+            row.quartiles = None if row.quartiles is None else (row.quartiles[0], row.quartiles[1])
+        return content["machine"], rows
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: no result file of gan-fast bench ({error}); expected format {FORMAT!r}") from None
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """exp of the mean logarithm."""
+    return math.exp(sum(math.log(value) for value in values) / len(values))
+
+
+def _best_peer(rows: Iterable[Row]) -> dict[tuple[str, ...], float]:
+    """The fastest time of plain PyTorch for each piece of work, over the memory formats."""
+    best: dict[tuple[str, ...], float] = {}
+    for row in rows:
+        if row.seconds is not None and not row.program.startswith("gan_fast"):
+            work = (row.kind, row.name, row.pass_, row.dtype)
+            best[work] = min(row.seconds, best.get(work, math.inf))
+    return best
+
+
+def ratios(rows: Sequence[Row]) -> list[tuple[Row, float]]:
+    """gan_fast's fastest row of each piece of work, and how many times faster than PyTorch's fastest it is."""
+    best = _best_peer(rows)
+    fastest: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        work = (row.kind, row.name, row.pass_, row.dtype)
+        if row.program.startswith("gan_fast") and row.seconds is not None and work in best:
+            if work not in fastest or row.seconds < (fastest[work].seconds or math.inf):
+                fastest[work] = row
+    return [(row, best[work] / (row.seconds or math.inf)) for work, row in fastest.items()]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text; "x best" is PyTorch's fastest time, over the memory formats, by the row's."""
+    best = _best_peer(rows)
+    width = max((len(row.name) for row in rows), default=4)
+    lines = []
+    for row in rows:
+        what = f"{row.name:{width}s} {row.pass_:11s} {row.format:13s} {row.program:30s}"
+        if row.seconds is None:
+            lines.append(f"{what} no time: {row.wrong or 'another result of this layer is wrong'}")
+            continue
+        if row.kind == "step":
+            rate = f"{row.images or 0:.0f} images, {(row.images or 0) / row.seconds:7.0f}/s"
+        else:
+            rate = f"{(row.gflop or 0) / row.seconds:7.0f} GF/s"
+            rate += f" {100e9 * (row.gflop or 0) / row.seconds / row.peak:4.0f}% of peak" if row.peak else ""
+        times = best.get((row.kind, row.name, row.pass_, row.dtype))
+        ratio = f"{times / row.seconds:6.2f} x best" if times else ""
+        spread = f"+-{100 * row.uncertainty:.0f}%" if math.isfinite(row.uncertainty) else ""
+        doubt = "" if row.trusted else "  disturbed"
+        lines.append(f"{what} {1e3 * row.seconds:9.3f} ms {spread:6s} {rate}  {ratio}{doubt}")
+    return "\n".join(lines)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Geometric means of the layers' ratios by family, then over the families; slower cells; the steps' ratios."""
+    families: dict[str, list[float]] = defaultdict(list)
+    lines = []
+    for row, ratio in ratios(rows):
+        if row.kind == "layer":
+            families[row.family].append(ratio)
+    for family, found in families.items():
+        slower = sum(ratio < 1 - SMALLEST_CHANGE for ratio in found)
+        lines.append(
+            f"{family:20s} x{geometric_mean(found):5.2f} of PyTorch's best, {slower} of {len(found)} below 0.97"
+        )
+    if len(families) > 1:
+        lines.append(f"{'over families':20s} x{geometric_mean([geometric_mean(v) for v in families.values()]):5.2f}")
+    for row, ratio in ratios(rows):
+        if row.kind == "step":
+            lines.append(f"{row.name:20s} x{ratio:5.2f} of PyTorch's best, by {row.program}")
+    wrong = sum(bool(row.wrong) for row in rows)
+    if wrong:
+        lines.append(f"{wrong} results are WRONG: they have no times")
+    return "\n".join(lines)
+
+
+def compare(before: Path, after: Path, *, any_machine: bool = False) -> tuple[str, int]:
+    """What changed from one result file to another.
+
+    A row has changed if its medians differ by more than both their uncertainties together and by `SMALLEST_CHANGE`.
+
+    Args:
+        before, after: the files.
+        any_machine: compare files of different machines too.
+
+    Returns:
+        The table, and the number of rows that became slower or wrong.
+
+    Raises:
+        ValueError: no result files, of different machines, or without a row in common.
+    """
+    (old_machine, old_rows), (new_machine, new_rows) = read(before), read(after)
+    different = [key for key in SAME_MACHINE if old_machine.get(key) != new_machine.get(key)]
+    if different and not any_machine:
+        said = "; ".join(f"{key} {old_machine.get(key)!r} and {new_machine.get(key)!r}" for key in different)
+        raise ValueError(f"{before} and {after} are of different machines: {said}; expected files of one")
+    old = {row.key: row for row in old_rows}
+    both = [(old[row.key], row) for row in new_rows if row.key in old]
+    if not both:
+        raise ValueError(f"{before} and {after} have no row in common: expected the same layers, steps and programs")
+    lines, worse, better = [], 0, 0
+    width = max(len(row.name) for _, row in both)
+    for was, now in both:
+        what = f"{now.name:{width}s} {now.pass_:11s} {now.format:13s} {now.program:30s}"
+        if was.seconds is None or now.seconds is None:
+            if now.wrong and not was.wrong:
+                worse += 1
+                lines.append(f"{what} became wrong: {now.wrong}")
+            continue
+        change = now.seconds / was.seconds - 1
+        band = max(SMALLEST_CHANGE, math.hypot(was.uncertainty, now.uncertainty))
+        verdict = "no change"
+        if abs(change) > band:
+            verdict = "SLOWER" if change > 0 else "faster"
+            worse, better = worse + (change > 0), better + (change < 0)
+        lines.append(
+            f"{what} {1e3 * was.seconds:9.3f} -> {1e3 * now.seconds:9.3f} ms {100 * change:+6.1f}% "
+            f"(band {100 * band:.0f}%)  {verdict}"
+        )
+    lines.append(f"{len(both)} rows in common: {worse} slower or wrong, {better} faster")
+    return "\n".join(lines), worse

@@ -1,0 +1,191 @@
+"""gan_fast.suite: layers as words, right and wrong results, result files and what changed between them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gan_fast.bench import interleaved
+from gan_fast.suite import layers, results, shapes, spec, steps
+from gan_fast.suite.results import Row
+
+
+class Quiet(interleaved.Calibration):
+    """A machine that is never disturbed: nothing is run for it."""
+
+    def __init__(self) -> None:
+        self.rounds, self.best, self._operations = 1, 1.0, 1e12
+
+    def __call__(self) -> float:
+        return self.best
+
+
+# ------------------------------------------------------------------------------------------------- layers as words
+
+
+@pytest.mark.parametrize(
+    ("text", "output"),
+    [
+        ("convt:128,128,k5,s2,7x7", (14, 14)),
+        ("convt:64,3,k4,s2,32x32,b8", (64, 64)),
+        ("convt:8,4,k3,s1,9x5", (9, 5)),
+        ("convt:8,4,k25,s4,16", (64,)),
+        ("convt:8,4,k4,s1,p0,1x1", (4, 4)),
+        ("convt:8,4,k2,s3,5", (15,)),
+        ("conv:128,1,k7,28x28", (28, 28)),
+        ("conv:1,8,k3,s2,28x27", (14, 14)),
+        ("conv:4,4,k3,d3,4096", (4096,)),
+        ("conv:4,4,k3,p0,5x5", (3, 3)),
+        ("upconv:8,4,k3,8x8", (16, 16)),
+    ],
+)
+def test_a_layer_keeps_or_multiplies_the_size_unless_told_otherwise(text: str, output: tuple[int, ...]) -> None:
+    shape = spec.parse(text)
+    assert shape.output_size == output
+    assert shape.batch == (8 if "b8" in text else spec.BATCH)
+    x, weight = torch.zeros(shape.input_shape), torch.zeros(shape.weight_shape)
+    assert layers.call(shape, "torch")(x, weight, torch.zeros(shape.out_channels)).shape[2:] == output
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("convtr:1,2,k3,8x8", "'convtr' is no operator"),
+        ("conv", "'conv' is no operator"),
+        ("conv:1,k3,8x8", "begins with the channels"),
+        ("conv:1,2,8x8", "the kernel is missing"),
+        ("conv:1,2,k3", "the size is missing"),
+        ("conv:1,2,k3,8x8x8", "'8x8x8' is not understood"),
+        ("conv:1,2,k3,k5,8x8", "'k5' is not understood"),
+        ("conv:1,2,k3,s0,8x8", "at least 1"),
+        ("conv:1,2,k3,o1,8x8", "output padding is for convt only"),
+        ("convt:1,2,k3,s2,o2,8x8", "output padding is smaller"),
+        ("conv:1,2,k9,p0,8x8", "its output would have the size"),
+    ],
+)
+def test_a_wrong_layer_is_told_what_was_expected(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why) as caught:
+        spec.parse(text)
+    assert spec.EXAMPLE in str(caught.value) and repr(text) in str(caught.value)
+
+
+def test_every_listed_layer_can_be_said_in_a_word() -> None:
+    words = {"conv": "conv", "conv_transpose": "convt", "upsample_conv": "upconv"}
+    for shape in shapes.SHAPES:
+        output_padding = f",o{shape.output_padding}" if shape.output_padding else ""
+        said = spec.parse(
+            f"{words[shape.op]}:{shape.in_channels},{shape.out_channels},k{shape.kernel[0]},s{shape.stride},"
+            f"p{shape.padding}{output_padding},d{shape.dilation},{'x'.join(map(str, shape.size))},b{shape.batch}"
+        )
+        assert dataclasses.replace(said, family=shape.family) == shape
+
+
+# ------------------------------------------------------------------------------------------------------- measuring
+
+
+def test_a_layer_has_a_row_for_each_pass_format_and_program() -> None:
+    found = list(layers.measure([spec.parse("convt:3,5,k4,s2,6x6,b2")], rounds=2, calibration=Quiet()))
+    assert [rows[0].pass_ for rows in found] == list(layers.PASSES)
+    for rows in found:
+        assert {(row.program, row.format) for row in rows} == {
+            (program, layout) for program in ("torch", "gan_fast") for layout in layers.FORMATS
+        }
+        assert all(row.seconds is not None and row.seconds > 0 and row.gflop for row in rows)
+    text = results.table([row for rows in found for row in rows])
+    assert text.count("x best") == 12 and "own/conv_transpose-3to5" in text
+
+
+def test_a_wrong_result_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = layers.call
+
+    def broken(shape: shapes.LayerShape, provider: str) -> Callable[..., torch.Tensor]:
+        function = right(shape, provider)
+        return (lambda x, w, b: function(x, w, b) + 1e-2) if provider == "auto" else function
+
+    monkeypatch.setattr(layers, "call", broken)
+    found = list(layers.measure([spec.parse("conv:3,5,k3,6x6,b2")], rounds=2, calibration=Quiet()))
+    forward, *gradients = found
+    assert [row.seconds for row in forward] == [None] * 4
+    assert all("differs from PyTorch's result" in row.wrong for row in forward if row.program == "gan_fast")
+    assert all(row.seconds is not None for rows in gradients for row in rows), "their results are right"
+    assert "no time: differs" in results.table(forward) and "2 results are WRONG" in results.summary(forward)
+
+
+def test_steps_of_all_programs_agree_and_have_times() -> None:
+    real, z = steps.inputs("article", 2)
+    programs = {name: make() for name, make in steps.recipes(steps.networks("article"), real, z).items()}
+    assert steps.BASELINE in programs and "gan_fast.Trainer" in programs
+    few = {name: programs[name] for name in (steps.BASELINE, "gan_fast.accelerate, textbook")}
+    few["gan_fast.broken"] = lambda: (torch.tensor(1.0), torch.tensor(float("nan")))
+    rows, losses = steps.measure("article", few, 2, 2, Quiet())
+    assert set(losses) == set(few)
+    assert [row.seconds is not None for row in rows] == [True, True, False]
+    assert "nan" in rows[2].wrong and rows[0].images == 2
+    assert "article b2" in results.summary(rows)
+
+
+# -------------------------------------------------------------------------------------------------------- files
+
+
+def row(program: str, seconds: float | None, spread: float = 0.01, **fields: Any) -> Row:
+    made = Row("layer", "own/a", program, "forward", "NCHW", family="own", gflop=1.0, **fields)
+    if seconds is not None:
+        made.seconds, made.rounds = seconds, 9
+        made.quartiles = (seconds * (1 - spread), seconds * (1 + spread))
+    return made
+
+
+def written(path: Path, rows: list[Row], **machine: Any) -> Path:
+    results.write(path, rows, {**results.describe(), **machine}, preset="quick")
+    return path
+
+
+def test_files_come_back_as_they_were(tmp_path: Path) -> None:
+    rows = [row("torch", 2.0), row("gan_fast", None, wrong="differs")]
+    machine, found = results.read(written(tmp_path / "deep" / "a.json", rows))
+    assert found == rows and machine["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": "other"}', '{"format": "gan_fast bench 1", "rows": [{}]}']
+)
+def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"no result file of gan-fast bench.*expected format"):
+        results.read(path)
+
+
+def test_only_what_leaves_the_band_has_changed(tmp_path: Path) -> None:
+    before = [row("torch", 1.0), row("gan_fast", 1.0), row("noisy", 1.0, spread=0.5), row("gone", 1.0), row("bad", 1.0)]
+    after = [row("torch", 0.8), row("gan_fast", 1.1), row("noisy", 1.3, spread=0.5), row("bad", None, wrong="differs")]
+    text, worse = results.compare(written(tmp_path / "a.json", before), written(tmp_path / "b.json", after))
+    verdicts = {line.split()[3]: line.rsplit("  ", 1)[-1] for line in text.splitlines()[:-2]}
+    assert verdicts == {"torch": "faster", "gan_fast": "SLOWER", "noisy": "no change"}
+    assert worse == 2 and "became wrong: differs" in text and "4 rows in common: 2 slower or wrong, 1 faster" in text
+    assert results.compare(tmp_path / "a.json", tmp_path / "a.json")[1] == 0
+
+
+def test_files_of_different_machines_are_not_compared_unless_asked(tmp_path: Path) -> None:
+    a = written(tmp_path / "a.json", [row("torch", 1.0)])
+    b = written(tmp_path / "b.json", [row("torch", 1.0)], threads=99)
+    with pytest.raises(ValueError, match=r"different machines: threads \d+ and 99"):
+        results.compare(a, b)
+    assert results.compare(a, b, any_machine=True)[1] == 0
+    with pytest.raises(ValueError, match="no row in common"):
+        results.compare(a, written(tmp_path / "c.json", [row("other", 1.0)]))
+
+
+def test_ratios_are_to_the_best_of_pytorch_over_the_formats() -> None:
+    rows = [row("torch", 4.0), row("gan_fast", 2.0)]
+    other = [dataclasses.replace(r, format="channels_last", seconds=s) for r, s in zip(rows, (3.0, 1.5), strict=True)]
+    assert [(found.seconds, ratio) for found, ratio in results.ratios([*rows, *other])] == [(1.5, 2.0)]
+    assert math.isclose(results.geometric_mean([1.0, 4.0]), 2.0)
+    assert json.loads(json.dumps(dataclasses.asdict(rows[0])))["seconds"] == 4.0
