@@ -12,7 +12,7 @@ BENCH_FLAGS := --benchmark-only --benchmark-warmup=on --benchmark-warmup-iterati
 	--benchmark-disable-gc --benchmark-sort=fullname --benchmark-columns=median,iqr,rounds
 ENV := $(PYTHON) tools/setup_env.py
 
-.PHONY: setup test test-slow demo lint bench build-ext package-check gpu-proof clean
+.PHONY: setup test test-slow demo lint bench build-ext package-check figures gpu-proof clean
 
 setup:  ## make .venv, install everything, build the compiled module
 	@$(ENV)
@@ -36,6 +36,9 @@ build-ext: setup  ## the compiled module alone, in place (only what changed)
 
 package-check:  ## sdist -> wheel -> clean environment -> gan-fast doctor
 	@$(ENV) --label package-check -- python tools/packaging_check.py $(ARGS)
+
+figures:  ## what README.md shows, from result files: make figures ARGS="--run RUN --speed benchmarks/results/.../FILE.json"
+	@$(ENV) --label figures -- python tools/figures.py $(ARGS)
 
 gpu-proof:  ## the Triton kernels without a GPU: interpreter against float64, binaries against the golden files
 	@$(PYTHON) tools/gpu_proof.py $(ARGS)

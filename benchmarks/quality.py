@@ -15,6 +15,7 @@ distance against steps.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import machine
+import safetensors
 import torch
 
 import gan_fast
@@ -117,22 +119,55 @@ def load(program: str, classifier: str) -> list[dict[str, Any]]:
     return sorted(judged, key=lambda run: run["seed"])
 
 
-def compare(data_name: str, data_dir: str | None) -> str:
-    """Eager's bound, the two samples' means, and their difference in pooled standard errors."""
-    classifier = metrics.classifier_for(data_name, data_dir=data_dir).sha256
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Fréchet distances of the stored runs by program, in the order of their seeds."""
+
+    distances: dict[str, list[float]]
+
+    def mean(self, program: str) -> float:
+        """Over the seeds."""
+        return statistics.mean(self.distances[program])
+
+    @property
+    def bound(self) -> float:
+        """What eager's runs allow gan_fast's mean to be."""
+        return self.mean("eager") + DEVIATIONS * statistics.stdev(self.distances["eager"])
+
+    @property
+    def difference(self) -> float:
+        """Of gan_fast's mean from eager's."""
+        return self.mean("gan_fast") - self.mean("eager")
+
+    @property
+    def errors(self) -> float:
+        """The difference in pooled standard errors."""
+        return self.difference / math.sqrt(sum(statistics.variance(d) / len(d) for d in self.distances.values()))
+
+
+def comparison(classifier: str) -> Comparison:
+    """Of the stored runs that this classifier judged."""
+    return Comparison(
+        {name: [run["frechet_distance"] for run in load(name, classifier)] for name in ("eager", "gan_fast")}
+    )
+
+
+def kept_classifier() -> str:
+    """sha256 of the parameters in `CLASSIFIERS`, as results carry it."""
+    (file,) = CLASSIFIERS.glob("*.safetensors")
+    with safetensors.safe_open(file, "pt") as opened:
+        return opened.metadata()["sha256"]
+
+
+def compare(classifier: str) -> str:
+    """The comparison as text."""
     lines = [f"classifier {classifier}"]
-    distances = {}
-    for program in ("eager", "gan_fast"):
-        runs = load(program, classifier)
-        distances[program] = [run["frechet_distance"] for run in runs]
-        figures = ", ".join(f"{run['frechet_distance']:.2f} (seed {run['seed']})" for run in runs)
-        lines.append(f"{program}: {figures}; mean {statistics.mean(distances[program]):.2f}")
-    eager, fast = distances["eager"], distances["gan_fast"]
-    bound = statistics.mean(eager) + DEVIATIONS * statistics.stdev(eager)
-    error = math.sqrt(statistics.variance(eager) / len(eager) + statistics.variance(fast) / len(fast))
-    difference = statistics.mean(fast) - statistics.mean(eager)
-    lines.append(f"bound set by eager: {bound:.2f}")
-    lines.append(f"difference of the means: {difference:+.2f} = {difference / error:+.2f} pooled standard errors")
+    found = comparison(classifier)
+    for program, distances in found.distances.items():
+        figures = ", ".join(f"{distance:.2f}" for distance in distances)
+        lines.append(f"{program}: {figures}; mean {found.mean(program):.2f}")
+    lines.append(f"bound set by eager: {found.bound:.2f}")
+    lines.append(f"difference of the means: {found.difference:+.2f} = {found.errors:+.2f} pooled standard errors")
     return "\n".join(lines)
 
 
@@ -151,7 +186,7 @@ def main() -> None:
     arguments = parser.parse_args()
     use_kept_classifiers()
     if arguments.program == "compare":
-        print(compare(arguments.data, arguments.data_dir))
+        print(compare(kept_classifier()))
         return
     train = train_eager if arguments.program == "eager" else train_fast
     settings = {key: value for key, value in vars(arguments).items() if key not in ("data_dir", "outdir", "seeds")}

@@ -1,9 +1,10 @@
-"""Draws what the README shows, from a run folder and a result file; nothing in it is typed in by hand.
+"""Draws what the README shows, from run folders and result files; nothing in it is typed in by hand.
 
-    python tools/figures.py RUN RESULT.json
+    make figures ARGS="[--run RUN] [--speed RESULT.json]"
 
 RUN: a run folder of `gan-fast train`; its samples and loss curves go to docs/. RESULT: a file of
-benchmarks/train_step.py; its table replaces what stands between the two markers in README.md.
+benchmarks/train_step.py; its table replaces what stands between two markers in README.md. What is not given stays as it
+is. The quality of training, its text and its picture, comes from all stored runs of benchmarks/quality.py.
 """
 
 from __future__ import annotations
@@ -19,8 +20,15 @@ import gan_fast
 from gan_fast.training import pictures
 
 ROOT = Path(__file__).resolve().parent.parent
-START, END = "<!-- speed table: tools/figures.py -->", "<!-- end of the speed table -->"
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import quality  # noqa: E402  # a script of benchmarks/, found by the line above
+
+SPEED = ("<!-- speed table: tools/figures.py -->", "<!-- end of the speed table -->")
+QUALITY = ("<!-- quality: tools/figures.py -->", "<!-- end of quality -->")
 COLUMNS, ROWS = 16, 8
+#: Of the two programs, told apart by colour-blind readers too.
+COLOURS = {"eager": "#0072b2", "gan_fast": "#d55e00"}
 
 
 def speed_table(result: dict[str, Any], source: str) -> str:
@@ -50,28 +58,83 @@ def speed_table(result: dict[str, Any], source: str) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def quality_text(classifier: str) -> str:
+    """The comparison as Markdown."""
+    found = quality.comparison(classifier)
+    lines = ["| trained by | Fréchet distance of seeds 0, 1, 2 | mean |", "|---|---:|---:|"]
+    names = {"eager": "eager PyTorch, channels_last", "gan_fast": "`gan-fast train`"}
+    for program, distances in found.distances.items():
+        lines.append(f"| {names[program]} | {', '.join(f'{d:.1f}' for d in distances)} | {found.mean(program):.1f} |")
+    lines.append("")
+    lines.append(
+        f"The means differ by {abs(found.errors):.1f} standard errors ({found.difference:+.1f}). The bound that "
+        "eager's seeds set for gan_fast's mean, their own plus three standard deviations, is "
+        f"{found.bound:.1f}. 10,000 samples in the features of classifier {classifier[:8]} (benchmarks/classifiers); "
+        "`python benchmarks/quality.py compare`."
+    )
+    return "\n".join(lines)
+
+
+def quality_picture(classifier: str, path: Path) -> None:
+    """Distance against training steps: a line for each stored run that has a curve."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    for program, colour in COLOURS.items():
+        runs = [run for run in quality.load(program, classifier) if run.get("curve")]
+        for number, run in enumerate(runs):
+            steps = [point["step"] for point in run["curve"]]
+            distances = [point["frechet_distance"] for point in run["curve"]]
+            label = f"{program}, {len(runs)} seeds" if number == 0 else None
+            axes.plot(steps, distances, color=colour, alpha=0.8, linewidth=1.4, marker="o", markersize=3, label=label)
+    axes.set_yscale("log")
+    axes.set_yticks([100, 150, 200, 300, 400], ["100", "150", "200", "300", "400"])
+    axes.minorticks_off()
+    axes.set_xlabel("steps at batch 128 (five epochs of MNIST)")
+    axes.set_ylabel("Fréchet distance")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def put(text: str, markers: tuple[str, str], content: str) -> str:
+    """README's text with this between the markers.
+
+    Raises:
+        ValueError: it has no such markers.
+    """
+    start, end = markers
+    if start not in text or end not in text:
+        raise ValueError(f"README.md: expected '{start}' ... '{end}' to write between")
+    before, rest = text.split(start, 1)
+    return f"{before}{start}\n{content}\n{end}{rest.split(end, 1)[1]}"
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("result", type=Path)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--speed", type=Path)
     arguments = parser.parse_args()
     docs = ROOT / "docs"
     docs.mkdir(exist_ok=True)
-    trainer = gan_fast.Trainer.load(arguments.run)
-    pictures.save_grid(trainer.sample(COLUMNS * ROWS, seed=0), docs / "mnist_samples.png", COLUMNS)
-    shutil.copyfile(arguments.run / "loss_curves.png", docs / "mnist_loss_curves.png")
+    if arguments.run is not None:
+        trainer = gan_fast.Trainer.load(arguments.run)
+        pictures.save_grid(trainer.sample(COLUMNS * ROWS, seed=0), docs / "mnist_samples.png", COLUMNS)
+        shutil.copyfile(arguments.run / "loss_curves.png", docs / "mnist_loss_curves.png")
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    if START not in text or END not in text:
-        sys.stderr.write(f"README.md has no '{START}' ... '{END}' to write the table between\n")
-        return 1
-    before, rest = text.split(START, 1)
-    after = rest.split(END, 1)[1]
-    source = arguments.result.resolve().relative_to(ROOT).as_posix()
-    table = speed_table(json.loads(arguments.result.read_text(encoding="utf-8")), source)
-    readme.write_text(f"{before}{START}\n{table}\n{END}{after}", encoding="utf-8")
-    return 0
+    if arguments.speed is not None:
+        source = arguments.speed.resolve().relative_to(ROOT).as_posix()
+        text = put(text, SPEED, speed_table(json.loads(arguments.speed.read_text(encoding="utf-8")), source))
+    classifier = quality.kept_classifier()
+    text = put(text, QUALITY, quality_text(classifier))
+    quality_picture(classifier, docs / "mnist_quality.png")
+    readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
