@@ -35,6 +35,17 @@ def matrix_product(size: int = 640) -> Work:
     return work
 
 
+def copy_bandwidth(elements: int = 1 << 24, rounds: int = 7) -> float:
+    """Bytes read and written in a second by PyTorch's copy of float32 tensors that no cache holds, at best."""
+    source, target = torch.ones(elements), torch.empty(elements)
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        target.copy_(source)
+        times.append(time.perf_counter() - start)
+    return 2.0 * source.nbytes / min(times)
+
+
 class Calibration:
     """A fixed piece of work whose time tells whether the machine is disturbed, and its best what the machine can do.
 

@@ -53,6 +53,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (PyTorch's own choice)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each program that must count (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result file")
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page with plots, of these results")
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="--report of a result file instead")
     parser.add_argument(
         "--compare", nargs=2, type=Path, metavar=("A", "B"), help="compare two result files; status 1 if B is slower"
     )
@@ -66,8 +68,17 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError, RuntimeError, ImportError: with a text for the user, which the command line prints.
     """
-    from gan_fast.suite import results
+    from gan_fast.suite import report, results
 
+    if args.report is not None:
+        report.require()
+    if args.source is not None:
+        if args.report is None:
+            raise ValueError(f"--from {args.source}: expected --report FILE.html too, the page to write")
+        machine, rows = results.read(args.source)
+        report.write(args.report, machine, rows, {"results": args.source.name})
+        print(f"written to {args.report}")
+        return 0
     if args.compare:
         text, worse = results.compare(*args.compare, any_machine=args.any_machine)
         print(text)
@@ -79,19 +90,21 @@ def _measure(args: argparse.Namespace) -> int:
     import torch
 
     from gan_fast import tuning
-    from gan_fast.suite import layers, results, steps
+    from gan_fast.bench import interleaved
+    from gan_fast.suite import layers, report, results, steps
 
     if args.rounds < 2:
         raise ValueError(f"--rounds must be at least 2, got {args.rounds}")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     shapes, networks = _layers(args), _steps(args)
-    machine = results.describe()
+    machine = {**results.describe(), "bandwidth": interleaved.copy_bandwidth()}
     start = time.perf_counter()
     calibration = tuning.calibration()
     print(
         f"{machine['cpu']}, {machine['threads']} threads, level {machine['level']}, torch {machine['torch']}, "
-        f"gan_fast {machine['gan_fast']} at {machine['commit']}, peak {1e-9 * calibration.peak:.0f} GF/s"
+        f"gan_fast {machine['gan_fast']} at {machine['commit']}, peak {1e-9 * calibration.peak:.0f} GF/s, "
+        f"copies {1e-9 * machine['bandwidth']:.1f} GB/s"
     )
     rows: list[results.Row] = []
 
@@ -111,10 +124,13 @@ def _measure(args: argparse.Namespace) -> int:
             show(found)
     print(results.summary(rows))
     print(f"{time.perf_counter() - start:.0f} s; every time is a median, +- its uncertainty")
+    settings = {"preset": args.preset or "quick", "rounds": args.rounds, "backend": args.backend}
     if args.json is not None:
-        settings = {"preset": args.preset or "quick", "rounds": args.rounds, "backend": args.backend}
         results.write(args.json, rows, machine, **settings)
         print(f"written to {args.json}")
+    if args.report is not None:
+        report.write(args.report, machine, rows, settings)
+        print(f"written to {args.report}")
     return 1 if any(row.wrong for row in rows) else 0
 
 

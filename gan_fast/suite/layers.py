@@ -128,7 +128,7 @@ def measure(
                 for key in programs
             }
             for row in rows.values():
-                row.gflop = 2e-9 * shape.macs
+                row.gflop, row.gbyte = 2e-9 * shape.macs, 1e-9 * shape.elements * dtype.itemsize
             results = {key: run() for key, run in programs.items()}
             for layout in named:
                 apart = difference(results["gan_fast", layout], results["torch", layout])

@@ -20,7 +20,7 @@ from gan_fast import backends
 from gan_fast.cache import atomic_write
 from gan_fast.machine import cpu_model
 
-__all__ = ["Row", "compare", "describe", "geometric_mean", "read", "slug", "summary", "table", "write"]
+__all__ = ["Row", "best_peer", "compare", "describe", "geometric_mean", "read", "slug", "summary", "table", "write"]
 
 #: Of result files; another one's are refused.
 FORMAT = "gan_fast bench 1"
@@ -47,7 +47,8 @@ class Row:
     rounds: int = 0
     trusted: bool = True
     peak: float | None = None  # multiply-adds x 2 in a second that the machine did at its best meanwhile
-    gflop: float | None = None
+    gflop: float | None = None  # of the definition
+    gbyte: float | None = None  # input, weight and output, once each
     images: int | None = None
     wrong: str = ""
 
@@ -148,7 +149,7 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(math.log(value) for value in values) / len(values))
 
 
-def _best_peer(rows: Iterable[Row]) -> dict[tuple[str, ...], float]:
+def best_peer(rows: Iterable[Row]) -> dict[tuple[str, ...], float]:
     """The fastest time of plain PyTorch for each piece of work, over the memory formats."""
     best: dict[tuple[str, ...], float] = {}
     for row in rows:
@@ -160,7 +161,7 @@ def _best_peer(rows: Iterable[Row]) -> dict[tuple[str, ...], float]:
 
 def ratios(rows: Sequence[Row]) -> list[tuple[Row, float]]:
     """gan_fast's fastest row of each piece of work, and how many times faster than PyTorch's fastest it is."""
-    best = _best_peer(rows)
+    best = best_peer(rows)
     fastest: dict[tuple[str, ...], Row] = {}
     for row in rows:
         work = (row.kind, row.name, row.pass_, row.dtype)
@@ -172,7 +173,7 @@ def ratios(rows: Sequence[Row]) -> list[tuple[Row, float]]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as text; "x best" is PyTorch's fastest time, over the memory formats, by the row's."""
-    best = _best_peer(rows)
+    best = best_peer(rows)
     width = max((len(row.name) for row in rows), default=4)
     lines = []
     for row in rows:

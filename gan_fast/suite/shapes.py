@@ -76,6 +76,12 @@ class LayerShape:
         return self.batch * positions * math.prod(self.kernel) * self.in_channels * self.out_channels
 
     @property
+    def elements(self) -> int:
+        """Of input, weight and output: what every pass reads or writes at least once."""
+        output = self.batch * self.out_channels * math.prod(self.output_size)
+        return math.prod(self.input_shape) + math.prod(self.weight_shape) + output
+
+    @property
     def name(self) -> str:
         """Unique and stable: the key of this cell in result files."""
         form = f"k{'x'.join(map(str, self.kernel))}s{self.stride}p{self.padding}"
