@@ -31,11 +31,12 @@ def run_here(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure under the allocator that this process has."""
     name = arguments.network
     real, z = steps.inputs(name, arguments.batch)
-    programs = {key: make() for key, make in steps.recipes(steps.networks(name), real, z, bf16=arguments.bf16).items()}
-    rows, losses = steps.measure(name, programs, arguments.batch, arguments.rounds, tuning.calibration())
+    others = [peer for peer in arguments.peers.split(",") if peer]
+    recipes = steps.recipes(steps.networks(name), real, z, bf16=arguments.bf16, others=others)
+    rows, losses = steps.measure(name, recipes, arguments.batch, arguments.rounds, tuning.calibration())
     for row in rows:
-        if row.wrong:
-            raise SystemExit(f"{row.program}: {row.wrong}; no times")
+        if row.wrong or row.missing:
+            raise SystemExit(f"{row.program}: {row.wrong or row.missing}; no times")
     fields = ("seconds", "quartiles", "rounds", "trusted", "peak")
     return {"first_losses": losses, "times": {row.program: {key: getattr(row, key) for key in fields} for row in rows}}
 
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12, help="turns of each program that must count")
     parser.add_argument("--allocator", choices=[*ALLOCATORS, "both"], default="both")
     parser.add_argument("--bf16", action="store_true", help="add eager bf16 autocast")
+    parser.add_argument("--peers", default="", help="add others: compile,jax,tensorflow")
     parser.add_argument("--no-file", action="store_true", help="print only")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -59,6 +59,7 @@ def test_networks_of_one_s_own(
         (["--model", "math:gcd"], "--model math:gcd"),
         (["--model", "nowhere_at_all:pair"], "nowhere_at_all"),
         (["--model", "dcgan28", "--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--peers", "jaxx"], "expected some of compile, jax, tensorflow"),
         (["--rounds", "1"], "--rounds must be at least 2"),
         (["--family", "dcgan64"], "is for the presets layers and full"),
         (["layers", "--family", "dcgan65"], "family: got 'dcgan65', expected one of"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from gan_fast.bench import interleaved
-from gan_fast.suite import layers, results, shapes, spec, steps
+from gan_fast.suite import layers, results, shapes, spec, steps, translated
 from gan_fast.suite.results import Row
 
 
@@ -120,15 +121,80 @@ def test_a_wrong_result_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_steps_of_all_programs_agree_and_have_times() -> None:
     real, z = steps.inputs("article", 2)
-    programs = {name: make() for name, make in steps.recipes(steps.networks("article"), real, z).items()}
-    assert steps.BASELINE in programs and "gan_fast.Trainer" in programs
-    few = {name: programs[name] for name in (steps.BASELINE, "gan_fast.accelerate, textbook")}
-    few["gan_fast.broken"] = lambda: (torch.tensor(1.0), torch.tensor(float("nan")))
+    recipes = steps.recipes(steps.networks("article"), real, z)
+    assert steps.BASELINE in recipes and "gan_fast.Trainer" in recipes
+    few = {name: recipes[name] for name in (steps.BASELINE, "gan_fast.accelerate, textbook")}
+    few["gan_fast.broken"] = lambda: lambda: (torch.tensor(1.0), torch.tensor(float("nan")))
     rows, losses = steps.measure("article", few, 2, 2, Quiet())
     assert set(losses) == set(few)
     assert [row.seconds is not None for row in rows] == [True, True, False]
     assert "nan" in rows[2].wrong and rows[0].images == 2
     assert "article b2" in results.summary(rows)
+
+
+def test_a_peer_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, z = steps.inputs("article", 2)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    recipes = steps.recipes(steps.networks("article"), real, z, others=["jax", "tensorflow"])
+    few = {name: recipes[name] for name in (steps.BASELINE, "JAX", "TensorFlow")}
+    rows, _ = steps.measure("article", few, 2, 2, Quiet())
+    said = ["", *(f"not installed: pip install {name}" for name in ("jax", "tensorflow"))]
+    assert [row.missing for row in rows] == said
+    assert "JAX" in results.table(rows) and "missing: not installed" in results.table(rows)
+    assert "WRONG" not in results.summary(rows)
+
+
+@pytest.mark.parametrize("peer", ["jax", "tensorflow"])
+def test_peers_of_other_libraries_do_the_same_step(peer: str) -> None:
+    pytest.importorskip(peer, reason="a peer of the benchmarks, not of the tests' environment")
+    real, z = steps.inputs("article_act", 2)
+    recipes = steps.recipes(steps.networks("article_act"), real, z, others=[peer])
+    chosen = {name: recipes[name] for name in (steps.BASELINE, steps.PEERS[peer][0])}
+    programs, missing = steps.make(chosen)
+    assert not missing
+    for _ in range(3):
+        assert steps.differences(steps.first_losses(programs)) == {}
+
+
+@pytest.mark.parametrize("network", ["article", "article_act"])
+def test_translated_layers_compute_what_torch_does(network: str) -> None:
+    """With torch's own operations on channels-last tensors: the weights' order is what can go wrong."""
+    generator, discriminator = steps.networks(network)
+    real, z = steps.inputs(network, 2)
+    for module, x in ((generator, z), (discriminator, real)):
+        expected = module(x)
+        value = x.permute(0, 2, 3, 1) if x.dim() == 4 else x
+        for layer in translated.translate(module, tuple(x.shape[1:])):
+            weights = {name: torch.from_numpy(array.copy()) for name, array in layer.weights.items()}
+            value = apply(layer, weights, value)
+        torch.testing.assert_close(value.permute(0, 3, 1, 2) if value.dim() == 4 else value, expected)
+
+
+def apply(layer: translated.Layer, weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    if layer.op == "linear":
+        return x @ weights["weight"] + weights["bias"]
+    if layer.op == "reshape":
+        return x.reshape(len(x), *layer.form["shape"])
+    if layer.op == "tanh":
+        return x.tanh()
+    if layer.op == "leaky_relu":
+        return torch.nn.functional.leaky_relu(x, layer.form["slope"])
+    image, weight = x.permute(0, 3, 1, 2), weights["weight"].permute(3, 2, 0, 1)
+    form = {"bias": weights["bias"], "stride": layer.form["stride"], "padding": layer.form["padding"]}
+    if layer.op == "conv_transpose":
+        form["output_padding"] = layer.form["extra"]
+        return torch.nn.functional.conv_transpose2d(image, weight, **form).permute(0, 2, 3, 1)
+    return torch.nn.functional.conv2d(image, weight, **form).permute(0, 2, 3, 1)
+
+
+def test_what_has_no_translation_is_named() -> None:
+    for module, why in (
+        (torch.nn.Sequential(torch.nn.BatchNorm2d(3)), "BatchNorm2d has no translation"),
+        (torch.nn.Linear(3, 3), "only torch.nn.Sequential"),
+        (torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, groups=2)), "Conv2d has no translation"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            translated.translate(module, (3, 8, 8))
 
 
 # -------------------------------------------------------------------------------------------------------- files

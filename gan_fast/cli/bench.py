@@ -46,9 +46,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--precision", default="fp32", choices=["fp32", "bf16"], help="bf16 adds bfloat16 (%(default)s)"
     )
-    parser.add_argument(
-        "--compile", action="store_true", help="add torch.compile to the steps; it takes minutes to start"
-    )
+    parser.add_argument("--peers", default="", metavar="LIST", help="add to the steps, if here: compile,jax,tensorflow")
     parser.add_argument("--backend", default="auto", help="for layers: what gan_fast runs on (%(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (PyTorch's own choice)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each program that must count (%(default)s)")
@@ -97,7 +95,7 @@ def _measure(args: argparse.Namespace) -> int:
         raise ValueError(f"--rounds must be at least 2, got {args.rounds}")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    shapes, networks = _layers(args), _steps(args)
+    shapes, networks, peers = _layers(args), _steps(args), _peers(args)
     machine = {**results.describe(), "bandwidth": interleaved.copy_bandwidth()}
     start = time.perf_counter()
     calibration = tuning.calibration()
@@ -114,9 +112,8 @@ def _measure(args: argparse.Namespace) -> int:
         sys.stdout.flush()
 
     for name, pair, real, z in networks:
-        made = steps.recipes(pair, real, z, bf16=args.precision == "bf16", compiled=args.compile)
-        programs = {program: make() for program, make in made.items()}
-        show(steps.measure(name, programs, len(real), args.rounds, calibration)[0])
+        recipes = steps.recipes(pair, real, z, bf16=args.precision == "bf16", others=peers)
+        show(steps.measure(name, recipes, len(real), args.rounds, calibration)[0])
     formats = ("channels_last",) if args.preset in (None, "quick") and not args.layer else tuple(layers.FORMATS)
     for dtype in (torch.float32, torch.bfloat16)[: 2 if args.precision == "bf16" else 1]:
         options = {"provider": args.backend, "formats": formats, "dtype": dtype, "rounds": args.rounds}
@@ -173,6 +170,17 @@ def _steps(args: argparse.Namespace) -> list[tuple[str, Any, Any, Any]]:
     else:
         chosen = FULL_STEPS if args.preset in ("full", "steps") else QUICK_STEPS
     return [(name, steps.networks(name), *steps.inputs(name, args.batch_size or batch)) for name, batch in chosen]
+
+
+def _peers(args: argparse.Namespace) -> list[str]:
+    """Names of the other peers."""
+    from gan_fast.suite import steps
+
+    names = [name.strip() for name in args.peers.split(",") if name.strip()]
+    for name in names:
+        if name not in steps.PEERS:
+            raise ValueError(f"--peers {name}: expected some of {', '.join(steps.PEERS)}, with commas between them")
+    return names
 
 
 def _images(args: argparse.Namespace, generator: Any, z: Any) -> Any:

@@ -33,7 +33,8 @@ _HOME = Path(__file__).resolve().parents[2]
 
 @dataclasses.dataclass
 class Row:
-    """One program on one piece of work. `seconds` and what follows are of one run; None where `wrong` says why."""
+    """One program on one piece of work. `seconds` and what follows are of one run; None where `wrong` or `missing`
+    says why."""
 
     kind: str  # "layer" or "step"
     name: str  # which layer; network and batch of a step
@@ -51,6 +52,7 @@ class Row:
     gbyte: float | None = None  # input, weight and output, once each
     images: int | None = None
     wrong: str = ""
+    missing: str = ""  # why a peer is not here
 
     @property
     def work(self) -> tuple[str, ...]:
@@ -171,6 +173,12 @@ def ratios(rows: Sequence[Row]) -> list[tuple[Row, float]]:
     return [(row, best[work] / (row.seconds or math.inf)) for work, row in fastest.items()]
 
 
+def _no_time(row: Row) -> str:
+    if row.missing:
+        return f"missing: {row.missing}"
+    return f"no time: {row.wrong or 'another result of this layer is wrong'}"
+
+
 def table(rows: Sequence[Row]) -> str:
     """The rows as text; "x best" is PyTorch's fastest time, over the memory formats, by the row's."""
     best = best_peer(rows)
@@ -179,7 +187,7 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         what = f"{row.name:{width}s} {row.pass_:11s} {row.format:13s} {row.program:30s}"
         if row.seconds is None:
-            lines.append(f"{what} no time: {row.wrong or 'another result of this layer is wrong'}")
+            lines.append(f"{what} {_no_time(row)}")
             continue
         if row.kind == "step":
             rate = f"{row.images or 0:.0f} images, {(row.images or 0) / row.seconds:7.0f}/s"

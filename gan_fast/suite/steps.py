@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -34,6 +36,9 @@ OF_ONE_BATCH = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 #: Losses of the first step, program against BASELINE: the same mathematics in another order of sums.
 LARGEST_DIFFERENCE = {"fp32": 1e-3, "bf16": 2e-2}
 
+#: Peers beyond eager PyTorch: what they are called in a table, and the package that they need.
+PEERS = {"compile": ("torch.compile", "torch"), "jax": ("JAX", "jax"), "tensorflow": ("TensorFlow", "tensorflow")}
+
 Networks = tuple[nn.Module, nn.Module]
 
 
@@ -51,7 +56,7 @@ def inputs(name: str, batch: int) -> tuple[Tensor, Tensor]:
 
 
 def recipes(
-    original: Networks, real: Tensor, z: Tensor, *, bf16: bool = False, compiled: bool = False
+    original: Networks, real: Tensor, z: Tensor, *, bf16: bool = False, others: Iterable[str] = ()
 ) -> dict[str, Callable[[], Callable[[], Any]]]:
     """name -> what makes the program, networks and optimisers included; a program does one step and returns
     (d_loss, g_loss).
@@ -60,7 +65,8 @@ def recipes(
         original: (G, D) in plain torch layers; every program gets a copy.
         real, z: its batch.
         bf16: add eager PyTorch under bfloat16 autocast, and the Trainer in bf16.
-        compiled: add eager PyTorch with both networks under torch.compile.
+        others: of `PEERS`; "compile" is the eager loop with both networks under torch.compile. A recipe raises
+            ValueError where its library cannot say these networks, and ImportError where it is not installed.
     """
     together = any(isinstance(layer, OF_ONE_BATCH) for layer in original[1].modules())
     steps = {name: step for name, step in peers.STEPS.items() if not together or name == "textbook"}
@@ -85,9 +91,12 @@ def recipes(
             found[f"{step_name} {layout}"] = functools.partial(eager, step, memory_format=memory_format)
     step_name, step = list(steps.items())[-1]  # the best there is for this network
     low: dict[str, Any] = {"memory_format": torch.channels_last, "autocast": torch.bfloat16}
-    if compiled:
-        last: dict[str, Any] = {"memory_format": torch.channels_last, "compile": True}
-        found[f"{step_name} channels_last compiled"] = functools.partial(eager, step, **last)
+    for other in others:
+        if other == "compile":
+            last: dict[str, Any] = {"memory_format": torch.channels_last, "compile": True}
+            found[PEERS[other][0]] = functools.partial(eager, step, **last)
+        else:
+            found[PEERS[other][0]] = functools.partial(_elsewhere, other, original, real, z)
     if bf16:
         found[f"{step_name} channels_last bf16"] = functools.partial(eager, step, **low)
     found["gan_fast.accelerate, textbook"] = functools.partial(eager, peers.Textbook, accelerate=True)
@@ -97,6 +106,14 @@ def recipes(
     if bf16:
         found["gan_fast.Trainer bf16"] = functools.partial(ours, precision="bf16")
     return found
+
+
+def _elsewhere(peer: str, original: Networks, real: Tensor, z: Tensor) -> Callable[[], Any]:
+    """The step in another library."""
+    package = PEERS[peer][1]
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"not installed: pip install {package}")
+    return importlib.import_module(f"gan_fast.suite.peers_{peer}").step(*original, real, z)
 
 
 def trained(pair: Networks, real: Tensor, z: Tensor, **settings: Any) -> Callable[[], Any]:
@@ -133,24 +150,40 @@ def differences(losses: Mapping[str, list[float]]) -> dict[str, str]:
     return wrong
 
 
+def make(recipes: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+    """The programs of `recipes`, and why some of the peers are missing."""
+    programs, missing = {}, {}
+    names = {title for title, _ in PEERS.values()}
+    for name, recipe in recipes.items():
+        try:
+            programs[name] = recipe()
+        except (ImportError, ValueError) as error:
+            if name not in names:
+                raise
+            missing[name] = str(error)
+    return programs, missing
+
+
 def measure(
     name: str,
-    programs: Mapping[str, Callable[[], Any]],
+    recipes: Mapping[str, Callable[[], Any]],
     batch: int,
     rounds: int,
     calibration: interleaved.Calibration | None = None,
 ) -> tuple[list[Row], dict[str, list[float]]]:
-    """Rows of the programs, and their first losses. A program with other losses than BASELINE gets no time."""
+    """Rows of the programs, and their first losses. A program with other losses than BASELINE gets no time; a peer that
+    is not here is named."""
+    programs, missing = make(recipes)
     losses = first_losses(programs)
     wrong = differences(losses)
     times = interleaved.measure(
         {program: run for program, run in programs.items() if program not in wrong}, rounds, calibration=calibration
     )
     rows = []
-    for program in programs:
+    for program in recipes:
         dtype = "bfloat16" if "bf16" in program else "float32"
         row = Row("step", f"{name} b{batch}", program, dtype=dtype, family=name, images=batch)
-        row.wrong = wrong.get(program, "")
+        row.wrong, row.missing = wrong.get(program, ""), missing.get(program, "")
         if program in times:
             row.take(times[program])
         rows.append(row)
