@@ -103,12 +103,13 @@ def test_a_layer_has_a_row_for_each_pass_format_and_program() -> None:
     assert text.count("x best") == 12 and "own/conv_transpose-3to5" in text
 
 
-def test_a_wrong_result_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [1e-2, math.nan, math.inf])
+def test_a_wrong_result_gets_no_time(error: float, monkeypatch: pytest.MonkeyPatch) -> None:
     right = layers.call
 
     def broken(shape: shapes.LayerShape, provider: str) -> Callable[..., torch.Tensor]:
         function = right(shape, provider)
-        return (lambda x, w, b: function(x, w, b) + 1e-2) if provider == "auto" else function
+        return (lambda x, w, b: function(x, w, b) + error) if provider == "auto" else function
 
     monkeypatch.setattr(layers, "call", broken)
     found = list(layers.measure([spec.parse("conv:3,5,k3,6x6,b2")], rounds=2, calibration=Quiet()))
@@ -124,7 +125,8 @@ def test_steps_of_all_programs_agree_and_have_times() -> None:
     recipes = steps.recipes(steps.networks("article"), real, z)
     assert steps.BASELINE in recipes and "gan_fast.Trainer" in recipes
     few = {name: recipes[name] for name in (steps.BASELINE, "gan_fast.accelerate, textbook")}
-    few["gan_fast.broken"] = lambda: lambda: (torch.tensor(1.0), torch.tensor(float("nan")))
+    right = recipes[steps.BASELINE]()()[0]
+    few["gan_fast.broken"] = lambda: lambda: (right, torch.tensor(float("nan")))
     rows, losses = steps.measure("article", few, 2, 2, Quiet())
     assert set(losses) == set(few)
     assert [row.seconds is not None for row in rows] == [True, True, False]
@@ -199,6 +201,15 @@ def test_what_has_no_translation_is_named() -> None:
 
 # -------------------------------------------------------------------------------------------------------- files
 
+FIELDS = {"kind": "step", "name": "a", "program": "b"}
+#: Files of the right format with something else in them.
+BROKEN = [
+    json.dumps({"format": results.FORMAT, "machine": machine, "rows": [{**FIELDS, **row}]})
+    for machine, row in (
+        (None, {}), ({}, {"quartiles": []}), ({}, {"seconds": "fast"}), ({}, {"seconds": 0}), ({}, {"name": ["x"]}),
+    )
+]  # fmt: skip
+
 
 def row(program: str, seconds: float | None, spread: float = 0.01, **fields: Any) -> Row:
     made = Row("layer", "own/a", program, "forward", "NCHW", family="own", gflop=1.0, **fields)
@@ -219,9 +230,7 @@ def test_files_come_back_as_they_were(tmp_path: Path) -> None:
     assert found == rows and machine["torch"] == torch.__version__
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": "other"}', '{"format": "gan_fast bench 1", "rows": [{}]}']
-)
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "other"}', *BROKEN])
 def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
@@ -231,11 +240,12 @@ def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
 
 def test_only_what_leaves_the_band_has_changed(tmp_path: Path) -> None:
     before = [row("torch", 1.0), row("gan_fast", 1.0), row("noisy", 1.0, spread=0.5), row("gone", 1.0), row("bad", 1.0)]
-    after = [row("torch", 0.8), row("gan_fast", 1.1), row("noisy", 1.3, spread=0.5), row("bad", None, wrong="differs")]
+    after = [row("torch", 1.2), row("gan_fast", 1.1), row("noisy", 1.3, spread=0.5), row("bad", None, wrong="differs")]
     text, worse = results.compare(written(tmp_path / "a.json", before), written(tmp_path / "b.json", after))
-    verdicts = {line.split()[3]: line.rsplit("  ", 1)[-1] for line in text.splitlines()[:-2]}
-    assert verdicts == {"torch": "faster", "gan_fast": "SLOWER", "noisy": "no change"}
-    assert worse == 2 and "became wrong: differs" in text and "4 rows in common: 2 slower or wrong, 1 faster" in text
+    verdicts = {line.split()[3]: line.rsplit("  ", 1)[-1] for line in text.splitlines() if "->" in line}
+    assert verdicts == {"torch": "slower", "gan_fast": "SLOWER", "noisy": "no change"}
+    assert worse == 2 and "became wrong: differs" in text and "4 rows in common, 1 only in" in text
+    assert "of gan_fast: 2 slower or wrong, 0 faster" in text and text.count("torch " + torch.__version__) == 2
     assert results.compare(tmp_path / "a.json", tmp_path / "a.json")[1] == 0
 
 

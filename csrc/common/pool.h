@@ -8,8 +8,8 @@
 //     what was asked for. Larger ones are cut from the smallest that waits, and joined again (Linux): classes of their own
 //     would keep a third more of the article's step resident.
 //   * Blocks that wait for reuse take at most limit bytes together; beyond that, the longest unused go back to the
-//     system. Default: 2 GiB, but never over a quarter of the machine's memory; GAN_FAST_POOL_MB overrides, 0 turns
-//     reuse off.
+//     system (what is left of a cut block counts as used then). Default: 2 GiB, but never over a quarter of the
+//     machine's memory; GAN_FAST_POOL_MB overrides, 0 turns reuse off.
 //   * Any thread may take and return blocks, with or without the GIL. A forked child goes on with its own copy.
 //   * The pool is never destroyed: tensors may outlive the module at interpreter shutdown.
 #pragma once

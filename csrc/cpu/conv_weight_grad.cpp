@@ -50,8 +50,18 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
                                   [&](int64_t images, int64_t t, int64_t u) {
                                     return images * (m_step * rows * gathered_pixels(t, u) + n_step * p.lanes * t * u);
                                   });
-  // From here on nothing changes what is added to what: smaller ranges for threads that would be idle pack operands more often.
-  while (n_step * m_step > 1 && ranges_now() * splits < p.threads) halve_range();
+  // From here on nothing changes what is added to what: smaller ranges for threads that would be idle pack operands more often,
+  // which pays if the thread with most to do gets less.
+  const auto longest = [&] { return ceil_div(ranges_now() * splits, std::max(p.threads, 1)) * n_step * m_step; };
+  while (n_step * m_step > 1 && ranges_now() * splits < p.threads) {
+    const int64_t n = n_step, m = m_step, before = longest();
+    halve_range();
+    if (longest() >= before) {
+      n_step = n;
+      m_step = m;
+      break;
+    }
+  }
   const int64_t n_ranges = ceil_div(n_blocks, n_step), m_ranges = ceil_div(m_blocks, m_step);
   const int64_t ranges = g.groups * n_ranges * m_ranges;
   const int64_t tile_rows = tile.t + axis_y.span - 1, tile_columns = tile.u + axis_x.span - 1;

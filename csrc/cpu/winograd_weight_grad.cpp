@@ -90,7 +90,13 @@ Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem) : p(problem), axis_y(
     splits *= 2;
   }
   range_blocks = std::min(kRangeBlocks, n_blocks);
-  while (range_blocks > 1 && p.g.groups * ceil_div(n_blocks, range_blocks) * splits < p.threads) range_blocks = ceil_div(range_blocks, 2);
+  const auto tasks = [&](int64_t blocks) { return p.g.groups * ceil_div(n_blocks, blocks) * splits; };
+  const auto longest = [&](int64_t blocks) { return ceil_div(tasks(blocks), std::max(p.threads, 1)) * blocks; };
+  while (range_blocks > 1 && tasks(range_blocks) < p.threads) {
+    const int64_t fewer = ceil_div(range_blocks, 2);
+    if (longest(fewer) >= longest(range_blocks)) break;  // the thread with most to do would have no less
+    range_blocks = fewer;
+  }
   ranges = ceil_div(n_blocks, range_blocks);
   sums = slots * range_blocks * m_blocks * block_sums;
   layout = TileLayout(2 * pieces_y + 2, 2 * pieces_x + 2, planes, in_blocks);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -41,7 +42,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--family", metavar="NAME", help="of 'layers': one family only")
     parser.add_argument("--model", metavar="NAME", help="only a step of this network, or of module:function's (G, D)")
     parser.add_argument("--batch-size", "--batch_size", type=int, help="images in a step (of --model: 64)")
-    parser.add_argument("--latent-dim", "--latent_dim", type=int, default=100, help="of one's own G (%(default)s)")
+    parser.add_argument(
+        "--latent", metavar="SHAPE", help="of one's own G: 100, or 100x1x1 (found where G begins with it)"
+    )
     parser.add_argument("--image", metavar="CxHxW", help="size of one's own images (found by running G)")
     parser.add_argument(
         "--precision", default="fp32", choices=["fp32", "bf16"], help="bf16 adds bfloat16 (%(default)s)"
@@ -87,10 +90,18 @@ def run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace) -> int:
     import torch
 
-    from gan_fast import tuning
+    from gan_fast import backends, tuning
     from gan_fast.bench import interleaved
     from gan_fast.suite import layers, report, results, steps
 
+    backends.requested(args.backend)  # an unknown one is refused before anything is measured
+    for path in (args.json, args.report):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(path.parent, os.W_OK):
+                raise OSError(f"{path.parent} cannot be written to")
+    if args.family is not None and (args.layer or args.model or args.preset not in ("layers", "full")):
+        raise ValueError(f"--family {args.family}: expected the preset layers or full")
     if args.rounds < 2:
         raise ValueError(f"--rounds must be at least 2, got {args.rounds}")
     if args.threads is not None:
@@ -121,7 +132,8 @@ def _measure(args: argparse.Namespace) -> int:
             show(found)
     print(results.summary(rows))
     print(f"{time.perf_counter() - start:.0f} s; every time is a median, +- its uncertainty")
-    settings = {"preset": args.preset or "quick", "rounds": args.rounds, "backend": args.backend}
+    only = args.layer or ([args.model] if args.model else None)
+    settings = {"what": only or args.preset or "quick", "rounds": args.rounds, "backend": args.backend}
     if args.json is not None:
         results.write(args.json, rows, machine, **settings)
         print(f"written to {args.json}")
@@ -136,13 +148,11 @@ def _layers(args: argparse.Namespace) -> list[Any]:
     from gan_fast.suite import shapes, spec
 
     if args.layer:
-        return [spec.parse(text) for text in args.layer]
+        return [spec.parse(text) for text in dict.fromkeys(args.layer)]
     if args.model is not None or args.preset == "steps":
         return []
     if args.preset in ("full", "layers"):
         return shapes.select(family=args.family)
-    if args.family is not None:
-        raise ValueError(f"--family {args.family} is for the presets layers and full, got {args.preset or 'quick'}")
     return [spec.parse(text) for text in QUICK_LAYERS]
 
 
@@ -152,12 +162,20 @@ def _steps(args: argparse.Namespace) -> list[tuple[str, Any, Any, Any]]:
 
     from gan_fast.cli._networks import networks
     from gan_fast.suite import steps
+    from gan_fast.training.latent import latent_shape
 
     if args.batch_size is not None and args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
     if args.model is not None and ":" in args.model:
         pair = networks(args.model, accelerate=False)
-        z = torch.randn(args.batch_size or 64, args.latent_dim)
+        swapped = [
+            type(m).__name__ for net in pair for m in net.modules() if type(m).__module__.startswith("gan_fast.")
+        ]
+        if swapped:
+            raise ValueError(
+                f"--model {args.model}: expected networks of plain torch layers, got {swapped[0]} of gan_fast"
+            )
+        z = torch.randn(args.batch_size or 64, *latent_shape(pair[0], _sides(args.latent, "--latent", "100x1x1")))
         return [(args.model, pair, _images(args, pair[0], z), z)]
     if args.model is not None:
         if args.model not in steps.NETWORKS:
@@ -183,6 +201,16 @@ def _peers(args: argparse.Namespace) -> list[str]:
     return names
 
 
+def _sides(text: str | None, option: str, example: str) -> Any:
+    """The numbers of 3x64x64; None without a text."""
+    if text is None:
+        return None
+    words = text.split("x")
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise ValueError(f"{option} {text}: expected numbers with x between them, as {example}")
+    return tuple(int(word) for word in words)
+
+
 def _images(args: argparse.Namespace, generator: Any, z: Any) -> Any:
     """Real images of the size that one's own networks take."""
     import torch
@@ -191,10 +219,5 @@ def _images(args: argparse.Namespace, generator: Any, z: Any) -> Any:
         with torch.no_grad():
             shape = tuple(generator(z[:2]).shape[1:])
     else:
-        try:
-            shape = tuple(int(side) for side in args.image.split("x"))
-        except ValueError:
-            shape = ()
-        if len(shape) not in (2, 3) or min(shape, default=0) < 1:
-            raise ValueError(f"--image {args.image}: expected channels and sides, as 3x64x64 (or 1x4096 for sound)")
+        shape = _sides(args.image, "--image", "3x64x64 (1x4096 for sound)")
     return torch.rand(len(z), *shape) * 2 - 1

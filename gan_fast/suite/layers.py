@@ -85,8 +85,11 @@ def difference(got: Any, expected: Any) -> float:
     for ours, theirs in pairs:
         norm = theirs.float().norm().item()
         distance = (ours.float() - theirs.float()).norm().item()
-        worst = max(worst, distance / norm if norm else distance)
-    return worst if math.isfinite(worst) else math.inf
+        apart = distance / norm if norm else distance
+        if not math.isfinite(apart):  # max() would pass a NaN over
+            return math.inf
+        worst = max(worst, apart)
+    return worst
 
 
 def measure(
