@@ -56,14 +56,17 @@ class Networks:
         """``network.path`` of a module inside a network, or None."""
         return self._layers.get(id(module))
 
-    def meet(self, module: nn.Module) -> str | None:
-        """The network that a module called from outside of all networks belongs to; None if it holds no parameters."""
+    def meet(self, module: nn.Module, args: tuple[Any, ...]) -> str | None:
+        """The network that a module called from outside of all networks belongs to, itself maybe; None if it holds no
+        parameters."""
         known = self.layer(module)
         if known is not None:
             return known.partition(".")[0]
         if next(module.parameters(), None) is None:
             return None
-        return self.add(type(module).__name__, module)
+        name = self.add(type(module).__name__, module)
+        self.saw(name, args)
+        return name
 
     def saw(self, name: str, args: tuple[Any, ...]) -> None:
         """Remember what a network's first input looked like."""

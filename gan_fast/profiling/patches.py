@@ -85,14 +85,16 @@ class Patches:
             if torch.compiler.is_compiling() or not self._timer.mine():
                 return original(module, *args, **kwargs)
             name = self._networks.root(module)
-            if name is None and self._depth == 0:
-                name = self._networks.meet(module)
-                if name is None:  # no parameters: a criterion
-                    with self.phase(LOSS, True):
-                        return original(module, *args, **kwargs)
-            if name is None:
+            if name is not None:
+                self._networks.saw(name, args)
+            elif self._depth or self._timer.label == DATA:  # a layer, or a transform of a data set
                 return self._layer(original, module, args, kwargs)
-            self._networks.saw(name, args)
+            else:
+                name = self._networks.meet(module, args)
+            if name is None:  # no parameters
+                kind = type(module).__name__
+                with self.phase(LOSS if "loss" in kind.lower() else kind, True):
+                    return original(module, *args, **kwargs)
             self._depth += 1
             try:
                 with self.phase(f"{name} forward", True):

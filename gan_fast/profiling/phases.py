@@ -111,6 +111,11 @@ class PhaseTimer:
         """Whether the caller is the training's thread."""
         return threading.get_ident() == self.thread
 
+    @property
+    def label(self) -> str:
+        """The innermost open phase."""
+        return self._stack[-1][0]
+
     def enter(self, label: str, of_update: bool = False) -> None:
         """Open a phase inside the open ones. ``of_update``: it is part of the update whose optimiser steps next."""
         if self.running:

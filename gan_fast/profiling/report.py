@@ -154,7 +154,8 @@ class Report:
         if self.roof:
             lines.append(
                 f"roof: {self.roof['flops'] / 1e9:.3g} GFLOP/s (fp32) and {self.roof['bandwidth'] / 1e9:.3g} GB/s, "
-                f"measured here; the step is at {self.roof['share']:.1%} of it"
+                f"measured here; the step is at {self.roof['share']:.1%} of it "
+                "(a row above 100%: served by the caches)"
             )
         if self.memory:
             lines.append(f"memory: {self.memory['peak'] / 2**20:.0f} MiB at the peak ({self.memory['of']})")
