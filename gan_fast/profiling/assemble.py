@@ -16,7 +16,7 @@ from gan_fast.machine import cpu_model
 from . import advice, roofline
 from .counting import Count
 from .networks import Networks, Tracker
-from .operators import AUTOGRAD, PYTHON, Detail
+from .operators import AUTOGRAD, PYTHON, WAITING, Detail
 from .phases import Clock, Segment
 from .report import LayerRow, OperatorRow, PhaseRow, Report
 
@@ -101,6 +101,7 @@ def _add_detail(report: Report, measured: Measured, detail: Detail, roof: roofli
             return None
         return roof.seconds(flops, traffic) / seconds
 
+    detail.seconds = {key: seconds for key, seconds in detail.seconds.items() if key[2] != WAITING}  # a phase's matter
     report.operators = _operators(measured, detail, share)
     report.layers = _layers(measured, detail, share)
 

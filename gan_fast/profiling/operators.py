@@ -11,12 +11,15 @@ from torch.autograd import DeviceType
 
 from .networks import Tracker
 from .patches import LAYER, PHASE
+from .phases import DATA
 
-__all__ = ["AUTOGRAD", "PYTHON", "Detail", "Kernels", "analyse"]
+__all__ = ["AUTOGRAD", "PYTHON", "WAITING", "Detail", "Kernels", "analyse"]
 
 #: Host time inside layers and phases in which no operator ran, and autograd's own.
 PYTHON = "(Python)"
 AUTOGRAD = "(autograd)"
+#: Host time in the data phase in which no operator ran.
+WAITING = "(waiting for data)"
 
 _NODE = "autograd::engine::evaluate_function: "
 Key = tuple[str, bool, str]
@@ -75,7 +78,7 @@ def analyse(events: Iterable[Any], tracker: Tracker, counted: set[str], steps: l
             micro = event.self_cpu_time_total if own else event.cpu_time_total
         return max(0.0, float(micro)) / 1e6
 
-    def visit(event: Any, layer: str, backward: bool) -> None:
+    def visit(event: Any, layer: str, backward: bool, python: str = PYTHON) -> None:
         name, operator = event.name, event.name
         if name.startswith(_NODE):
             layer, backward = tracker.of_number(event.sequence_nr), True
@@ -84,15 +87,16 @@ def analyse(events: Iterable[Any], tracker: Tracker, counted: set[str], steps: l
             calls[layer, backward, name] += 1
             return
         if name.startswith(LAYER):
-            layer, operator = name.removeprefix(LAYER), PYTHON
+            layer, operator = name.removeprefix(LAYER), python
         elif name.startswith(PHASE) or event.is_user_annotation:
-            operator = PYTHON
+            python = WAITING if name == PHASE + DATA else python
+            operator = python
         elif "::" not in name or name.startswith(("autograd::", "torch::autograd")):
             operator = AUTOGRAD
         seconds[layer, backward, operator] += time_of(event, own=True)
         calls[layer, backward, operator] += 1
         for child in event.cpu_children:
-            visit(child, layer, backward)
+            visit(child, layer, backward, python)
 
     hosts = [event for event in every if event.device_type == DeviceType.CPU and event.cpu_parent is None]
     for event in sorted(hosts, key=lambda event: event.time_range.start):

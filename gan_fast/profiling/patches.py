@@ -105,11 +105,27 @@ class Patches:
         return call
 
     def _layer(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if _is_compiled(module):
+            original = self._unwatched(original)
         name = None if self.tracker is None else self._networks.layer(module)
         if self.tracker is None or name is None:
             return original(module, *args, **kwargs)
         with _Layer(self.tracker, name, self.ranges):
             return original(module, *args, **kwargs)
+
+    def _unwatched(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The call with modules unwatched inside: a compiled network is one layer, and its compiler, which looks at how
+        modules are called, must not find them changed from one step to the next."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            watching = vars(nn.Module)["__call__"]
+            nn.Module.__call__ = original  # type: ignore[method-assign]  # what `remove` does too
+            try:
+                return original(*args, **kwargs)
+            finally:
+                nn.Module.__call__ = watching  # type: ignore[method-assign]  # what `install` does too
+
+        return call
 
 
 class _Phase:
@@ -163,6 +179,11 @@ class _Range:
         self._range.__exit__(None, None, None)
         if self._nvtx:
             torch.cuda.nvtx.range_pop()
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile made this module, or ``module.compile()`` was called."""
+    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
 
 
 def _places() -> Iterator[tuple[Any, str, str, bool]]:

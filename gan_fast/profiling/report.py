@@ -66,7 +66,7 @@ class Report:
         step: seconds of an unprofiled step (median), or of a profiled one if there was no other.
         wall: seconds of a step whose phases were timed (mean); the phases add up to it.
         phases, layers, operators: rows, the longest first.
-        outside: share of the steps under torch.profiler in which no operator ran.
+        outside: share of the steps under torch.profiler in which no operator ran, nor was data waited for.
         flops, bytes: of a step.
         roof: best FLOP/s and bytes/s of this machine, and the step's share.
         memory: peak memory in bytes, and of what.
