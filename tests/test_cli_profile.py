@@ -94,7 +94,7 @@ def test_a_script_of_one_s_own_runs_until_it_has_done_enough(capsys: pytest.Capt
     Path("loop.py").write_text(SCRIPT)
     found = figures("--script", "loop.py 0.01")
     assert found["counts"]["timed"] == found["counts"]["bare"] == 2
-    assert {"data", "Sequential forward", "backward", "optimiser"} <= {row["phase"] for row in found["phases"]}
+    assert {"data", "G forward", "D forward", "backward", "optimiser"} <= {row["phase"] for row in found["phases"]}
     assert "script loop.py 0.01" in capsys.readouterr().out
 
 

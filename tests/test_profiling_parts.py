@@ -14,8 +14,9 @@ from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
 import gan_fast
-from gan_fast.profiling import Report, advice, memory, operators, patches, phases
-from gan_fast.profiling.counting import counting
+from gan_fast.choice_table import Choice
+from gan_fast.profiling import Report, advice, assemble, memory, operators, patches, phases
+from gan_fast.profiling.counting import Count, counting
 from gan_fast.profiling.networks import Networks, Tracker
 from gan_fast.profiling.report import LayerRow, PhaseRow
 
@@ -244,6 +245,24 @@ def test_nvtx_ranges_where_there_is_cuda(monkeypatch: pytest.MonkeyPatch) -> Non
     generator(torch.randn(1, tiny_gan.LATENT, 1, 1))
     watching.remove()
     assert open_ranges == [] and {"phase: G forward", "layer: G", "layer: G.0"} <= seen
+
+
+@pytest.mark.parametrize(
+    ("served", "expected", "words"),
+    [
+        ({"cpu": "the kernel"}, Choice("cpu", "a rule"), "the kernel"),
+        ({}, Choice("torch", "too small"), "too small"),
+        ({}, Choice("cpu", "a rule"), "PyTorch, though the rules have a kernel for it"),
+        ({}, None, ""),
+    ],
+)
+def test_the_reason_of_a_layer_is_that_of_what_ran(served: dict[str, str], expected: Choice | None, words: str) -> None:
+    counts = {
+        ("D.0", False, "aten::convolution"): Count(1, 1, 1, served),
+        ("D.0", True, "x"): Count(1, 1, 1, {"b": "no"}),
+    }
+    found = assemble._reason(counts, expected)
+    assert found.startswith(words) and bool(found) == bool(words)
 
 
 def test_peak_memory_is_told() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gan_fast import backends
+from gan_fast.choice_table import Choice
 from gan_fast.machine import cpu_model
 
 from . import advice, roofline
@@ -52,6 +53,9 @@ def assemble(measured: Measured, device: str, tracker: Tracker) -> Report:
         for what, times in (("timing the phases", walls), ("layers and operators", detailed)):
             if times:
                 report.overhead[what] = statistics.median(times) / step - 1
+    if len(bare) > 1:
+        lower, _, upper = statistics.quantiles(bare, n=4)
+        report.spread = (upper - lower) / step
     roof = None
     if measured.counts:
         report.flops = sum(count.flops for count in measured.counts.values())
@@ -142,10 +146,23 @@ def _layers(measured: Measured, detail: Detail, share: Any) -> list[LayerRow]:
         mine = {key: count for key, count in measured.counts.items() if key[0] == layer}
         flops, traffic = sum(count.flops for count in mine.values()), sum(count.bytes for count in mine.values())
         served = (_served(mine, False), _served(mine, True)) if layer else ("", "")
-        reason = why[layer].forward.reason if layer in why else ""
+        reason = _reason(mine, why[layer].forward if layer in why else None)
         roof = share(flops, traffic, forward + backward)
-        rows.append(LayerRow(layer, kinds.get(layer, ""), forward, backward, flops, traffic, roof, *served, reason))
+        kind = kinds.get(layer, "") if layer else "losses, optimisers, loop"
+        rows.append(LayerRow(layer, kind, forward, backward, flops, traffic, roof, *served, reason))
     return sorted(rows, key=lambda row: -(row.forward + row.backward))
+
+
+def _reason(counts: dict[tuple[str, bool, str], Count], expected: Choice | None) -> str:
+    """Why a layer's forward pass is where it is: the reason of the calls that were seen, else the one of the rules."""
+    seen = [reason for (_, backward, _), count in counts.items() if not backward for reason in count.served.values()]
+    if seen:
+        return seen[0]
+    if expected is None:
+        return ""
+    if expected.backend in ("torch", "none"):
+        return expected.reason
+    return "PyTorch, though the rules have a kernel for it: another memory format, dtype or mode than they suppose"
 
 
 def _served(counts: dict[tuple[str, bool, str], Count], backward: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from types import FrameType
 from typing import Any
 
 import torch
@@ -56,15 +57,15 @@ class Networks:
         """``network.path`` of a module inside a network, or None."""
         return self._layers.get(id(module))
 
-    def meet(self, module: nn.Module, args: tuple[Any, ...]) -> str | None:
-        """The network that a module called from outside of all networks belongs to, itself maybe; None if it holds no
-        parameters."""
+    def meet(self, module: nn.Module, args: tuple[Any, ...], caller: FrameType) -> str | None:
+        """The network that a module called from outside of all networks belongs to, itself maybe, and then called as
+        its caller calls it; None if it holds no parameters."""
         known = self.layer(module)
         if known is not None:
             return known.partition(".")[0]
         if next(module.parameters(), None) is None:
             return None
-        name = self.add(type(module).__name__, module)
+        name = self.add(_variable(module, caller) or type(module).__name__, module)
         self.saw(name, args)
         return name
 
@@ -91,6 +92,16 @@ class Networks:
     def settle(self, updated: set[str]) -> None:
         """Expect no others than these: the rest can be trained, but nobody does."""
         self._expected = set(updated)
+
+
+def _variable(module: nn.Module, caller: FrameType) -> str | None:
+    """The name of a variable, or attribute of ``self``, that holds the module where it is called."""
+    own = getattr(caller.f_locals.get("self"), "__dict__", {})
+    for scope in (caller.f_locals, own, own.get("_modules", {}), caller.f_globals):
+        for name, value in list(scope.items()):
+            if value is module and name != "self" and not name.startswith("_"):
+                return str(name)
+    return None
 
 
 class Tracker:

@@ -90,7 +90,7 @@ class Patches:
             elif self._depth or self._timer.label == DATA:  # a layer, or a transform of a data set
                 return self._layer(original, module, args, kwargs)
             else:
-                name = self._networks.meet(module, args)
+                name = self._networks.meet(module, args, sys._getframe(1))
             if name is None:  # no parameters
                 kind = type(module).__name__
                 with self.phase(LOSS if "loss" in kind.lower() else kind, True):

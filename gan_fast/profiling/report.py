@@ -71,6 +71,7 @@ class Report:
         roof: best FLOP/s and bytes/s of this machine, and the step's share.
         memory: peak memory in bytes, and of what.
         overhead: kind of measuring -> by how much it lengthens a step (0.02: 2 %).
+        spread: how far the unprofiled steps differ: distance of their quartiles, divided by the median.
         kernels: on CUDA, seconds of a step by kernel; gaps: share of the time between them.
         verdict: sentences, the most important first.
         notes: what could not be measured, and why.
@@ -89,6 +90,7 @@ class Report:
     roof: dict[str, float] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
     overhead: dict[str, float] = field(default_factory=dict)
+    spread: float | None = None
     kernels: dict[str, float] = field(default_factory=dict)
     gaps: float | None = None
     verdict: list[str] = field(default_factory=list)
@@ -161,7 +163,10 @@ class Report:
             lines.append(f"memory: {self.memory['peak'] / 2**20:.0f} MiB at the peak ({self.memory['of']})")
         if self.overhead:
             costs = ", ".join(f"{what} {share:+.1%}" for what, share in self.overhead.items())
-            lines.append(f"overhead of profiling, against {self.counts.get('bare', 0)} unprofiled steps: {costs}")
+            spread = "" if self.spread is None else f" (unprofiled ones differ by {self.spread:.1%} among themselves)"
+            lines.append(
+                f"overhead of profiling, against {self.counts.get('bare', 0)} unprofiled steps: {costs}{spread}"
+            )
         return lines
 
 
