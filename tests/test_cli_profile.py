@@ -129,6 +129,7 @@ def test_a_script_that_ends_early(capsys: pytest.CaptureFixture[str]) -> None:
         (["--script", "absent.py"], "there is no file 'absent.py'; expected a .py file"),
         (["--script", "own_pair.py", "--plain"], "--script and --plain"),
         (["--plain", "--loss", "minimax"], "--plain is the loop of tutorials"),
+        (["--plain", "--model", "keras_mnist", "--batch-size", "2"], "built from gan_fast.nn's own layers"),
         (["--precision", "fp64", "--batch-size", "2"], "precision='fp64' is unknown"),
         (["--data", "minst", "--batch-size", "2"], "did you mean 'mnist'"),
     ],

@@ -10,7 +10,7 @@ __all__ = ["networks"]
 
 
 def networks(name: str, **options: Any) -> Any:
-    """(G, D) of ``--model NAME``, or of ``--model module:function``; ``options`` are for those presets that know them.
+    """(G, D) of a preset (``options`` as :func:`gan_fast.models.build` takes them), or of module:function.
 
     Raises:
         ValueError: no such preset, module or function, or it returns something else; says what was expected.
@@ -21,8 +21,7 @@ def networks(name: str, **options: Any) -> Any:
 
     module_name, colon, function = name.partition(":")
     if not colon:
-        known = models.options(name)
-        return models.build(name, **{key: value for key, value in options.items() if key in known})
+        return models.build(name, **options)
     if not module_name or not function:
         raise ValueError(
             f"--model {name}: expected module:function, a function that returns (generator, discriminator)"

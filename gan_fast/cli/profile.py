@@ -116,11 +116,12 @@ def _make(args: argparse.Namespace, accelerate: bool) -> Any:
     """A trainer that writes nothing, and its data."""
     import torch
 
-    from gan_fast import Trainer
+    from gan_fast import Trainer, models
     from gan_fast.cli._networks import networks
 
     torch.manual_seed(0)
-    generator, discriminator = networks(args.model, accelerate=accelerate)
+    fixed = args.model in models.names() and "accelerate" not in models.options(args.model)  # layers of our own
+    generator, discriminator = networks(args.model, **({} if fixed else {"accelerate": accelerate}))
     options = {} if args.latent_dim is None else {"latent_dim": args.latent_dim}
     options |= {key: getattr(args, key) for key in ("loss", "update", "precision", "batch_size", "device")}
     trainer = Trainer(generator, discriminator, outdir=None, progress=False, accelerate=accelerate, **options)
@@ -140,26 +141,37 @@ def _trainer(args: argparse.Namespace) -> Any:
 def _plain(args: argparse.Namespace) -> Any:
     import copy
 
-    from gan_fast import accelerate
+    import torch
+
+    from gan_fast import accelerate, restore
     from gan_fast.bench import interleaved
-    from gan_fast.cli._textbook import Textbook
+    from gan_fast.profiling.advice import is_accelerated
     from gan_fast.profiling.report import ms
+    from gan_fast.suite.peers import Textbook
+    from gan_fast.training.latent import latent_shape
     from gan_fast.tuning import calibration
 
     trainer, data, options = _make(args, accelerate=False)
     batches = trainer.prepare(data, data_options=options)
     generator, discriminator = trainer.generator, trainer.discriminator
+    restore(generator, discriminator)
+    if is_accelerated(generator) or is_accelerated(discriminator):
+        raise ValueError(f"--plain: {args.model} is built from gan_fast.nn's own layers, expected torch.nn's")
     copies = copy.deepcopy((generator, discriminator))
-    loops = [
-        Textbook(*networks, trainer.device, args.precision, args.latent_dim)
-        for networks in ((generator, discriminator), copies)
-    ]
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(args.precision)
+    loops = [Textbook(*networks, autocast=dtype) for networks in ((generator, discriminator), copies)]
+    latent = latent_shape(generator, args.latent_dim)
+
+    def turn(loop: Textbook, real: torch.Tensor) -> None:
+        real = real.to(trainer.device)
+        loop.step(real, torch.randn(len(real), *latent, device=trainer.device))
+
     with _watch(args, generator, discriminator) as profile:
         while True:
-            loops[0](batches.next())
+            turn(loops[0], batches.next())
     swapped = accelerate(*copies).swapped
     real = batches.next()
-    programs = {"plain": lambda: loops[0](real), "accelerated": lambda: loops[1](real)}
+    programs = {"plain": lambda: turn(loops[0], real), "accelerated": lambda: turn(loops[1], real)}
     rounds = max(3, min(9, args.steps))
     times = interleaved.measure(programs, rounds, calibration=calibration() if trainer.device.type == "cpu" else None)
     plain, fast = times["plain"]["seconds"], times["accelerated"]["seconds"]
