@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import backends, data, functional, losses, metrics, models, nn, ops, training
+    from . import backends, data, functional, losses, metrics, models, nn, ops, profiling, training
     from .accelerate import accelerate, restore
     from .backends import empty_cache, use_backend
     from .explain import explain
+    from .profiling import Profile
     from .training import Trainer
 
 # public name -> (submodule, attribute of it); an attribute of None means the submodule itself.
 _EXPORTS: dict[str, tuple[str, str | None]] = {
+    "Profile": ("profiling", "Profile"),
     "Trainer": ("training", "Trainer"),
     "accelerate": ("accelerate", "accelerate"),
     "backends": ("backends", None),
@@ -34,12 +36,14 @@ _EXPORTS: dict[str, tuple[str, str | None]] = {
     "models": ("models", None),
     "nn": ("nn", None),
     "ops": ("ops", None),
+    "profiling": ("profiling", None),
     "restore": ("accelerate", "restore"),
     "training": ("training", None),
     "use_backend": ("backends", "use_backend"),
 }
 
 __all__ = [
+    "Profile",
     "Trainer",
     "__version__",
     "accelerate",
@@ -53,6 +57,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "profiling",
     "restore",
     "training",
     "use_backend",

@@ -103,7 +103,7 @@ def record(step: Callable[[], Any]) -> list[Call]:
         raise RuntimeError(f"there is nothing to tune without the compiled module: {backends.extension_error()}")
     found: dict[choice_table.Key, Call] = {}
 
-    def recorder(operator: Operator, arguments: list[Any]) -> None:
+    def recorder(operator: Operator, arguments: list[Any], _: Choice) -> None:
         facts = operator.facts(*arguments)
         device, dtype, rank = facts.pop("device"), facts.pop("dtype"), facts.get("rank")
         refused = backends.refusal(operator.name, "cpu", device=device, dtype=dtype, rank=rank)

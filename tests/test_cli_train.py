@@ -237,7 +237,7 @@ def test_help_lists_the_commands_but_not_the_demo(capsys: pytest.CaptureFixture[
         main(["--help"])
     assert done.value.code == 0
     output = capsys.readouterr().out
-    for command in ("train", "sample", "eval", "doctor"):
+    for command in ("train", "sample", "eval", "bench", "tune", "profile", "doctor"):
         assert f"    {command} " in output
     assert "demo" not in output
 
@@ -245,8 +245,15 @@ def test_help_lists_the_commands_but_not_the_demo(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["trian"], "unknown command 'trian'; did you mean train? expected one of train, sample, eval, tune, doctor"),
-        (["frobnicate"], "unknown command 'frobnicate'; expected one of train, sample, eval, tune, doctor"),
+        (
+            ["trian"],
+            "unknown command 'trian'; did you mean train? expected one of "
+            "train, sample, eval, bench, tune, profile, doctor",
+        ),
+        (
+            ["frobnicate"],
+            "unknown command 'frobnicate'; expected one of train, sample, eval, bench, tune, profile, doctor",
+        ),
         (["train", "--epoch-s", "3"], "unrecognized arguments: --epoch-s 3; did you mean --epochs? gan-fast train --h"),
         (["sample", "x", "--colums=3"], "unrecognized arguments: --colums=3; did you mean --columns?"),
         (["eval", "x", "--frobnicate"], "unrecognized arguments: --frobnicate; gan-fast eval --help lists the options"),

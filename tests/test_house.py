@@ -41,10 +41,12 @@ RANK = {
     "metrics": 7,
     "training": 8,
     "suite": 9,
+    "profiling": 9,
     "cli": 10,
     "__main__": 11,
 }
-KNOWS_OPERATORS = {"ops", "functional", "nn", "explain", "tuning"}  # everything above goes through functional and nn
+# Everything above goes through functional and nn; tuning and profiling watch what those call.
+KNOWS_OPERATORS = {"ops", "functional", "nn", "explain", "tuning", "profiling"}
 CODE = (".py", ".cpp", ".h", ".cu", ".sh")
 LONGEST = 450
 

@@ -14,8 +14,8 @@ import textwrap
 import pytest
 
 PUBLIC_NAMES = (
-    "Trainer accelerate backends data empty_cache explain functional losses metrics models nn ops restore training"
-    " use_backend __version__"
+    "Profile Trainer accelerate backends data empty_cache explain functional losses metrics models nn ops profiling"
+    " restore training use_backend __version__"
 ).split()
 
 

@@ -47,9 +47,8 @@ def served(step: Callable[[], object]) -> list[str]:
     """Operators of ours that ran, with the backends that served them."""
     ran = []
 
-    def recorder(operator: Operator, arguments: list[Any]) -> None:
-        facts = operator.facts(*arguments)
-        ran.append(f"{operator.name}:{backends.choose(operator.name, **facts).backend}")
+    def recorder(operator: Operator, _: list[Any], choice: Choice) -> None:
+        ran.append(f"{operator.name}:{choice.backend}")
 
     with tuning.recording(recorder):
         step()

@@ -16,7 +16,7 @@ import gan_fast
 
 __all__ = ["main"]
 
-_COMMANDS = ("train", "sample", "eval", "bench", "tune", "doctor", "demo")
+_COMMANDS = ("train", "sample", "eval", "bench", "tune", "profile", "doctor", "demo")
 _UNLISTED = ("demo",)  # for make demo
 
 # What a user can cause: wrong arguments, files, data, checkpoints, missing extras. Anything else is a bug and keeps its

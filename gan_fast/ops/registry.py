@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from gan_fast import backends
+from gan_fast.choice_table import Choice
 
 LIBRARY = torch.library.Library("gan_fast", "DEF")
 
@@ -31,13 +32,16 @@ def autocast_enabled(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-_recorder: Callable[[Operator, list[Any]], None] | None = None
+#: Gets the operator, all arguments of the call but the last, and the choice that was made.
+Recorder = Callable[["Operator", list[Any], Choice], None]
+
+_recorder: Recorder | None = None
 
 
 @contextlib.contextmanager
-def recording(recorder: Callable[[Operator, list[Any]], None]) -> Iterator[None]:
-    """Within the ``with`` block ``recorder`` gets every operator that runs, in any thread, and all its arguments but
-    the last; they hold the call's own tensors, which it must not keep."""
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Within the ``with`` block ``recorder`` gets every operator that runs, in any thread, all its arguments but the
+    last, and the choice; the arguments hold the call's own tensors, which it must not keep."""
     global _recorder
     before = _recorder
     _recorder = recorder
@@ -112,9 +116,9 @@ class Operator:
         if forward_ad._current_level >= 0:  # autograd has dropped the tangents by now: 0 would be the wrong answer
             raise NotImplementedError(f"gan_fast::{self.name} has no forward-mode derivative")
         self._check(*arguments)
-        if _recorder is not None:
-            _recorder(self, arguments)
         choice = backends.choose(self.name, backend=backend, **self.facts(*arguments))
+        if _recorder is not None:
+            _recorder(self, arguments, choice)
         implementation = self.implementations["reference" if choice.backend == "torch" else choice.backend]
         device = arguments[0].device.type
         if autocast_enabled(device):
