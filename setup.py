@@ -28,7 +28,8 @@ CSRC = ROOT / "csrc"
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 # The convolutions' texts spell out their vectors and unrolling: -O3 adds nothing but time to compile. The others need
-# it (batch normalisation's gradient through tanh: 1.3 times as fast). What never runs in a hot loop is compiled for size.
+# it (batch normalisation's gradient through tanh: 1.3 times as fast). What never runs in a hot loop is compiled for
+# size.
 HOT, SPELT_OUT, COLD, PROOF = "-O3", "-O2", "-Os", "-O1"
 SPELT_OUT_TEXTS = ("bf16_pairs-inl.h", "conv_weight_grad-inl.h", "gather_conv-inl.h", "winograd_conv-inl.h")
 COMMON_FLAGS = [

@@ -168,13 +168,10 @@ def _steps(args: argparse.Namespace) -> list[tuple[str, Any, Any, Any]]:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
     if args.model is not None and ":" in args.model:
         pair = networks(args.model, accelerate=False)
-        swapped = [
-            type(m).__name__ for net in pair for m in net.modules() if type(m).__module__.startswith("gan_fast.")
-        ]
+        kinds = {type(layer) for network in pair for layer in network.modules()}
+        swapped = [kind.__name__ for kind in kinds if kind.__module__ in ("gan_fast.nn", "gan_fast.sequential")]
         if swapped:
-            raise ValueError(
-                f"--model {args.model}: expected networks of plain torch layers, got {swapped[0]} of gan_fast"
-            )
+            raise ValueError(f"--model {args.model}: expected plain torch layers, got gan_fast's {swapped[0]}")
         z = torch.randn(args.batch_size or 64, *latent_shape(pair[0], _sides(args.latent, "--latent", "100x1x1")))
         return [(args.model, pair, _images(args, pair[0], z), z)]
     if args.model is not None:
