@@ -97,9 +97,10 @@ def triton_version() -> str | None:
 def source_hash() -> str:
     """Of everything that a figure depends on: the commit alone does not tell of changes that are not committed."""
     digest = hashlib.sha256()
-    for folder in ("gan_fast", "benchmarks"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(path.read_bytes())
+    for folder in ("gan_fast", "benchmarks", "csrc"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".py", ".cpp", ".h", ".cu"):
+                digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 

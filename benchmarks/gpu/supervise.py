@@ -1,4 +1,4 @@
-"""Workers as processes of their own, watched by one that never touches the device.
+"""Workers as processes of their own, watched by one that runs nothing on the device.
 
 A kernel that was never run on a device may reach beyond its memory, which breaks the device for the whole process, or
 may never end. Either costs the task it happened in: the supervisor writes that down and starts a new process.

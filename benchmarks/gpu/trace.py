@@ -35,7 +35,9 @@ def one_step(network: Network, program: Program, batch: int, settings: Settings,
             run.step()
             synchronise(settings)
     more: dict[str, Any] = {}
-    kernels = [e for e in profiler.events() or [] if str(e.device_type).endswith("CUDA")]
+    on_device = [e for e in profiler.events() or [] if str(e.device_type).endswith("CUDA")]
+    # Ranges that programs name (an optimiser's step) stand among the kernels that they span.
+    kernels = [e for e in on_device if not getattr(e, "is_user_annotation", False) and "#" not in e.name]
     if settings.cuda:
         names: collections.Counter[str] = collections.Counter()
         for event in kernels:
