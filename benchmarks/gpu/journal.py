@@ -60,10 +60,10 @@ def gate(found: Mapping[str, Any]) -> Row:
     """The row without its speeds if its check is not trusted."""
     kept = dict(found)
     if kept["check"] not in TRUSTED:
+        if kept["seconds"] is not None and kept["state"] == "done":
+            kept["state"] = "refused"
         kept = {key: value for key, value in kept.items() if key not in SPEEDS}
         kept["seconds"] = None
-        if kept["state"] == "done":
-            kept["state"] = "refused"
     return kept
 
 

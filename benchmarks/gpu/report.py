@@ -117,8 +117,11 @@ def _steps(rows: Sequence[Row]) -> list[list[str]]:
     for network in dict.fromkeys(r["network"] for r in timed):
         here = [r for r in timed if r["network"] == network]
         batches = sorted({r["batch"] for r in here})
-        best = {b: min((r["seconds"] for r in here if r["batch"] == b and r["stage"] == "step/torch"), default=None)
-                for b in batches}  # fmt: skip
+        best: dict[tuple[int, str], float] = {}
+        for r in here:
+            if r["stage"] == "step/torch":
+                cell = (r["batch"], r["dtype"])
+                best[cell] = min(r["seconds"], best.get(cell, math.inf))
         head = f"Step of {network}, ms"
         lines = [f"{head:52s}" + "".join(f"{b:>10d}" for b in batches)]
         by_program: dict[tuple[str, ...], dict[int, Row]] = defaultdict(dict)
@@ -128,9 +131,13 @@ def _steps(rows: Sequence[Row]) -> list[list[str]]:
             cells = "".join(f"{1e3 * found[b]['seconds']:10.3f}" if b in found else f"{'-':>10s}" for b in batches)
             lines.append(f"  {program:30s} {dtype:5s} {layout:13s}{cells}")
             if stage == "step/ours":
-                ratios = [(best[b] or math.nan) / found[b]["seconds"] if b in found else math.nan for b in batches]
-                cells = "".join(f"{ratio:10.2f}" if ratio == ratio else f"{'-':>10s}" for ratio in ratios)
-                lines.append(f"  {'':36s} {'x PyTorch best':13s}{cells}")
+                both = [b in found and (b, dtype) in best for b in batches]
+                ratios = [
+                    best[b, dtype] / found[b]["seconds"] if there else None
+                    for b, there in zip(batches, both, strict=True)
+                ]
+                cells = "".join(f"{'-':>10s}" if ratio is None else f"{ratio:10.2f}" for ratio in ratios)
+                lines.append(f"  {'':35s} {'x best torch':13s}{cells}")
         lines.append("  peak memory in MiB, share of the matrix products' rate:")
         for (program, dtype, layout, _), found in by_program.items():
             cells = "".join(
