@@ -226,7 +226,7 @@ def test_everything_asked_for_is_in_the_plan(all_tasks: list[tasks.Task]) -> Non
                       "compile/bf16/channels_last", "compile-max-autotune-graph/bf16/channels_last"}  # fmt: skip
             assert {f"{start}/{program}" for program in wanted} <= keys
             assert f"step/ours/{network}/{batch}/Trainer-triton/bf16/channels_last" in keys
-    from shapes import SHAPES
+    from gan_fast.suite.shapes import SHAPES
 
     for shape in SHAPES:
         for name in ("bf16", "tf32", "fp32"):

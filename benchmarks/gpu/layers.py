@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from shapes import LayerShape
 from torch import Tensor
+
+from gan_fast.suite.shapes import LayerShape
 
 from .device import DTYPES, Settings, kernel_time, lay, normal, precision, tidy
 from .journal import Row, row

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from shapes import SHAPES, LayerShape
+from gan_fast.suite.shapes import SHAPES, LayerShape
 
 from . import build, ceilings, kernels, layers, steps, trace
 from .device import Settings

@@ -12,9 +12,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import peers
 import torch
 from torch import Tensor, nn
+
+from gan_fast.suite import peers
 
 from .device import DTYPES, FORMATS, Settings, capture, peak_memory, precision, step_time, synchronise, tidy
 from .journal import Row, row
