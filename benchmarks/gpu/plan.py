@@ -97,7 +97,11 @@ def step_tasks(settings: Settings, programs: Sequence[tuple[int, steps.Program]]
     for network in steps.NETWORKS.values():
         for place, batch in enumerate((2,) if settings.tiny else steps.BATCHES):
             for rank, program in programs:
-                if settings.tiny and program.precision not in settings.precisions:
+                if network.statistics and program.update == "simultaneous":
+                    continue  # such a discriminator cannot serve both losses at once
+                if settings.tiny and (
+                    program.precision not in settings.precisions or (network.statistics and rank > 1)
+                ):
                     continue
                 # The article before DCGAN, batch 128 before 1024 and 64, those before the others. A compiled program is
                 # worth a minute of others' time at the first batches only.
