@@ -218,7 +218,7 @@ def kernel_time(run: Callable[[], Any], settings: Settings, budget: float = 0.03
 def step_time(run: Callable[[], Any], settings: Settings, budget: float = 0.4) -> Timing:
     """Wall time of a run among others back to back, as a training loop has it."""
     if not settings.cuda:
-        return _on_clock(run, 2)
+        return _on_clock(run, 1)
     for _ in range(3):
         run()
     torch.cuda.synchronize()
