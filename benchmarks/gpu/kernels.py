@@ -27,7 +27,7 @@ Call = Callable[..., Any]
 def core_cases(settings: Settings) -> list[ConvCase]:
     """The article's four kinds of layers, with enough positions for several tiles of every size."""
     n, c = (1, 17) if settings.tiny else (4, 128)
-    side = 5 if settings.tiny else 14
+    side = 3 if settings.tiny else 14
     return [
         conv_case("up_k5s2", (n, c, side, side), (c, c, 5, 5), (2 * side, 2 * side), stride=2, pad=2, transposed=True,
                   layout="channels_last", activation="leaky_relu"),
@@ -210,7 +210,7 @@ def check_repeats(settings: Settings, name: str, which: str) -> list[Row]:
         }
     else:
         problems = elementwise_calls(settings, large=True)
-    repeats = 3 if settings.tiny else REPEATS
+    repeats = 2 if settings.tiny else REPEATS
     noise = torch.zeros(1 << (4 if settings.tiny else 22), device=settings.device)
     aside = torch.cuda.Stream() if settings.cuda else None
     rows = []

@@ -28,7 +28,7 @@ def one_step(network: Network, program: Program, batch: int, settings: Settings,
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if settings.cuda else [])]
     with precision(program.precision):
         run = Run(network, program, batch, settings)
-        for _ in range(3):
+        for _ in range(1 if settings.tiny else 3):
             run.step()
         synchronise(settings)
         with profile(activities=activities) as profiler:
