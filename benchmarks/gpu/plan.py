@@ -99,10 +99,10 @@ def step_tasks(settings: Settings, programs: Sequence[tuple[int, steps.Program]]
             for rank, program in programs:
                 if network.statistics and program.update == "simultaneous":
                     continue  # such a discriminator cannot serve both losses at once
-                if settings.tiny and (
-                    program.precision not in settings.precisions or (network.statistics and rank > 1)
-                ):
+                if settings.tiny and program.precision not in settings.precisions:
                     continue
+                if settings.tiny and program.ours and (network.statistics or rank > 1):
+                    continue  # the interpreter takes seconds for a step, and several for one of 64x64 images
                 # The article before DCGAN, batch 128 before 1024 and 64, those before the others. A compiled program is
                 # worth a minute of others' time at the first batches only.
                 later = (network.name != "article") + (place + 1) // 2 + (place > 0 and program.compiled is not None)
@@ -153,7 +153,7 @@ def check_tasks(settings: Settings) -> list[Task]:
             rank = rank_of(shape) + (turn if rank_of(shape) > 2 else 0)
             add(layer_check(shape, name), rank, partial(layers.check_ours, shape, settings, name), name)
     for case in kernels.core_cases(settings)[: 1 if settings.tiny else None]:
-        for name in settings.precisions:
+        for name in settings.precisions[: 1 if settings.tiny else None]:
             key = f"check/tiles/{case.op}/{case.name}/{name}"
             add(key, 2, partial(kernels.check_tiles, case, settings, name), name, estimate=8.0)
     small = [case for case in kernels.CASES if case.name in ("k3s2", "few_in")]
