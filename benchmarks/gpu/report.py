@@ -97,7 +97,9 @@ def _checks(rows: Sequence[Row]) -> list[str]:
             groups[r["task"].split("/")[1]].append(r)
     if not groups:
         return []
-    lines = [f"{'Checks against float64':24s} {'green':>6s} {'RED':>5s} {'other':>6s}  largest error / allowed"]
+    lines = [
+        f"{'Checks against float64':24s} {'green':>6s} {'RED':>5s} {'other':>6s}  largest error / PyTorch's own or a rounding (2 passes)"
+    ]
     for kind, found in groups.items():
         counts = Counter(r["check"] for r in found)
         shares = [r["error"] / max(r["allowed"], 1e-30) for r in found if r["check"] == "green" and r.get("allowed")]
@@ -191,7 +193,7 @@ def _layers(rows: Sequence[Row]) -> list[list[str]]:
         every = [ratio for ratios in passes.values() for ratio in ratios]
         slower = sum(ratio < 0.97 for ratio in every)
         means.append(f"  {name:46s} {dtype:5s} {cells_of} {len(every):6d} {slower:10d}")
-    return [lines, means] if groups else [lines]
+    return [part for part in (lines, means) if len(part) > 1]
 
 
 def _us(seconds: float | None) -> str:
