@@ -97,9 +97,8 @@ def _checks(rows: Sequence[Row]) -> list[str]:
             groups[r["task"].split("/")[1]].append(r)
     if not groups:
         return []
-    lines = [
-        f"{'Checks against float64':24s} {'green':>6s} {'RED':>5s} {'other':>6s}  largest error / PyTorch's own or a rounding (2 passes)"
-    ]
+    head = f"{'Checks against float64':24s} {'green':>6s} {'RED':>5s} {'other':>6s}"
+    lines = [f"{head}  largest error / PyTorch's own or a rounding (2 passes)"]
     for kind, found in groups.items():
         counts = Counter(r["check"] for r in found)
         shares = [r["error"] / max(r["allowed"], 1e-30) for r in found if r["check"] == "green" and r.get("allowed")]
