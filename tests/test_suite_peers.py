@@ -40,6 +40,31 @@ def test_textbook_and_frozen_are_the_same_mathematics(network: str) -> None:
             torch.testing.assert_close(a, b, rtol=1e-2, atol=2e-4, msg=lambda text, key=key: f"{key}: {text}")
 
 
+def test_frozen_apart_is_the_textbook_for_batch_statistics() -> None:
+    """A discriminator with batch normalisation sees real and fake as two batches, as in the textbook's loop."""
+    torch.manual_seed(0)
+    networks = peers.dcgan64(latent_dim=5, width=4)
+    real, z = torch.rand(3, 3, 64, 64) * 2 - 1, torch.randn(3, 5, 1, 1)
+    textbook = peers.Textbook(*copy.deepcopy(networks))
+    apart = peers.Frozen(*copy.deepcopy(networks), apart=True)
+    together = peers.Frozen(*networks)
+    for _ in range(2):
+        expected = textbook.step(real, z)
+        torch.testing.assert_close(apart.step(real, z), expected, rtol=1e-3, atol=1e-4)
+    assert abs(together.step(real, z)[0] - peers.Textbook(*peers.dcgan64(5, 3, 4)).step(real, z)[0]) > 1e-3
+    for ours, theirs in zip(apart.discriminator.buffers(), textbook.discriminator.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_dcgan64_is_the_one_of_the_examples() -> None:
+    packaged = gan_fast.models.build("dcgan64", latent_dim=7, ngf=4, ndf=4)
+    for plain, ours in zip(peers.dcgan64(7, 3, 4), packaged, strict=True):
+        assert [p.shape for p in plain.parameters()] == [p.shape for p in ours.parameters()]
+        ours.main.load_state_dict(plain.state_dict())
+        z = torch.randn(2, 7, 1, 1) if plain[0].weight.shape[0] == 7 else torch.randn(2, 3, 64, 64)
+        torch.testing.assert_close(plain(z).flatten(), ours(z).flatten(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("step", ["textbook", "frozen"])
 def test_channels_last_and_autocast_change_no_more_than_rounding(step: str) -> None:
     real, z = batch()

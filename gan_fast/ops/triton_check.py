@@ -182,6 +182,11 @@ def _remember(device: torch.device, name: str) -> None:
         logger.info("verdicts on kernels cannot be kept in %s (%s); the next process checks again", path, error)
 
 
+def disabled() -> list[str]:
+    """Operators of which a variant was found wrong in this process, so that PyTorch serves it."""
+    return sorted({key[0] for key, good in _verdicts.items() if not good})
+
+
 def forget() -> None:
     """Check every variant anew in this process."""
     _verdicts.clear()

@@ -5,6 +5,7 @@ Networks (functions that return (G, D) of plain `torch.nn` layers; D gives logit
 * `article`: the article's MNIST networks: no activation between hidden layers, tanh at G's end.
 * `article_act`: the same with LeakyReLU(0.2) after every hidden layer.
 * `pytorch_gan_dcgan`: the DCGAN of the PyTorch-GAN collection at 32x32: Upsample and convolution on the way up.
+* `dcgan64`: the DCGAN of PyTorch's examples at 64x64; not in NETWORKS, where gan_fast.models has it.
 
 Steps (classes with `step(real, z) -> (d_loss, g_loss)`, detached scalars), one update of D and one of G on the same
 fakes:
@@ -13,7 +14,7 @@ fakes:
   thrown away), plain Adam, D runs on real and fake separately.
 * `Frozen`: the same mathematics without the waste. D runs once on both batches, has no weight gradients in G's
   step, fused Adam. Only for a D without batch statistics, since it sees real and fake as one batch, and without
-  dropout, whose masks would be others.
+  dropout, whose masks would be others; `apart=True` is for the others: D runs twice, and the rest is the same.
 
 A ratio always names the network, the step, the memory format and the allocator (default, or tuned by GLIBC_TUNABLES).
 """
@@ -22,12 +23,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["NETWORKS", "STEPS", "Frozen", "Textbook", "article", "article_act", "pytorch_gan_dcgan"]
+__all__ = ["NETWORKS", "STEPS", "Frozen", "Textbook", "article", "article_act", "dcgan64", "pytorch_gan_dcgan"]
 
 #: How a program for PyTorch says "double the size" and "halve it". "torch" is what its users write (padding 2 and
 #: output padding 1, padding 1); "keras" is the article's own geometry, which plain PyTorch can only say with a crop
@@ -136,6 +138,53 @@ def pytorch_gan_dcgan(
     return generator, discriminator
 
 
+def dcgan64(latent_dim: int = 100, channels: int = 3, width: int = 64) -> tuple[nn.Sequential, nn.Sequential]:
+    """The DCGAN of PyTorch's examples, with its initial weights; its sigmoid at D's end is left to the loss.
+
+    Args:
+        latent_dim: channels of a latent; G takes (N, latent_dim, 1, 1).
+        channels: of the images, which are 64x64.
+        width: channels of G's last hidden layer and of D's first.
+    """
+
+    def up(inputs: int, outputs: int, stride: int, padding: int) -> list[nn.Module]:
+        layer = nn.ConvTranspose2d(inputs, outputs, 4, stride, padding, bias=False)
+        return [layer, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+    def down(inputs: int, outputs: int) -> list[nn.Module]:
+        layer = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False)
+        return [layer, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2, inplace=True)]
+
+    generator = nn.Sequential(
+        *up(latent_dim, width * 8, 1, 0),
+        *up(width * 8, width * 4, 2, 1),
+        *up(width * 4, width * 2, 2, 1),
+        *up(width * 2, width, 2, 1),
+        nn.ConvTranspose2d(width, channels, 4, 2, 1, bias=False),
+        nn.Tanh(),
+    )
+    discriminator = nn.Sequential(
+        nn.Conv2d(channels, width, 4, 2, 1, bias=False),
+        nn.LeakyReLU(0.2, inplace=True),
+        *down(width, width * 2),
+        *down(width * 2, width * 4),
+        *down(width * 4, width * 8),
+        nn.Conv2d(width * 8, 1, 4, 1, 0, bias=False),
+        nn.Flatten(),
+    )
+    for layer in (*generator, *discriminator):
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.normal_(layer.weight, 0.0, 0.02)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.weight, 1.0, 0.02)
+    return generator, discriminator
+
+
+def _full(logits: Tensor) -> Tensor:
+    """Logits in at least float32: no loss is computed in a 16-bit type."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
 class _Step:
     """What both steps share: the networks, their memory format, the optimisers, autocast.
 
@@ -145,6 +194,7 @@ class _Step:
         memory_format: `torch.contiguous_format` (NCHW) or `torch.channels_last`; applied to the weights and the
             real images.
         autocast: a dtype to run both networks under autocast with, or None.
+        capturable: keep Adam's counters on the device, as the capture of a CUDA graph needs it.
     """
 
     fused_adam = False
@@ -159,14 +209,16 @@ class _Step:
         eps: float = 1e-8,
         memory_format: torch.memory_format = torch.contiguous_format,
         autocast: torch.dtype | None = None,
+        capturable: bool = False,
     ) -> None:
         self.generator = generator.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch types 4-D only
         self.discriminator = discriminator.to(memory_format=memory_format)  # type: ignore[call-overload]  # the same
         self.memory_format = memory_format
         self.autocast = autocast
-        fused = True if self.fused_adam else None
-        self.g_optimiser = torch.optim.Adam(generator.parameters(), lr=lr, betas=betas, eps=eps, fused=fused)
-        self.d_optimiser = torch.optim.Adam(discriminator.parameters(), lr=lr, betas=betas, eps=eps, fused=fused)
+        settings: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "capturable": capturable}
+        settings["fused"] = True if self.fused_adam else None
+        self.g_optimiser = torch.optim.Adam(generator.parameters(), **settings)
+        self.d_optimiser = torch.optim.Adam(discriminator.parameters(), **settings)
 
     def _precision(self, images: Tensor) -> contextlib.AbstractContextManager[object]:
         if self.autocast is None:
@@ -207,16 +259,27 @@ class Frozen(_Step):
 
     fused_adam = True
 
+    def __init__(
+        self, generator: nn.Module, discriminator: nn.Module, *, apart: bool = False, **settings: object
+    ) -> None:
+        super().__init__(generator, discriminator, **settings)  # type: ignore[arg-type]  # the keywords of _Step
+        self.apart = apart
+
+    def _judge(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        if self.apart:
+            return self.discriminator(real), self.discriminator(fake)
+        judged = self.discriminator(torch.cat([real, fake]))
+        return judged[: real.shape[0]], judged[real.shape[0] :]
+
     def step(self, real: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """One step on `real` (N, C, H, W) and latents `z` (N, latent_dim); returns (d_loss, g_loss)."""
         real = real.to(memory_format=self.memory_format)
-        count = real.shape[0]
         self.d_optimiser.zero_grad(set_to_none=True)
         with self._precision(real):
             fake = self.generator(z)
-            judged = self.discriminator(torch.cat([real, fake.detach()]))
+            judged_real, judged_fake = self._judge(real, fake.detach())
         # softplus(-x) is -log s(x), softplus(x) is -log(1 - s(x)): no target tensors.
-        d_loss = F.softplus(-judged[:count].float()).mean() + F.softplus(judged[count:].float()).mean()
+        d_loss = F.softplus(-_full(judged_real)).mean() + F.softplus(_full(judged_fake)).mean()
         d_loss.backward()
         self.d_optimiser.step()
 
@@ -224,7 +287,7 @@ class Frozen(_Step):
         self.discriminator.requires_grad_(False)
         with self._precision(real):
             judged = self.discriminator(fake)
-        g_loss = F.softplus(-judged.float()).mean()
+        g_loss = F.softplus(-_full(judged)).mean()
         g_loss.backward()
         self.discriminator.requires_grad_(True)
         self.g_optimiser.step()
