@@ -238,25 +238,38 @@ def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
         results.read(path)
 
 
+def pair(name: str, peer: float, ours: float | None, spread: float = 0.01, **fields: Any) -> list[Row]:
+    """PyTorch's row and gan_fast's of a layer."""
+    made = [row("torch", peer, spread), row("gan_fast", ours, spread, **fields)]
+    return [dataclasses.replace(found, name=name) for found in made]
+
+
 def test_only_what_leaves_the_band_has_changed(tmp_path: Path) -> None:
-    before = [row("torch", 1.0), row("gan_fast", 1.0), row("noisy", 1.0, spread=0.5), row("gone", 1.0), row("bad", 1.0)]
-    after = [row("torch", 1.2), row("gan_fast", 1.1), row("noisy", 1.3, spread=0.5), row("bad", None, wrong="differs")]
+    before = [*pair("same", 2, 1), *pair("slow", 2, 1), *pair("fast", 2, 1), *pair("noisy", 2, 1, 0.5)]
+    before += [*pair("gone", 2, 1), *pair("bad", 2, 1), *pair("shaken", 2, 1)]
+    # The machine is 1.5 times slower meanwhile: times change, ratios do not.
+    after = [*pair("same", 3, 1.5), *pair("slow", 3, 2), *pair("fast", 3, 1), *pair("noisy", 3, 1.9, 0.5)]
+    after += [*pair("bad", 3, None, wrong="differs"), *pair("shaken", 3, 9, trusted=False)]
     text, worse = results.compare(written(tmp_path / "a.json", before), written(tmp_path / "b.json", after))
-    verdicts = {line.split()[3]: line.rsplit("  ", 1)[-1] for line in text.splitlines() if "->" in line}
-    assert verdicts == {"torch": "slower", "gan_fast": "SLOWER", "noisy": "no change"}
-    assert worse == 2 and "became wrong: differs" in text and "4 rows in common, 1 only in" in text
-    assert "of gan_fast: 2 slower or wrong, 0 faster" in text and text.count("torch " + torch.__version__) == 2
+    verdicts = {line.split()[0]: line.rsplit("  ", 1)[-1] for line in text.splitlines() if "->" in line}
+    changed = {"slow": "SLOWER", "fast": "faster", "shaken": "disturbed, not judged"}
+    assert verdicts == {"same": "no change", "noisy": "no change", **changed}
+    assert worse == 2 and "became wrong: differs" in text and "2 slower or wrong, 1 faster" in text
+    assert (
+        "6 rows of gan_fast in common; of all rows, 2 only in" in text and text.count(f"torch {torch.__version__}") == 2
+    )
     assert results.compare(tmp_path / "a.json", tmp_path / "a.json")[1] == 0
+    assert results.compare(tmp_path / "a.json", tmp_path / "b.json", band=0.9)[1] == 1
 
 
 def test_files_of_different_machines_are_not_compared_unless_asked(tmp_path: Path) -> None:
-    a = written(tmp_path / "a.json", [row("torch", 1.0)])
-    b = written(tmp_path / "b.json", [row("torch", 1.0)], threads=99)
+    a = written(tmp_path / "a.json", pair("a", 2, 1))
+    b = written(tmp_path / "b.json", pair("a", 2, 1), threads=99)
     with pytest.raises(ValueError, match=r"different machines: threads \d+ and 99"):
         results.compare(a, b)
     assert results.compare(a, b, any_machine=True)[1] == 0
-    with pytest.raises(ValueError, match="no row in common"):
-        results.compare(a, written(tmp_path / "c.json", [row("other", 1.0)]))
+    with pytest.raises(ValueError, match="no row of gan_fast in common"):
+        results.compare(a, written(tmp_path / "c.json", pair("other", 2, 1)))
 
 
 def test_ratios_are_to_the_best_of_pytorch_over_the_formats() -> None:

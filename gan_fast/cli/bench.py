@@ -59,6 +59,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--compare", nargs=2, type=Path, metavar=("A", "B"), help="compare two result files; status 1 if B is slower"
     )
+    parser.add_argument("--band", type=float, default=0.10, help="of --compare: no change within this (%(default)s)")
     parser.add_argument("--any-machine", action="store_true", help="compare files of different machines too")
     parser.set_defaults(run=run)
 
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"written to {args.report}")
         return 0
     if args.compare:
-        text, worse = results.compare(*args.compare, any_machine=args.any_machine)
+        text, worse = results.compare(*args.compare, any_machine=args.any_machine, band=args.band)
         print(text)
         return 1 if worse else 0
     return _measure(args)

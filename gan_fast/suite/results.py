@@ -24,8 +24,10 @@ __all__ = ["Row", "best_peer", "compare", "describe", "geometric_mean", "read", 
 
 #: Of result files; another one's are refused.
 FORMAT = "gan_fast bench 1"
-#: A change smaller than this is none, however quiet the machine was.
+#: A cell counts as slower below 1 - this.
 SMALLEST_CHANGE = 0.03
+#: Ratios of the same programs in two runs differ by this much on a shared machine.
+BAND = 0.10
 #: What must agree for two files' times to be comparable.
 SAME_MACHINE = ("cpu", "cores", "threads", "level", "device")
 _HOME = Path(__file__).resolve().parents[2]
@@ -169,14 +171,24 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(math.log(value) for value in values) / len(values))
 
 
-def best_peer(rows: Iterable[Row]) -> dict[tuple[str, ...], float]:
-    """The fastest time of plain PyTorch for each piece of work, over the memory formats."""
-    best: dict[tuple[str, ...], float] = {}
+def _piece(row: Row) -> tuple[str, ...]:
+    """What a row computes, whatever the memory format."""
+    return (row.kind, row.name, row.pass_, row.dtype)
+
+
+def _fastest_peer(rows: Iterable[Row]) -> dict[tuple[str, ...], Row]:
+    best: dict[tuple[str, ...], Row] = {}
     for row in rows:
         if row.seconds is not None and not row.program.startswith("gan_fast"):
-            work = (row.kind, row.name, row.pass_, row.dtype)
-            best[work] = min(row.seconds, best.get(work, math.inf))
+            found = best.get(_piece(row))
+            if found is None or row.seconds < (found.seconds or math.inf):
+                best[_piece(row)] = row
     return best
+
+
+def best_peer(rows: Iterable[Row]) -> dict[tuple[str, ...], float]:
+    """The fastest time of a program that is not gan_fast's for each piece of work, over the memory formats."""
+    return {piece: row.seconds or math.inf for piece, row in _fastest_peer(rows).items()}
 
 
 def ratios(rows: Sequence[Row]) -> list[tuple[Row, float]]:
@@ -184,7 +196,7 @@ def ratios(rows: Sequence[Row]) -> list[tuple[Row, float]]:
     best = best_peer(rows)
     fastest: dict[tuple[str, ...], Row] = {}
     for row in rows:
-        work = (row.kind, row.name, row.pass_, row.dtype)
+        work = _piece(row)
         if row.program.startswith("gan_fast") and row.seconds is not None and work in best:
             if work not in fastest or row.seconds < (fastest[work].seconds or math.inf):
                 fastest[work] = row
@@ -212,7 +224,7 @@ def table(rows: Sequence[Row]) -> str:
         else:
             rate = f"{(row.gflop or 0) / row.seconds:7.0f} GF/s"
             rate += f" {100e9 * (row.gflop or 0) / row.seconds / row.peak:4.0f}% of peak" if row.peak else ""
-        times = best.get((row.kind, row.name, row.pass_, row.dtype))
+        times = best.get(_piece(row))
         ratio = f"{times / row.seconds:6.2f} x best" if times else ""
         spread = f"+-{100 * row.uncertainty:.0f}%" if math.isfinite(row.uncertainty) else ""
         doubt = "" if row.trusted else "  disturbed"
@@ -243,20 +255,24 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def compare(before: Path, after: Path, *, any_machine: bool = False) -> tuple[str, int]:
-    """What changed from one result file to another.
+def compare(before: Path, after: Path, *, any_machine: bool = False, band: float = BAND) -> tuple[str, int]:
+    """What changed for gan_fast from one result file to another.
 
-    A row has changed if its medians differ by more than both their uncertainties together and by `SMALLEST_CHANGE`.
+    A shared machine is faster at one time than at another, and so are all programs on it. So what is compared is each
+    row's ratio to PyTorch's fastest program on the same work in the same file. It has changed if the two ratios differ
+    by more than `band`, and by more than the four medians' uncertainties together. Rows from a disturbed machine are
+    shown and not judged.
 
     Args:
         before, after: the files.
         any_machine: compare files of different machines too.
+        band: relative change that counts as none, for what differs between two runs of the same programs.
 
     Returns:
         The table, and the number of gan_fast's rows that became slower or wrong.
 
     Raises:
-        ValueError: no result files, of different machines, or without a row in common.
+        ValueError: no result files, of different machines, or without a row of gan_fast in common.
     """
     (old_machine, old_rows), (new_machine, new_rows) = read(before), read(after)
     lines = [
@@ -268,32 +284,37 @@ def compare(before: Path, after: Path, *, any_machine: bool = False) -> tuple[st
         said = "; ".join(f"{key} {old_machine.get(key)!r} and {new_machine.get(key)!r}" for key in different)
         raise ValueError(f"{before} and {after} are of different machines: {said}; expected files of one")
     old = {row.key: row for row in old_rows}
-    both = [(old[row.key], row) for row in new_rows if row.key in old]
+    both = [(old[row.key], row) for row in new_rows if row.key in old and row.program.startswith("gan_fast")]
     if not both:
-        raise ValueError(f"{before} and {after} have no row in common: expected the same layers, steps and programs")
+        raise ValueError(
+            f"{before} and {after} have no row of gan_fast in common: expected the same layers, steps and programs"
+        )
+    was_best, now_best = _fastest_peer(old_rows), _fastest_peer(new_rows)
     worse, better = 0, 0
     width = max(len(row.name) for _, row in both)
     for was, now in both:
         what = f"{now.name:{width}s} {now.pass_:11s} {now.format:13s} {now.program:30s}"
-        if was.seconds is None or now.seconds is None:
-            if now.wrong and not was.wrong:
-                worse += 1
-                lines.append(f"{what} became wrong: {now.wrong}")
+        if now.wrong and not was.wrong:
+            worse += 1
+            lines.append(f"{what} became wrong: {now.wrong}")
+        was_peer, now_peer = was_best.get(_piece(was)), now_best.get(_piece(now))
+        if was.seconds is None or now.seconds is None or was_peer is None or now_peer is None:
             continue
-        change = now.seconds / was.seconds - 1
-        band = max(SMALLEST_CHANGE, math.hypot(was.uncertainty, now.uncertainty))
+        first = (was_peer.seconds or math.nan) / was.seconds
+        second = (now_peer.seconds or math.nan) / now.seconds
+        rows = (was, now, was_peer, now_peer)
+        allowed = max(band, math.hypot(*(row.uncertainty for row in rows)))
+        change = second / first - 1
         verdict = "no change"
-        if abs(change) > band:
-            ours = now.program.startswith("gan_fast")  # what others do is no failure of ours
-            verdict = ("SLOWER" if ours else "slower") if change > 0 else "faster"
-            worse, better = worse + (ours and change > 0), better + (ours and change < 0)
-        if not (was.trusted and now.trusted):
-            verdict += "  disturbed"
+        if not all(row.trusted for row in rows):
+            verdict = "disturbed, not judged"
+        elif abs(change) > allowed:
+            verdict = "SLOWER" if change < 0 else "faster"
+            worse, better = worse + (change < 0), better + (change > 0)
         lines.append(
-            f"{what} {1e3 * was.seconds:9.3f} -> {1e3 * now.seconds:9.3f} ms {100 * change:+6.1f}% "
-            f"(band {100 * band:.0f}%)  {verdict}"
+            f"{what} {first:6.2f} -> {second:6.2f} x best {100 * change:+6.1f}% (band {100 * allowed:.0f}%)  {verdict}"
         )
-    lost, new = len(old_rows) - len(both), len(new_rows) - len(both)
-    lines.append(f"{len(both)} rows in common, {lost} only in {before}, {new} only in {after}")
-    lines.append(f"of gan_fast: {worse} slower or wrong, {better} faster")
+    lost, new = len(old) - len(set(old) & {row.key for row in new_rows}), len({row.key for row in new_rows} - set(old))
+    lines.append(f"{len(both)} rows of gan_fast in common; of all rows, {lost} only in {before}, {new} only in {after}")
+    lines.append(f"{worse} slower or wrong, {better} faster")
     return "\n".join(lines), worse
