@@ -33,9 +33,9 @@ def tensors(name: str, dtype: torch.dtype = torch.float32, large: bool = False) 
     """(input, weight, bias); ``large`` enough that the automatic choice takes a kernel."""
     rank = int(name[-2])
     generator = torch.Generator().manual_seed(rank)
-    channels, size, side = (72, 56, 6) if large else (6, 7, 4)
+    channels, size, side, scale = (72, 56, 6, 16) if large else (6, 7, 4, 8)
     x = torch.randn((4, channels, *[size] * rank), generator=generator, dtype=torch.float64)
-    weight = torch.randn((channels, channels, *[side] * rank), generator=generator, dtype=torch.float64) / (16 if large else 8)
+    weight = torch.randn((channels, channels, *[side] * rank), generator=generator, dtype=torch.float64) / scale
     bias = torch.randn(channels, generator=generator, dtype=torch.float64)
     return tuple(t.to(dtype).requires_grad_() for t in (x, weight, bias))  # type: ignore[return-value]  # three of them
 
