@@ -28,6 +28,12 @@ IDENTITY = {"device": "a device", "versions": {"torch": "1"}, "commit": "abc", "
 TINY = device.Settings("cpu", True, Path("nowhere"))
 
 
+@pytest.fixture(autouse=True)
+def settings_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.testing's internals, which other tests load, forbid to set torch.backends' switches in their process."""
+    monkeypatch.setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
+
+
 @pytest.fixture
 def book(tmp_path: Path) -> journal.Journal:
     return journal.Journal(tmp_path, IDENTITY)
