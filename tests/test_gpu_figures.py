@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ TINY = device.Settings("cpu", True, Path("nowhere"))
 
 
 @pytest.fixture(autouse=True)
-def settings_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
+def settings_may_change() -> Iterator[None]:
     """torch.testing's internals, which other tests load, forbid to set torch.backends' switches in their process."""
-    monkeypatch.setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
+    allowed = getattr(torch.backends, "__allow_nonbracketed_mutation")
+    with allowed():
+        yield
 
 
 @pytest.fixture
