@@ -20,7 +20,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gan_fast import backends, functional
+from gan_fast import backends
+from gan_fast.suite.layers import call
 from gan_fast.suite.shapes import FAMILIES, LayerShape, select
 
 MODES = ("forward", "backward", "full")
@@ -42,18 +43,7 @@ def chosen_shapes(op: str) -> list[LayerShape]:
 
 def convolution(shape: LayerShape, provider: str) -> Call:
     """The layer's call (input, weight, bias) -> output, by this provider."""
-    name = f"{shape.op}{shape.rank}d"
-    form: dict[str, Any] = {"stride": shape.stride, "padding": shape.padding, "dilation": shape.dilation}
-    if shape.op == "conv_transpose":
-        form["output_padding"] = shape.output_padding
-    if provider == "torch" and shape.op == "upsample_conv":
-        plain = getattr(torch.nn.functional, f"conv{shape.rank}d")
-        return lambda x, w, b: plain(torch.nn.functional.interpolate(x, scale_factor=2), w, b, **form)
-    if provider == "torch":
-        plain = getattr(torch.nn.functional, name)
-        return lambda x, w, b: plain(x, w, b, **form)
-    ours = getattr(functional, name)
-    return lambda x, w, b: ours(x, w, b, backend="cpu", **form)
+    return call(shape, "torch" if provider == "torch" else "cpu")
 
 
 def convolution_tensors(shape: LayerShape) -> list[Tensor]:

@@ -6,7 +6,7 @@
 //   * Blocks are 64-byte aligned; from 4 MiB on fresh ones start on a 2 MiB boundary and ask for huge pages.
 //   * Below 1 MiB, blocks serve their size class: at most 1/8 apart, so a block is at most 12.5 % (or 63 bytes) larger than
 //     what was asked for. Larger ones are cut from the smallest that waits, and joined again (Linux): classes of their own
-//     would keep a third more of the article's step resident.
+//     would keep a quarter more of the article's step resident.
 //   * Blocks that wait for reuse take at most limit bytes together; beyond that, the longest unused go back to the
 //     system (what is left of a cut block counts as used then). Default: 2 GiB, but never over a quarter of the
 //     machine's memory; GAN_FAST_POOL_MB overrides, 0 turns reuse off.

@@ -22,6 +22,7 @@ __all__ = ["choices", "is_accelerated", "prospects", "sentences"]
 
 #: From this share of the step on a phase gives its name to the verdict.
 NOTABLE = 0.25
+#: What copying or explaining a user's network can raise: a forecast is then left out, the measurement stands.
 _CANNOT = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError)
 
 _CURES = {
