@@ -201,8 +201,25 @@ def requested(backend: str | None = None) -> str:
     name = _traced.name if torch.compiler.is_compiling() else _context.get()
     if name is not None:
         return name
-    name = os.environ.get("GAN_FAST_BACKEND")
+    name = _Environment.name
     return check_name(name, "GAN_FAST_BACKEND") if name else "auto"
+
+
+class _Environment:
+    """GAN_FAST_BACKEND, read once: the environment is too slow to be asked for every layer of every step."""
+
+    name = os.environ.get("GAN_FAST_BACKEND") or None
+
+
+def read_environment() -> None:
+    """Take notice of a GAN_FAST_BACKEND that has changed since the import."""
+    _Environment.name = os.environ.get("GAN_FAST_BACKEND") or None
+
+
+def is_automatic() -> bool:
+    """Whether nobody asked for a backend by name."""
+    name = _context.get()
+    return _Environment.name is None if name is None else name == "auto"
 
 
 def check_environment() -> None:
@@ -213,6 +230,7 @@ def check_environment() -> None:
         ValueError: a name that does not exist, or an instruction level that this CPU does not have.
         RuntimeError: a backend that cannot run here at all.
     """
+    read_environment()
     name = requested()
     module = extension()
     if module is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from gan_fast import backends
 from gan_fast import nn as fast_nn
 from gan_fast.choice_table import Choice
-from gan_fast.ops import geometry, linear_call, upsample_conv
+from gan_fast.ops import convolution_choice, geometry, linear_call, upsample_conv
 from gan_fast.ops.registry import autocast_enabled
 from gan_fast.sequential import Sequential, against_collapse, is_upsampling
 
@@ -29,8 +30,8 @@ _OURS = tuple(getattr(fast_nn, name) for name in fast_nn.__all__)
 class Row:
     """One layer: its name in the module, its kind, and the choice for each pass.
 
-    ``forward``, ``input_grad`` and ``weight_grad`` are (backend, reason); where PyTorch runs the forward pass,
-    autograd's passes are PyTorch's too.
+    ``forward``, ``input_grad`` and ``weight_grad`` are (backend, reason). Each pass is chosen for itself; a layer all
+    of whose passes are PyTorch's is left to PyTorch as a whole.
     """
 
     name: str
@@ -124,29 +125,29 @@ def _explain_convolution(layer: Any, shape: tuple[int, ...] | None) -> tuple[Cho
     rank = weight.dim() - 2
     common: dict[str, Any] = {"device": weight.device.type, "dtype": _dtype(weight), "rank": rank}
     form = None if shape is None else _geometry(layer, shape, weight, transposed)
-    if shape is None or form is None:
-        # Large enough for every rule on size; what is left depends on the layer alone.
-        facts = {**geometry.facts(transposed, (1, 1, *[1] * rank), weight.shape, _unknown(layer, rank), rank == 2)}
-        facts.update(dict.fromkeys(("mflop", "batch", "in_pixels", "out_pixels"), float("inf")))
-    else:
-        # Images are taken to be in channels_last, as `gan_fast.sequential` keeps them between layers.
-        facts = geometry.facts(transposed, shape, weight.shape, form, rank == 2)
-    return _passes(transposed, common, facts)
+    if shape is not None and form is not None:
+        return _passes(transposed, common, shape, weight.shape, form)
+    # Large enough for every rule on size; what is left depends on the layer alone.
+    one, unlimited = (1, 1, *[1] * rank), ("mflop", "batch", "in_pixels", "out_pixels")
+    return _passes(transposed, common, one, weight.shape, _unknown(layer, rank), dict.fromkeys(unlimited, math.inf))
 
 
-def _passes(transposed: bool, common: dict[str, Any], facts: dict[str, Any]) -> tuple[Choice, Choice, Choice]:
-    first, second = ("conv_transpose", "conv") if transposed else ("conv", "conv_transpose")
-    forward = _choose(first, **common, **facts)
-    if forward.backend in ("torch", "none"):
-        return forward, forward, forward
-    swapped = {
-        **facts,
-        "in_channels": facts["out_channels"],
-        "out_channels": facts["in_channels"],
-        "in_pixels": facts["out_pixels"],
-        "out_pixels": facts["in_pixels"],
-    }
-    return forward, _choose(second, **common, **swapped), _choose("conv_weight_grad", **common, **facts)
+def _passes(
+    transposed: bool,
+    common: dict[str, Any],
+    input: Sequence[int],
+    weight: Sequence[int],
+    form: geometry.Geometry,
+    known: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[Choice, Choice, Choice]:
+    """Forward, input gradient and weight gradient, without an activation; ``known`` facts outweigh the shapes'.
+
+    Images are taken to be in channels_last, as `gan_fast.sequential` keeps them between layers.
+    """
+    channels_last = convolution_choice.Formats(common["rank"] == 2, common["rank"] == 2)
+    calls = convolution_choice.passes(transposed, input, weight, form, channels_last, False)
+    forward, input_grad, weight_grad = (_choose(op, **common, **{**facts, **known}) for op, facts in calls)
+    return forward, input_grad, weight_grad
 
 
 def _explain_linear(layer: nn.Linear, shape: tuple[int, ...] | None) -> tuple[Choice, Choice, Choice]:
@@ -155,8 +156,8 @@ def _explain_linear(layer: nn.Linear, shape: tuple[int, ...] | None) -> tuple[Ch
         return plain, plain, plain
     rows = 1 << 20 if shape is None else math.prod(shape[:-1])
     weight = (*layer.weight.shape, 1, 1)
-    facts = geometry.facts(False, (1, weight[1], 1, rows), weight, linear_call.geometry(rows), True)
-    return _passes(False, {"device": layer.weight.device.type, "dtype": _dtype(layer.weight), "rank": 2}, facts)
+    common = {"device": layer.weight.device.type, "dtype": _dtype(layer.weight), "rank": 2}
+    return _passes(False, common, (1, weight[1], 1, rows), weight, linear_call.geometry(rows))
 
 
 def _upsamplings(module: nn.Module) -> dict[str, nn.Module]:
@@ -188,9 +189,9 @@ def _explain_pair(upsampling: Any, layer: Any, shape: tuple[int, ...] | None) ->
     if found is None or found[1].backend != "collapse":
         return None
     form, choice = found
-    facts = upsample_conv.facts(size, weight.shape, form, rank == 2)
     common = {"device": weight.device.type, "dtype": _dtype(weight), "rank": rank}
-    forward, input_grad, weight_grad = _passes(True, common, facts)
+    collapsed = upsample_conv.collapsed_shape(weight.shape, form)
+    forward, input_grad, weight_grad = _passes(True, common, size, collapsed, form)
     return Choice(forward.backend, f"{choice.reason}: {forward.reason}"), input_grad, weight_grad
 
 

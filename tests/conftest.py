@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from gan_fast import backends
+
 # Examples are a function of the test alone, so that a red run is red again; no clock decides about slow machines.
 settings.register_profile("gan_fast", derandomize=True, deadline=None, database=None, print_blob=True)
 settings.load_profile("gan_fast")
@@ -15,5 +17,6 @@ settings.load_profile("gan_fast")
 def same_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fixed seed, and the automatic choice by the shipped rules, whatever the environment says."""
     monkeypatch.delenv("GAN_FAST_BACKEND", raising=False)
+    backends.read_environment()
     monkeypatch.setenv("GAN_FAST_TABLE", "shipped")
     torch.manual_seed(0)

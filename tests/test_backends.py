@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import types
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -26,11 +27,14 @@ def large() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.fixture
-def no_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_extension(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As if gan_fast._C had not been built."""
     absent = backends._Extension()
     absent.tried, absent.error = True, "ModuleNotFoundError: No module named 'gan_fast._C'"
     monkeypatch.setattr(backends, "_extension", absent)
+    choice_table.forget()
+    yield
+    choice_table.forget()
 
 
 def test_available_says_what_and_why(no_extension: None) -> None:
@@ -92,6 +96,8 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GAN_FAST_BACKEND", raising=False)
     assert backends.requested() == "auto"
     monkeypatch.setenv("GAN_FAST_BACKEND", "cpu")
+    assert backends.requested() == "auto"  # read once, at the import
+    backends.read_environment()
     assert backends.requested() == "cpu"
     with backends.use_backend("reference"):
         assert backends.requested() == "reference"
@@ -125,6 +131,7 @@ def test_unknown_names(name: str, near: str | None, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match="backend: " + match):
         functional.conv2d(x, weight, backend=name)
     monkeypatch.setenv("GAN_FAST_BACKEND", name)
+    backends.read_environment()
     with pytest.raises(ValueError, match="GAN_FAST_BACKEND: " + match):
         functional.conv2d(x, weight)
 

@@ -115,10 +115,11 @@ def make_facts(transposed: bool) -> Any:
 
     def facts(
         input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], pad_begin: Sequence[int],
-        dilation: Sequence[int], groups: int, out_size: Sequence[int], *_: object,
+        dilation: Sequence[int], groups: int, out_size: Sequence[int], act: str, slope: float,
+        prologue_y: Tensor | None, *_: object,
     ) -> dict[str, Any]:  # fmt: skip
         g = as_geometry(stride, pad_begin, dilation, groups, out_size)
-        return tensor_facts(input, weight.shape, g, transposed)
+        return tensor_facts(input, weight.shape, g, transposed, act != "none" or prologue_y is not None)
 
     return facts
 
@@ -126,12 +127,13 @@ def make_facts(transposed: bool) -> Any:
 _facts = lru_cache(maxsize=4096)(geometry.facts)
 
 
-def tensor_facts(input: Tensor, weight: Sequence[int], g: Geometry, transposed: bool) -> dict[str, Any]:
-    """:func:`geometry.facts` of a call, with device, dtype and rank."""
+def tensor_facts(input: Tensor, weight: Sequence[int], g: Geometry, transposed: bool, fused: bool) -> dict[str, Any]:
+    """:func:`geometry.facts` of a call, with device, dtype, rank, and whether an activation is fused into it."""
     return {
         "device": input.device.type,
         "dtype": input.dtype,
         "rank": input.dim() - 2,
+        "fused": fused,
         **_facts(transposed, input.shape, tuple(weight), g, layout.is_channels_last(input)),
     }
 

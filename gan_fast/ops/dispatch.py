@@ -18,11 +18,10 @@ from torch.overrides import has_torch_function
 from gan_fast import backends, choice_table
 from gan_fast.choice_table import Choice
 from gan_fast.ops import activation as activations
+from gan_fast.ops import convolution_choice
 from gan_fast.ops import geometry as geometries
-from gan_fast.ops import layout
-from gan_fast.ops.convolution import tensor_facts
 from gan_fast.ops.geometry import Geometry
-from gan_fast.ops.registry import OPERATORS, autocast_enabled
+from gan_fast.ops.registry import OPERATORS, autocast_enabled, nobody_looks_on
 
 Size = int | Sequence[int]
 
@@ -37,6 +36,59 @@ _TORCH: dict[int, Callable[..., Tensor]] = {
 }
 
 
+#: What calls come to, by shapes and modes: None where they are PyTorch's, else the operator's name and its arguments
+#: after input, weight and bias. Asked before anything else, and by as few words as can be: where the layer before has
+#: swept the caches, every line of Python costs ten times what it seems to, and a small layer takes hardly longer.
+_known: dict[tuple[Any, ...], tuple[Any, ...] | None] = {}
+_MANY = 4096
+choice_table.on_change(_known.clear)
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+_UNKNOWN = ("unknown",)
+
+
+def look_up(backend: str | None, kind: object, input: Tensor, weight: Tensor, *rest: object) -> tuple[Any, Any]:
+    """The call's key (None: not to be remembered), and what is known of it: an entry of ``_known``, or ``_UNKNOWN``.
+
+    "PyTorch's" holds whatever else is unusual about the call (a tracer, tangents, another tensor's dtype): that can
+    only make it PyTorch's.
+    """
+    if backend is not None or torch.compiler.is_dynamo_compiling() or not backends.is_automatic():
+        return None, _UNKNOWN
+    try:
+        key = (
+            kind, input.shape, input.stride(), input.dtype, input.requires_grad, weight.shape, rest,
+            torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.get_num_threads(),
+        )  # fmt: skip
+        return key, _known.get(key, _UNKNOWN)
+    except (AttributeError, RuntimeError, TypeError):
+        # No tensors, sparse ones, lists among the parameters, sizes that are symbols.
+        return None, _UNKNOWN
+
+
+def remember(key: tuple[Any, ...] | None, what: tuple[Any, ...] | None) -> None:
+    """Have :func:`look_up` tell this call from now on."""
+    if key is not None:
+        if len(_known) >= _MANY:
+            _known.clear()
+        _known[key] = what
+
+
+def _is_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the kernels can take these tensors without another look: no subclasses, one dtype, on the CPU, no mode
+    of PyTorch's that wants to see or change what runs."""
+    return (
+        type(x) in _PLAIN
+        and type(weight) in _PLAIN
+        and (bias is None or (type(bias) in _PLAIN and bias.dtype == x.dtype and bias.is_cpu))
+        and x.dtype == weight.dtype
+        and x.is_cpu
+        and weight.is_cpu
+        and not torch.is_autocast_enabled("cpu")
+        and nobody_looks_on()
+    )
+
+
 def convolution(
     kind: int,
     input: Tensor,
@@ -48,6 +100,14 @@ def convolution(
     backend: str | None,
 ) -> Tensor:
     """All six convolutions; ``kind`` as the keys of ``_TORCH``, ``parameters`` in the order of PyTorch's function."""
+    key, known = look_up(
+        backend, kind, input, weight, parameters, activation, negative_slope, None if bias is None else bias.shape
+    )
+    if known is None:
+        out = _TORCH[kind](input, weight, bias, *parameters)
+        return out if activation is None else activations.apply(out, activation, negative_slope)
+    if known is not _UNKNOWN and _is_plain(input, weight, bias):
+        return OPERATORS[known[0]](input, weight, bias, *known[1:])
     act = activations.check(activation)
     asked = backends.requested(backend)
 
@@ -61,57 +121,67 @@ def convolution(
     geometry = None
     if tensors_fit(x, w, b):
         form = tuple(tuple(p) if isinstance(p, list) else p for p in parameters)
-        bias_shape = None if b is None else b.shape
-        extension = None if torch.compiler.is_compiling() else backends.extension()
-        threads = 0 if torch.compiler.is_compiling() else torch.get_num_threads()  # measured cells hold for one count
-        facts = (x.shape, x.stride(), w.shape, bias_shape, x.dtype, x.device.type, form, asked, extension, threads)
-        remembered = plan.__wrapped__ if torch.compiler.is_compiling() else plan  # the compiler traces no caches
-        geometry = remembered(kind, *facts)
-        if geometry is None and asked == "auto":
-            return by_torch()
+        geometry = _geometry(kind, tuple(x.shape), tuple(w.shape), None if b is None else tuple(b.shape), form)
+    if x is not input or w is not weight:  # cast by autocast: the key does not say to what
+        key = None
+    if geometry is not None and asked == "auto" and not enters(kind < 0, x, w, geometry, act, negative_slope):
+        remember(key, None)
+        return by_torch()
     if geometry is None:
         # Invalid, so that PyTorch raises its own error; or valid but empty, which no kernel of ours needs to serve.
         return served_by_torch(by_torch(), asked, "these dtypes, layouts or devices")
-    unbatched = x.dim() == abs(kind) + 1
     op = "conv" if kind > 0 else "conv_transpose"
-    out = call(op, x.unsqueeze(0) if unbatched else x, w, b, geometry, act, negative_slope, asked)
-    return out.squeeze(0) if unbatched else out
+    if asked != "auto":
+        choose(op, asked, device=x.device.type, dtype=x.dtype, rank=abs(kind))  # raises where that one cannot
+    if x.dim() == abs(kind) + 1:  # unbatched
+        return call(op, x.unsqueeze(0), w, b, geometry, act, negative_slope, asked).squeeze(0)
+    if activations.fusable(act, negative_slope):
+        remember(key, (op, *arguments(geometry, act, negative_slope, asked)))
+    return call(op, x, w, b, geometry, act, negative_slope, asked)
+
+
+def _geometry(
+    kind: int,
+    input: tuple[int, ...],
+    weight: tuple[int, ...],
+    bias: tuple[int, ...] | None,
+    parameters: tuple[Any, ...],
+) -> Geometry | None:
+    """A call's geometry, by the shapes of its tensors; None where the call is invalid or its result empty."""
+    if torch.compiler.is_compiling():  # the compiler traces no caches
+        return _resolve.__wrapped__(kind, input, weight, bias, parameters)
+    return _resolve(kind, input, weight, bias, parameters)
 
 
 @lru_cache(maxsize=4096)
-def plan(
+def _resolve(
     kind: int,
     input: tuple[int, ...],
-    stride: tuple[int, ...],
     weight: tuple[int, ...],
     bias: tuple[int, ...] | None,
-    dtype: torch.dtype,
-    device: str,
     parameters: tuple[Any, ...],
-    asked: str,
-    extension: object,
-    threads: int,
 ) -> Geometry | None:
-    """A call's geometry, or None where it is PyTorch's; remembered, for training asks the same few hundred questions.
-
-    Shapes and strides of the tensors, then what the choice may depend on. RuntimeError as :func:`backends.choose`.
-    """
     rank = abs(kind)
     if len(weight) != rank + 2:
         return None
     if len(input) == rank + 1:  # unbatched
-        input, stride = (1, *input), (0, *stride)
+        input = (1, *input)
     resolve = geometries.resolve_conv if kind > 0 else geometries.resolve_conv_transpose
     geometry = resolve(input, weight, *parameters)
     if geometry is None or (bias is not None and bias != (geometries.out_channels(weight, geometry.groups, kind < 0),)):
         return None
-    facts = geometries.facts(kind < 0, input, weight, geometry, layout.strides_are_channels_last(input, stride))
-    op = "conv" if kind > 0 else "conv_transpose"
-    choice = choose(op, asked, device=device, dtype=dtype, rank=rank, **facts)
-    return None if choice.backend == "torch" else geometry
+    return geometry
 
 
-choice_table.on_change(plan.cache_clear)
+def enters(transposed: bool, x: Tensor, weight: Tensor, geometry: Geometry, act: str, negative_slope: float) -> bool:
+    """Whether the automatic choice has a valid call on x, batched or not, enter our operator: see
+    :mod:`gan_fast.ops.convolution_choice`."""
+    x = x if x.dim() == weight.dim() else x.unsqueeze(0)
+    fused = act != "none" and activations.fusable(act, negative_slope)
+    return convolution_choice.enters(
+        transposed, tuple(x.shape), tuple(weight.shape), geometry, convolution_choice.formats(x, weight), fused,
+        convolution_choice.wanted(x, weight), x.device.type, x.dtype, backends.extension(), torch.get_num_threads(),
+    )  # fmt: skip
 
 
 def choose(op: str, asked: str, **facts: Any) -> Choice:
@@ -160,14 +230,17 @@ def call(
     asked: str,
 ) -> Tensor:
     """One operator call, with the activation inside wherever its derivative can be read off the output."""
+    out = OPERATORS[op](x, weight, bias, *arguments(geometry, act, negative_slope, asked))
+    return out if activations.fusable(act, negative_slope) else activations.apply(out, act, negative_slope)
+
+
+def arguments(geometry: Geometry, act: str, negative_slope: float, asked: str) -> tuple[Any, ...]:
+    """Those of conv and conv_transpose after input, weight and bias."""
     fused = act if activations.fusable(act, negative_slope) else "none"
     slope = float(negative_slope) if fused == "leaky_relu" else 0.01
     stride, pad_begin, dilation, groups, out_size = geometry
-    out = OPERATORS[op](
-        x, weight, bias, list(stride), list(pad_begin), list(dilation), groups, list(out_size), fused, slope,
-        None, "none", 0.01, asked,
-    )  # fmt: skip
-    return out if fused == act else activations.apply(out, act, negative_slope)
+    form = (list(stride), list(pad_begin), list(dilation), groups, list(out_size))
+    return (*form, fused, slope, None, "none", 0.01, asked)
 
 
 def tensors_fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -217,9 +290,7 @@ def geometry_form(
     geometry = Geometry(values[0], values[1], values[3], parameters[4], values[2])
     geometries.check(op, transposed, x.shape, w.shape, None if b is None else b.shape, geometry)
     if not only_torch(asked, x, w, b) and x.shape[0] > 0:
-        # A compiler in here was asked for the operator by name (see choose); it cannot trace the facts' caches.
-        ours = torch.compiler.is_compiling()
-        if ours or choose(op, asked, **tensor_facts(x, w.shape, geometry, transposed)).backend != "torch":
+        if asked != "auto" or enters(transposed, x, w, geometry, act, negative_slope):
             return call(op, x, w, b, geometry, act, negative_slope, asked)
     # The reference is PyTorch's own operations, traced and differentiated as such.
     stride, pad_begin, dilation, groups, out_size = geometry

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gan_fast import backends
 from gan_fast.ops import activation as activations
-from gan_fast.ops import dispatch, rows
+from gan_fast.ops import convolution_choice, dispatch, rows
 from gan_fast.ops.geometry import Geometry
 
 #: stride, padding, dilation and groups of the convolution that a linear layer is.
@@ -33,6 +33,10 @@ def linear(
     backend: str | None,
 ) -> Tensor:
     """The layer's result, as :func:`gan_fast.functional.linear` says."""
+    key, known = dispatch.look_up(backend, "linear", input, weight, activation, negative_slope)
+    if known is None:
+        out = F.linear(input, weight, bias)
+        return out if activation is None else activations.apply(out, activation, negative_slope)
     act = activations.check(activation)
     asked = backends.requested(backend)
 
@@ -45,7 +49,9 @@ def linear(
     if not _fits(x, w, b):
         return dispatch.served_by_torch(by_torch(), asked, "these shapes, dtypes, layouts or devices")
     count = x.numel() // x.shape[-1]
-    if asked == "auto" and not _chosen(count, x, w, b):
+    pixels_shape = (1, x.shape[-1], 1, count)
+    if asked == "auto" and not _chosen(pixels_shape, x, w, act, negative_slope):
+        dispatch.remember(key if x is input and w is weight else None, None)
         return by_torch()
     pixels = rows.image(x.reshape(count, x.shape[-1]))
     out = dispatch.convolution(2, pixels, w[:, :, None, None], b, FORM, act, negative_slope, asked)
@@ -59,11 +65,11 @@ def _fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return x.numel() > 0 and weight.numel() > 0 and (bias is None or bias.shape == weight.shape[:1])
 
 
-def _chosen(count: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether the automatic choice takes the convolution, whose tensors need not exist yet."""
-    channels = x.shape[-1]
-    pixels = (1, channels, 1, count)
-    strides = (count * channels, 1, count * channels, channels)
-    bias_shape = None if bias is None else bias.shape
-    facts = (pixels, strides, (*weight.shape, 1, 1), bias_shape, x.dtype, x.device.type, FORM, "auto")
-    return dispatch.plan(2, *facts, backends.extension(), torch.get_num_threads()) is not None
+def _chosen(pixels: tuple[int, ...], x: Tensor, weight: Tensor, act: str, negative_slope: float) -> bool:
+    """Whether the automatic choice takes the convolution on an image of this shape, whose tensors need not exist
+    yet."""
+    return convolution_choice.enters(
+        False, pixels, (*weight.shape, 1, 1), geometry(pixels[3]), convolution_choice.Formats(True, True),
+        act != "none" and activations.fusable(act, negative_slope), convolution_choice.wanted(x, weight),
+        x.device.type, x.dtype, backends.extension(), torch.get_num_threads(),
+    )  # fmt: skip

@@ -11,6 +11,7 @@ right one.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from gan_fast import backends
+from gan_fast import backends, choice_table
 from gan_fast.choice_table import Choice
 
 LIBRARY = torch.library.Library("gan_fast", "DEF")
@@ -27,9 +28,12 @@ LIBRARY = torch.library.Library("gan_fast", "DEF")
 OPERATORS: dict[str, Operator] = {}
 
 
+_autocast_available = functools.cache(torch.amp.is_autocast_available)
+
+
 def autocast_enabled(device: str) -> bool:
     """Whether autocast is on for this type of device; False for those that know no autocast (meta)."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return _autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 #: Gets the operator, all arguments of the call but the last, and the choice that was made.
@@ -49,6 +53,37 @@ def recording(recorder: Recorder) -> Iterator[None]:
         yield
     finally:
         _recorder = before
+
+
+#: Checks and choices that an operator remembers.
+_MANY = 4096
+#: What an operator called without PyTorch's dispatcher may be given; all but the first two hold no tensors.
+_DIRECT = {Tensor, torch.nn.Parameter, type(None), bool, int, float, str, list}
+
+
+def _signature(arguments: Sequence[Any]) -> list[Any]:
+    """All that checks and choices go by, hashable: of the tensors shape, strides, dtype and device."""
+    return [
+        tuple(value) if type(value) is list
+        else (value.shape, value.stride(), value.dtype, value.device) if isinstance(value, Tensor)
+        else value
+        for value in arguments
+    ]  # fmt: skip
+
+
+def nobody_looks_on() -> bool:
+    """Whether nothing is active that has to see the operators which a program calls: a tracer, a mode (fake tensors,
+    counters, selective checkpoints), a profiler, forward-mode derivatives.
+
+    Then an operator need not pass through PyTorch's dispatcher, which for one registered from Python costs several
+    times what autograd asks for.
+    """
+    return (
+        torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._get_tracing_state() is None
+        and not torch.autograd._profiler_enabled()
+        and forward_ad._current_level < 0
+    )
 
 
 class Operator:
@@ -102,21 +137,42 @@ class Operator:
             for argument in self._overload._schema.arguments
         )
         self._function = _functorch_function(self, setup, backward, vmap)
+        self._eager = _eager_function(self, setup, backward)
+        self._choices: dict[tuple[Any, ...], Choice] = {}
+        choice_table.on_change(self._choices.clear)
         OPERATORS[name] = self
 
     def __call__(self, *args: Any) -> Any:
         """The differentiable operator, on ordinary tensors and on those inside torch.func's transforms."""
         if torch._C._are_functorch_transforms_active():
             return self._function.apply(*args)
-        return self._overload(*args)
+        if torch.compiler.is_compiling() or not nobody_looks_on():
+            return self._overload(*args)
+        kinds = {type(value) for value in args}
+        if not kinds <= _DIRECT:  # a subclass of Tensor, which the dispatcher knows what to do with
+            return self._overload(*args)
+        if len(args) < len(self._defaults):
+            args += self._defaults[len(args) :]
+        if torch.is_grad_enabled():
+            for value in args:
+                if isinstance(value, Tensor) and value.requires_grad:
+                    return self._eager(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return self._run(*args)
 
     def _run(self, *args: Any) -> Any:
         """The kernel that the dispatcher calls, below autograd: checks, chooses a backend, runs it."""
         *arguments, backend = args + self._defaults[len(args) :]  # the dispatcher drops trailing defaults
         if forward_ad._current_level >= 0:  # autograd has dropped the tangents by now: 0 would be the wrong answer
             raise NotImplementedError(f"gan_fast::{self.name} has no forward-mode derivative")
-        self._check(*arguments)
-        choice = backends.choose(self.name, backend=backend, **self.facts(*arguments))
+        key = (backend, torch.get_num_threads(), backends.extension(), *_signature(arguments))
+        choice = self._choices.get(key)
+        if choice is None:
+            self._check(*arguments)
+            choice = backends.choose(self.name, backend=backend, **self.facts(*arguments))
+            if len(self._choices) >= _MANY:
+                self._choices.clear()
+            self._choices[key] = choice
         if _recorder is not None:
             _recorder(self, arguments, choice)
         implementation = self.implementations["reference" if choice.backend == "torch" else choice.backend]
@@ -158,3 +214,28 @@ def _functorch_function(
 
     body = {} if vmap_function is None else {"vmap": staticmethod(vmap_function)}
     return type(f"Transformed_{operator.name}", (TransformedOperator,), body)
+
+
+def _eager_function(
+    operator: Operator, setup: Callable[..., None], backward_function: Callable[..., Any]
+) -> Callable[..., Any]:
+    """``apply`` of the autograd.Function that carries ``operator`` through autograd without the dispatcher."""
+
+    class EagerOperator(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            # As under the dispatcher: what an implementation makes is no view to autograd, so that an activation may
+            # overwrite it.
+            with torch._C._AutoDispatchBelowAutograd():
+                output = operator._run(*args)
+            setup(ctx, args, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> Any:
+            return backward_function(ctx, *grads)
+
+    # Past Function's own `apply`, which looks after the transforms of torch.func, once more.
+    made: Any = type(operator.name, (EagerOperator,), {})
+    apply: Callable[..., Any] = super(torch.autograd.Function, made).apply
+    return apply

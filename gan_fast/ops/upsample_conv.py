@@ -123,7 +123,7 @@ def plan(
         return geometry, Choice("torch", "the reference is one after the other")
     if asked != "auto":
         return geometry, Choice("collapse", "asked for by name")
-    known: dict[str, Any] = facts(input, weight, geometry, channels_last=False)
+    known: dict[str, Any] = geometries.facts(True, input, collapsed_shape(weight, geometry), geometry, False)
     known["positions"] = known["batch"] * known["in_pixels"]
     return geometry, choice_table.look_up("upsample_conv", known, backends.instruction_level())
 
@@ -131,10 +131,9 @@ def plan(
 choice_table.on_change(plan.cache_clear)
 
 
-def facts(input: Sequence[int], weight: Sequence[int], geometry: Geometry, channels_last: bool) -> dict[str, object]:
-    """What the table may ask about the transposed convolution; ``weight`` is the shape of the convolution's."""
-    collapsed = (weight[1], weight[0], *collapsed_kernel(weight[2:], geometry.stride))
-    return geometries.facts(True, input, collapsed, geometry, channels_last)
+def collapsed_shape(weight: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
+    """Of the transposed convolution's weight; ``weight`` is the shape of the convolution's."""
+    return (weight[1], weight[0], *collapsed_kernel(weight[2:], geometry.stride))
 
 
 def upsample_convolution(

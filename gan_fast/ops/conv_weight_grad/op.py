@@ -54,11 +54,12 @@ def _outputs(
 
 def _facts(
     input: Tensor, grad_output: Tensor, kernel_size: Sequence[int], stride: Sequence[int], pad_begin: Sequence[int],
-    dilation: Sequence[int], groups: int, transposed: bool, *_: object,
+    dilation: Sequence[int], groups: int, transposed: bool, want_bias: bool, prologue_y: Tensor | None, *_: object,
 ) -> dict[str, Any]:  # fmt: skip
     g = shared.as_geometry(stride, pad_begin, dilation, groups, grad_output.shape[2:])
     weight = weight_shape(input, grad_output, kernel_size, groups, transposed)
-    return {**shared.tensor_facts(input, weight, g, transposed), "transposed": transposed}
+    fused = prologue_y is not None
+    return {**shared.tensor_facts(input, weight, g, transposed, fused), "transposed": transposed}
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -1,0 +1,102 @@
+"""Which backend serves each pass of a convolution: what the table is asked, and whether the layer enters an operator.
+
+A layer's passes are three operator calls (see :mod:`gan_fast.ops.convolution`), and each is chosen for itself when it
+runs. A call therefore enters our operator as soon as one of the passes that will run is ours: the forward pass of a
+first layer may be PyTorch's while its weight gradient is not. Where all of them are PyTorch's, the call is PyTorch's
+and pays for no operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gan_fast import backends, choice_table
+from gan_fast.ops import geometry as geometries
+from gan_fast.ops import layout
+from gan_fast.ops.geometry import Geometry
+
+
+class Wanted(NamedTuple):
+    """Which gradients a call will be asked for."""
+
+    input: bool
+    weight: bool
+
+
+class Formats(NamedTuple):
+    """Whether a layer's input, and the gradient of its output as the backward pass makes it, are channels_last."""
+
+    input: bool
+    grad: bool
+
+
+def wanted(input: Tensor, weight: Tensor) -> Wanted:
+    """What a call on these tensors will be asked for, as far as anyone can tell before."""
+    if not torch.is_grad_enabled():
+        return Wanted(False, False)
+    return Wanted(input.requires_grad, weight.requires_grad)
+
+
+def formats(input: Tensor, weight: Tensor) -> Formats:
+    """Of a call on these tensors."""
+    channels_last = layout.is_channels_last(input)
+    return Formats(channels_last, channels_last or layout.is_channels_last(weight))
+
+
+def passes(
+    transposed: bool, input: Sequence[int], weight: Sequence[int], geometry: Geometry, formats: Formats, fused: bool
+) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """(operator, facts) of forward, input gradient and weight gradient.
+
+    Args:
+        transposed: conv_transpose rather than conv.
+        input, weight: shapes (N, C, spatial...) and as the layer has it.
+        geometry: the layer's.
+        formats: of its tensors.
+        fused: whether an activation is computed with it.
+    """
+    facts = {**geometries.facts(transposed, input, weight, geometry, formats.input), "fused": fused}
+    swapped = {
+        **facts,
+        "in_channels": facts["out_channels"],
+        "out_channels": facts["in_channels"],
+        "in_pixels": facts["out_pixels"],
+        "out_pixels": facts["in_pixels"],
+        "channels_last": formats.grad,
+    }
+    ops = ("conv_transpose", "conv") if transposed else ("conv", "conv_transpose")
+    return (ops[0], facts), (ops[1], swapped), ("conv_weight_grad", {**facts, "transposed": transposed})
+
+
+@lru_cache(maxsize=4096)
+def enters(
+    transposed: bool,
+    input: tuple[int, ...],
+    weight: tuple[int, ...],
+    geometry: Geometry,
+    formats: Formats,
+    fused: bool,
+    wanted: Wanted,
+    device: str,
+    dtype: torch.dtype,
+    extension: object,
+    threads: int,
+) -> bool:
+    """Whether an automatic choice has the call enter our operator; remembered, for training asks the same few hundred
+    questions. ``extension`` and ``threads`` are what the choice depends on beside the call.
+    """
+    needed = (True, *wanted)
+    calls = passes(transposed, input, weight, geometry, formats, fused)
+    return any(
+        backends.choose(op, backend="auto", device=device, dtype=dtype, rank=len(input) - 2, **facts).backend != "torch"
+        for (op, facts), need in zip(calls, needed, strict=True)
+        if need
+    )
+
+
+choice_table.on_change(enters.cache_clear)
