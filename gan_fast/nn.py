@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gan_fast import functional
 from gan_fast.ops import activation as activations
-from gan_fast.ops import geometry
+from gan_fast.ops import dispatch, geometry
 
 __all__ = [
     "BCEWithLogitsLoss",
@@ -119,6 +119,11 @@ class Conv2d(_Conv, torch.nn.Conv2d):
     _function = staticmethod(functional.conv2d)
     _after_upsampling = staticmethod(functional.upsample_conv2d)
 
+    def _wants_channels_last(self, input: Tensor, then: Then) -> bool:
+        """Whether images in another format are worth a copy in channels_last; see `gan_fast.sequential`."""
+        form = (self.stride, self.padding, self.dilation, self.groups)
+        return dispatch.wants_channels_last(2, input, self.weight, form, *self._fused(then).values())
+
 
 class Conv3d(_Conv, torch.nn.Conv3d):
     """torch.nn.Conv3d followed by the activation; PyTorch serves it."""
@@ -162,6 +167,11 @@ class ConvTranspose2d(_ConvTranspose, torch.nn.ConvTranspose2d):
     """torch.nn.ConvTranspose2d with a fused activation. (N, C, H, W) -> (N, OC, H', W')."""
 
     _function = staticmethod(functional.conv_transpose2d)
+
+    def _wants_channels_last(self, input: Tensor, then: Then) -> bool:
+        """As `Conv2d` has it."""
+        form = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        return dispatch.wants_channels_last(-2, input, self.weight, form, *self._fused(then).values())
 
 
 class ConvTranspose3d(_ConvTranspose, torch.nn.ConvTranspose3d):

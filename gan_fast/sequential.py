@@ -35,6 +35,7 @@ _CONVOLUTIONS: tuple[type[torch.nn.Module], ...] = (
     nn.KerasConv2d,
     nn.KerasConvTranspose2d,
 )
+_TELLING = (nn.Conv2d, nn.ConvTranspose2d)
 _FORWARDS = {layer.forward for layer in _CONVOLUTIONS}
 _NORM_FORWARD = nn.BatchNorm2d.forward  # of all batch normalisations; results and format as _FORMAT_FREE
 _LINEAR_FORWARD = nn.Linear.forward
@@ -147,15 +148,16 @@ class Sequential(torch.nn.Sequential):
             ):
                 value, channels_last = child._run(value, channels_last)
             elif kind.forward in _FUSING and not (plain or _watched(child)):
+                activation = None if watched else fused_activation(child, follower)
                 if keep and _is_image(value) and kind.forward in _FORWARDS:
                     # PyTorch's rule: the result is channels_last if the input or the weight is.
                     channels_last = channels_last or _is_channels_last(child._parameters.get("weight"))
-                    # `to`, not `contiguous`: where both formats are contiguous the strides still have to say
-                    # channels_last.
-                    value = value.to(memory_format=torch.channels_last)
+                    if options or (not _is_channels_last(value) and _wants_channels_last(child, value, activation)):
+                        # `to`, not `contiguous`: where both formats are contiguous the strides still have to say
+                        # channels_last.
+                        value = value.to(memory_format=torch.channels_last)
                 elif keep and kind.forward is _LINEAR_FORWARD:
                     value, channels_last = _in_format(value, channels_last), False  # its result lies row by row
-                activation = None if watched else fused_activation(child, follower)
                 if activation is not None:
                     options["then"] = activation
                 value = child(value, **options)
@@ -205,6 +207,11 @@ def _is_image(value: Any) -> bool:
     if not isinstance(value, Tensor) or value.dim() != 4 or value.device.type != "cpu":
         return False
     return value.dtype in (torch.float32, torch.bfloat16)
+
+
+def _wants_channels_last(layer: Any, value: Tensor, activation: tuple[str, float] | None) -> bool:
+    """Whether `layer` gains by a copy of `value` in channels_last; of the kinds that cannot tell, it is taken to."""
+    return type(layer) not in _TELLING or layer._wants_channels_last(value, activation)
 
 
 def _takes(layer: Any, value: Any) -> bool:

@@ -184,6 +184,32 @@ def enters(transposed: bool, x: Tensor, weight: Tensor, geometry: Geometry, act:
     )  # fmt: skip
 
 
+def wants_channels_last(
+    kind: int,
+    input: Tensor,
+    weight: Tensor,
+    parameters: tuple[Any, ...],
+    activation: str | None,
+    negative_slope: float,
+) -> bool:
+    """Whether a kernel of ours would run on a channels_last copy of the images ``input``.
+
+    Where PyTorch serves every pass there is nothing to win by converting them: its own kernels, with weights in the
+    other format, would convert those on every call.
+    """
+    if not backends.is_automatic():
+        return True
+    geometry = _geometry(kind, tuple(input.shape), tuple(weight.shape), None, parameters)
+    if geometry is None:
+        return False
+    fused = activation not in (None, "none") and activations.fusable(activation, negative_slope)
+    dtype = torch.get_autocast_dtype("cpu") if autocast_enabled("cpu") else input.dtype
+    return convolution_choice.enters(
+        kind < 0, tuple(input.shape), tuple(weight.shape), geometry, convolution_choice.Formats(True, True), fused,
+        convolution_choice.wanted(input, weight), "cpu", dtype, backends.extension(), torch.get_num_threads(),
+    )  # fmt: skip
+
+
 def choose(op: str, asked: str, **facts: Any) -> Choice:
     """:func:`gan_fast.backends.choose`; while a compiler traces, what was asked for by name.
 
