@@ -44,8 +44,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 SHIPPED = "backends_table.json"
-#: Of the file with measured cells; another one's are not read.
-FORMAT = 1
+#: Of the file with measured cells; another one's are not read. It changes with the facts that a cell is looked up by.
+FORMAT = 2
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "lt": operator.lt,

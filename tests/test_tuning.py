@@ -152,7 +152,7 @@ def test_cells_of_another_machine_are_not_followed(table: Path, caplog: pytest.L
     assert [cell["op"] for cell in json.loads(table.read_text())["cells"]] == ["bias_act"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 1}', '{"format": 1, "machine": {}, "cells": [3]}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 2}', '{"format": 2, "machine": {}, "cells": [3]}'])
 def test_a_broken_file_is_named_and_not_followed(table: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
     table.write_text(text)
     choice_table.forget()

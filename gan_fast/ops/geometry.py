@@ -221,6 +221,7 @@ def facts(
         "in_channels": inner if transposed else outer,
         "out_channels": outer if transposed else inner,
         "narrow": min(inner, outer),
+        "mweights": 1e-6 * kernel * inner * outer,
         "kernel": kernel,
         "in_pixels": math.prod(input[2:]),
         "out_pixels": math.prod(geometry.out_size),
