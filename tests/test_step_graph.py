@@ -14,7 +14,7 @@ from tiny_gan import LATENT, SHAPE, assert_same_state, images, networks, state_o
 from torch import Tensor, nn
 
 from gan_fast import use_backend
-from gan_fast.training import Trainer, cuda, step_graph
+from gan_fast.training import NonFiniteLossError, Trainer, cuda, step_graph
 
 
 @pytest.fixture
@@ -70,7 +70,9 @@ def test_replays_give_the_bits_of_single_operations(kind: str, settings: dict[st
     torch.manual_seed(5)
     assert train(graph, 20) == expected
     assert_same_state(state(one_by_one), state(graph))
-    assert (device.recordings, device.replays) == (1, 20), "every step is a replay, the first one too"
+    assert device.recordings == 1 and device.replays == graph._graph.replays == 20, (
+        "every step is a replay, the first one too"
+    )
     for network in ("generator", "discriminator"):
         ours, theirs = getattr(graph, network), getattr(one_by_one, network)
         for mine, right in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -90,6 +92,17 @@ def test_latents_that_are_given_and_latents_of_a_function(device: StandIn) -> No
     assert train(graph, 5) == train(one_by_one, 5)
     assert_same_state(state(one_by_one), state(graph))
     assert device.replays == 9 + 5, "the function waits as it likes: it runs outside"
+
+
+def test_autocast_around_a_step_leaves_no_stale_copies_of_parameters(device: StandIn) -> None:
+    one_by_one, graph = pair("with_statistics", precision="bf16")
+    told = []
+    for subject, kept in ((one_by_one, False), (graph, True)):
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=kept):
+            told.append(train(subject, 6))
+    assert told[0] == told[1]
+    assert_same_state(state(one_by_one), state(graph))
 
 
 @pytest.mark.parametrize("stop", [0, 1, 7])
@@ -136,27 +149,17 @@ def test_fit_with_a_short_last_batch(device: StandIn, caplog: pytest.LogCaptureF
 
 
 def test_gradients_are_those_of_the_last_step_whoever_made_it(device: StandIn) -> None:
-    subject = trainer(cuda_graph=True)
-
-    def gradients() -> list[Tensor]:
-        return [p.grad.clone() for p in subject.discriminator.parameters() if p.grad is not None]
-
-    real, z = images(4), torch.randn(4, LATENT)
-    subject.train_step(images(2))
-    twin = copy.deepcopy((subject.generator, subject.discriminator))
-    subject.train_step(real, z)
-    first = gradients()
-    subject.train_step(images(2))
-    assert not torch.equal(first[0], gradients()[0])
-    expected = Trainer(*twin, batch_size=4, outdir=None, device="cpu")
-    expected.train_step(real, z)
-    for mine, other in zip(first, (p.grad for p in expected.discriminator.parameters()), strict=True):
-        assert torch.equal(mine, other)
-    before = [value.clone() for value in subject.discriminator.state_dict().values()]
-    subject.train_step(real, z)
-    assert not torch.equal(before[0], next(iter(subject.discriminator.state_dict().values())))
-    assert not any(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
-    assert device.recordings == 1
+    subjects = pair()
+    steps = [(4, False), (2, False), (4, False), (4, True), (4, False), (4, False)]
+    for number, (count, given) in enumerate(steps):
+        found = []
+        for subject in subjects:
+            z = images(count).flatten(1)[:, :LATENT] if given else None
+            subject.train_step(images(count, seed=number), z)
+            networks = (subject.generator, subject.discriminator)
+            found.append([p.grad.clone() for network in networks for p in network.parameters() if p.grad is not None])
+        assert_same_state(*found, where=f"gradients of step {number}")
+    assert device.recordings == 2
 
 
 # --------------------------------------------------------------------------------------------- fp16 and its scaling
@@ -194,6 +197,16 @@ def test_loss_scales_live_in_the_graph(device: StandIn, monkeypatch: pytest.Monk
         train(subject, 2, first=4)
     assert_same_state(state(one_by_one), state(graph))
     assert device.recordings == 1 and device.replays == 6
+
+
+def test_losses_that_are_not_finite_end_the_training(device: StandIn) -> None:
+    loss = Overflowing()
+    subject = trainer(loss=loss, cuda_graph=True)
+    subject.fit(images(22), steps=3)
+    loss.factor.fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match="d_loss is nan at step 4"):
+        subject.fit(images(22), steps=3)
+    assert device.recordings == 1
 
 
 # --------------------------------------------------------------------------------- what cannot be recorded, and says so

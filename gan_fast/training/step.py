@@ -113,11 +113,6 @@ class GanStep:
             if not network.training:
                 network.train()
 
-    def forget_gradients(self) -> None:
-        """Leave the making of gradients to the next step."""
-        for optimizer in (self.d_optimizer, self.g_optimizer):
-            optimizer.zero_grad(set_to_none=True)
-
     def __call__(self, real: Tensor, z: Tensor) -> StepMetrics:
         """One step on ``real`` (N, ...) and ``z`` (N, ...), both on the training's device."""
         self.halfway = True
@@ -135,7 +130,8 @@ class GanStep:
 
     def _update_both(self, real: Tensor, fakes: Tensor) -> StepMetrics:
         self._require_simultaneous()  # a layer may have been put into train mode meanwhile
-        self.forget_gradients()
+        for optimizer in (self.d_optimizer, self.g_optimizer):
+            optimizer.zero_grad(set_to_none=True)
         judged = fakes.detach().requires_grad_()
         with self._autocast():
             logits = self.discriminator(torch.cat((real.to(fakes.dtype), judged)))

@@ -34,6 +34,7 @@ from .cuda import Device, Waits
 from .latent import Latent
 from .rehearsal import undone
 from .step import GanStep, StepMetrics
+from .uploads import Uploads
 
 __all__ = ["StepGraph"]
 
@@ -97,7 +98,11 @@ class StepGraph:
         step: what is recorded; its optimisers are capturable.
         latent: the trainer's own latents.
         batch_size: of the batches that are worth a graph.
-        device: records and replays.
+        device: records, replays and copies.
+
+    Attributes:
+        upload: brings a batch from the host to the device beside the step at hand.
+        replays: how many steps a recording did.
     """
 
     def __init__(self, step: GanStep, latent: Latent, batch_size: int, device: Device) -> None:
@@ -105,6 +110,8 @@ class StepGraph:
         self._latent = latent
         self._batch_size = batch_size
         self._device = device
+        self.upload = Uploads(device)
+        self.replays = 0
         self._recordings: dict[bool, _Recording] = {}  # by whether latents are given
         self._basis: _Basis | None = None
         self._last: _Recording | None = None
@@ -125,6 +132,7 @@ class StepGraph:
         self._step.halfway = True
         recording.replay()
         self._step.halfway = False
+        self.replays += 1
         if self._last is not recording:  # the parameters may have another step's gradients
             for parameter, gradient in recording.gradients:
                 parameter.grad = gradient
@@ -162,7 +170,6 @@ class StepGraph:
                     with self._device.no_waiting():
                         work()
                 basis = _Basis(step)
-                step.forget_gradients()
                 replay, metrics = self._capture(work, [] if own_z is not None else [latent.generator])
         except Waits as error:
             self._refuse(f"a step waits for the device at {_place(error)}")

@@ -31,7 +31,6 @@ from .run_folder import RunFolder
 from .statistics import LossLog
 from .step import GanLoss, GanStep, StepMetrics
 from .step_graph import StepGraph
-from .uploads import Uploads
 
 __all__ = ["Trainer"]
 
@@ -159,8 +158,9 @@ class Trainer:
         self._step = GanStep(
             generator, discriminator, criterion, self.settings, found, self.device, recorder is not None
         )
-        self._graph = StepGraph(self._step, self._latent, batch_size, recorder) if recorder is not None else None
-        self._uploads = Uploads(recorder) if recorder is not None else None
+        self._graph: StepGraph | None = None
+        if recorder is not None:
+            self._graph = StepGraph(self._step, self._latent, self.settings.batch_size, recorder)
         logger.info("the discriminator in a step (update=%r): %s", update, self._step.passes)
         self.step = 0
         self.seconds = 0.0
@@ -208,8 +208,8 @@ class Trainer:
 
     def send(self, batch: Tensor) -> Tensor:
         """A batch of `fit`, on its way to the device; the host does not wait for it."""
-        if self._uploads is not None and batch.device.type == "cpu":
-            return self._uploads(batch)
+        if self._graph is not None and batch.device.type == "cpu":
+            return self._graph.upload(batch)
         return batch.to(self.device, non_blocking=True)
 
     @suggesting
