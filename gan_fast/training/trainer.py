@@ -74,9 +74,9 @@ class Trainer:
         name: the run folder is called ``00007-name``; by default after the model, the data and the batch size.
         device: "auto" (CUDA where there is one), "cpu", "cuda:1", ...
         accelerate: swap layers for gan_fast's where it has them (`gan_fast.accelerate`).
-        cuda_graph: on CUDA, record the step once and replay it: one launch for the host instead of hundreds. Batches of
-            another size than ``batch_size``, and networks that read values in a step, run operation by operation; a
-            line in the log says so. Unproven: it has not run on a device yet (`benchmarks/gpu_suite.py` checks it).
+        cuda_graph: on CUDA, record the step once and replay it, Python left out: one launch for the host, not hundreds.
+            Batches that are not of ``batch_size``, and networks that read values in a step, run operation by operation;
+            a line in the log says so. Unproven: it has not run on a device yet (`benchmarks/gpu_suite.py` checks it).
         log_every: steps between lines of stats.jsonl; also between looks at the convergence rule, at the values of the
             real batches, and, on CUDA, for non-finite losses.
         sample_every, save_every: steps between sample grids and checkpoints; 0 for the last step only.
