@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from checks import recorded
+from native import kernels
 from stand_in_device import StandIn
 from tiny_gan import LATENT, SHAPE, assert_same_state, images, networks, state_of, trainer
 from torch import Tensor, nn
 
-from gan_fast import use_backend
+from gan_fast import choice_table, use_backend
+from gan_fast.choice_table import Choice
 from gan_fast.training import NonFiniteLossError, Trainer, cuda, step_graph
 
 
@@ -77,6 +80,19 @@ def test_replays_give_the_bits_of_single_operations(kind: str, settings: dict[st
         ours, theirs = getattr(graph, network), getattr(one_by_one, network)
         for mine, right in zip(ours.parameters(), theirs.parameters(), strict=True):
             assert torch.equal(mine.grad, right.grad)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_our_own_operators_are_recorded_too(precision: str, device: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels()
+    one_by_one, graph = pair("convolutional", precision=precision)
+    with choice_table.always(Choice("cpu", "for this test")), recorded(monkeypatch) as ran:
+        told = train(graph, 5)
+    assert {"conv", "conv_transpose"} <= {op for op, backend in ran if backend == "cpu"}
+    with choice_table.always(Choice("cpu", "for this test")):
+        assert told == train(one_by_one, 5)
+    assert_same_state(state(one_by_one), state(graph))
+    assert (device.recordings, device.replays) == (1, 5)
 
 
 def test_latents_that_are_given_and_latents_of_a_function(device: StandIn) -> None:
