@@ -121,6 +121,18 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_graph_is_asked_for_by_name_and_kept_by_a_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train(tmp_path, "--name", "x", "--steps", "1", "--cuda-graph") == 0
+    assert "cuda_graph=True needs a CUDA device" in caplog.text
+    capsys.readouterr()
+    assert main(["train", "--resume", str(tmp_path / "00000-x"), "--steps", "2", "--device", "cpu", "--dry-run"]) == 0
+    assert "cuda_graph     True" in capsys.readouterr().out
+    assert train(tmp_path, "--name", "x", "--steps", "2", "--resume", "auto") == 2
+    assert "cuda_graph: True in the checkpoint, False now" in error_line(capsys)
+
+
 def test_dry_run_looks_at_the_run_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def everything() -> dict[str, bytes]:
         return {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from gan_fast import data
-from gan_fast.data.feed import permutation
+from gan_fast.data.feed import home, permutation
 
 few = settings(derandomize=True, max_examples=25, deadline=None)
 
@@ -100,6 +101,24 @@ def test_batches_do_not_share_memory_and_are_float_in_range():
     feed.next()
     assert torch.equal(first, kept) and first.dtype == torch.float32 and first.shape == (4, 1, 1, 1)
     assert first.min() >= -1 and first.max() <= 1
+
+
+def test_images_that_take_over_half_of_a_device_stay_on_the_host(monkeypatch, caplog):
+    images = torch.zeros(8, 1, 4, 4, dtype=torch.uint8)
+    asked = []
+
+    def free(device):
+        asked.append(device)
+        return limit
+
+    monkeypatch.setattr(sys.modules["gan_fast.data.feed"], "free_memory", free)  # the package's feed is a function
+    limit = 2 * images.nbytes
+    assert home(images, torch.device("cuda", 0)) == torch.device("cuda", 0)
+    limit -= 1
+    with caplog.at_level("INFO", logger="gan_fast"):
+        feed = data.feed(images, batch_size=4, device="cuda:0")  # would fail here if it went there
+    assert feed.next().device.type == "cpu" and asked == [torch.device("cuda", 0)] * 2
+    assert "cuda:0: the host keeps them" in caplog.text
 
 
 def test_float_tensors_arrays_and_one_dimensional_samples():

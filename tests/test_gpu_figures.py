@@ -139,7 +139,6 @@ def results(book: journal.Journal, check: str) -> list[journal.Row]:
     book.end("u", "step/ours", [timed(check, 1.25e-3, program="Trainer triton", **step)])
     verdict = journal.row("conv k3", check=check, dtype="bf16", error=1.0, allowed=2.0, reason="error 1 of 2")
     book.end("check/case/conv", "check", [verdict])
-    book.end("g", "step/ours", steps.not_built())
     book.end("c", "check cuda", build.cuda_module())
     return report.enriched(book.rows())
 

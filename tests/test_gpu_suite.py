@@ -198,7 +198,7 @@ def test_a_task_that_meets_the_end_of_the_run_stays_open(book: journal.Journal, 
 
 @pytest.fixture(scope="module")
 def all_tasks() -> list[tasks.Task]:
-    return [*plan.baseline_tasks(CUDA), *plan.check_tasks(CUDA), *plan.our_tasks(CUDA)]
+    return [*plan.baseline_tasks(CUDA), *plan.check_tasks(CUDA), *plan.graph_tasks(CUDA), *plan.our_tasks(CUDA)]
 
 
 def test_pytorch_first_then_checks_then_ours(all_tasks: list[tasks.Task]) -> None:
@@ -225,7 +225,8 @@ def test_everything_asked_for_is_in_the_plan(all_tasks: list[tasks.Task]) -> Non
             wanted = {"eager/fp32/NCHW", "eager/tf32/channels_last", "eager/bf16/channels_last",
                       "compile/bf16/channels_last", "compile-max-autotune-graph/bf16/channels_last"}  # fmt: skip
             assert {f"{start}/{program}" for program in wanted} <= keys
-            assert f"step/ours/{network}/{batch}/Trainer-triton/bf16/channels_last" in keys
+            wanted = {"Trainer-triton", "Trainer-triton-graph", "Trainer-auto-graph"}
+            assert {f"step/ours/{network}/{batch}/{program}/bf16/channels_last" for program in wanted} <= keys
     from gan_fast.suite.shapes import SHAPES
 
     for shape in SHAPES:
@@ -233,21 +234,27 @@ def test_everything_asked_for_is_in_the_plan(all_tasks: list[tasks.Task]) -> Non
             assert {f"layer/ours/{shape.name}/{name}", f"check/layer/{shape.name}/{name}"} <= keys
             layouts = ("NCHW", "channels_last") if shape.rank == 2 else ("NCHW",)
             assert {f"layer/torch/{shape.name}/{name}/{layout}" for layout in layouts} <= keys
-    assert {"cuda/module", "step/ours/graph", "check/race/conv/bf16", "check/elementwise/fp32"} <= keys
+    assert {"cuda/module", "check/race/conv/bf16", "check/elementwise/fp32", "check/graph/long"} <= keys
 
 
 @pytest.mark.parametrize("settings", [CUDA, TINY], ids=["cuda", "dry run"])
 def test_no_figure_of_ours_without_its_checks(settings: device.Settings) -> None:
-    checks = {t.key for t in plan.check_tasks(settings)}
+    checks = {t.key for t in (*plan.check_tasks(settings), *plan.graph_tasks(settings))}
     ours = [t for t in plan.our_tasks(settings) if "/Trainer-triton/" in t.key or t.stage == "layer/ours"]
     assert len(ours) > 5
     for t in ours:
         assert len(t.needs) >= 2 and set(t.needs) <= checks, t.key
         assert f"check/race/conv/{t.dtype}" in t.needs
+    graphs = [t for t in plan.our_tasks(settings) if "-graph/" in t.key]
+    assert len(graphs) >= 2
+    for t in graphs:
+        network, backend = t.key.split("/")[2 if t.key.startswith("step") else 1], t.key.split("Trainer-")[1]
+        assert f"check/graph/{network}/{backend.split('-')[0]}/{t.dtype}" in set(t.needs) & checks, t.key
 
 
 def test_a_machine_without_kernels_says_so_and_tells_no_speed(book: journal.Journal) -> None:
-    checks = plan.no_kernels(plan.check_tasks(TINY), "triton is not installed")
+    found = [*plan.check_tasks(TINY), *plan.graph_tasks(TINY)]
+    checks = plan.no_kernels(found, "triton is not installed")
     ours = [t for t in plan.our_tasks(TINY) if t.needs]
     tasks.work([*checks, *ours], book, time.time() + 60, say=lambda line: None)
     assert all(r["seconds"] is None and r["check"] == "unchecked" for r in book.rows())

@@ -9,6 +9,7 @@ ceilings    what the device can do at all: copies, matrix products, launches
 verdicts    how near to float64 is near enough, and whether our kernels ran
 kernels     checks of every kernel against float64: cases, tiles with 4 and 8 warps, repeated runs
 layers      one layer, one pass: PyTorch's call, ours, the check of ours, the times of both
+graph_checks  the Trainer's step as one CUDA graph against single operations
 steps       one training step by PyTorch's programs and by ours
 trace       kernels and device time of one step, with a profiler's trace
 build       what is built in place before anything runs

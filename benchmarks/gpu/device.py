@@ -157,6 +157,24 @@ def peak_memory(settings: Settings) -> int | None:
     return torch.cuda.max_memory_allocated() if settings.cuda else None
 
 
+def held_memory(settings: Settings) -> tuple[int, int]:
+    """Bytes in tensors, and bytes that PyTorch holds for them; zeros without a device."""
+    return (torch.cuda.memory_allocated(), torch.cuda.memory_reserved()) if settings.cuda else (0, 0)
+
+
+@contextlib.contextmanager
+def no_waiting(settings: Settings) -> Iterator[None]:
+    """An operation within the block that waits for the device is an error."""
+    if not settings.cuda:
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def _summary(times: list[float], how: str) -> Timing:
     if len(times) < 2:
         return Timing(times[0], (times[0], times[0]), how)

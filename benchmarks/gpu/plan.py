@@ -13,7 +13,7 @@ from functools import partial
 
 from gan_fast.suite.shapes import SHAPES, LayerShape
 
-from . import build, ceilings, kernels, layers, steps, trace
+from . import build, ceilings, graph_checks, kernels, layers, steps, trace
 from .device import Settings
 from .journal import Row
 from .tasks import Phase, Task
@@ -108,7 +108,7 @@ def step_tasks(settings: Settings, programs: Sequence[tuple[int, steps.Program]]
                 later = (network.name != "article") + (place + 1) // 2 + (place > 0 and program.compiled is not None)
                 key = f"step/{whose}/{network.name}/{batch}/{program.key}"
                 slow = {None: (4.0, 60.0), "default": (40.0, 150.0)}.get(program.compiled, (70.0, 280.0))
-                needs = step_needs(settings, network.name, program.precision) if program.ours else ()
+                needs = program_needs(settings, network, program)
                 found.append(
                     Task(
                         key, stage, rank + later, partial(steps.measure, network, program, batch, settings),
@@ -116,6 +116,44 @@ def step_tasks(settings: Settings, programs: Sequence[tuple[int, steps.Program]]
                         what=f"{network.name} step, {program.name}", dtype=program.precision, batch=batch,
                     )
                 )  # fmt: skip
+    return found
+
+
+def program_needs(settings: Settings, network: steps.Network, program: steps.Program) -> tuple[str, ...]:
+    """Checks that must be green before a step's speed is told."""
+    needs = step_needs(settings, network.name, program.precision) if program.ours else ()
+    return (*needs, graph_check(network, program.backend, program.precision)) if program.cuda_graph else needs
+
+
+def graph_check(network: steps.Network, backend: str | None, name: str) -> str:
+    """Key of the check that a graph's steps are those of single operations."""
+    return f"check/graph/{network.name}/{backend}/{name}"
+
+
+def graph_tasks(settings: Settings) -> list[Task]:
+    """The Trainer's step as a graph: for every program of its kind, and what else may go wrong."""
+    article = steps.NETWORKS["article"]
+    programs = [(program.backend, program.precision) for _, program in steps.OURS if program.cuda_graph]
+    wanted = [(network, *program) for network in steps.NETWORKS.values() for program in programs]
+    wanted += [(article, "auto", name) for name in ("fp32", "fp16")]
+    found: list[Task] = []
+
+    def add(key: str, rank: int, run: Callable[[], Sequence[Row]], name: str) -> None:
+        if not settings.tiny or name in settings.precisions:
+            found.append(Task(key, "check", rank, run, estimate=15.0, limit=150.0, what=key, dtype=name))
+
+    for network, backend, name in wanted:
+        run = partial(graph_checks.check_same, network, name, settings, backend)
+        add(graph_check(network, backend, name), 1 if network is article else 2, run, name)
+    run = partial(graph_checks.check_same, article, "fp32", settings, "auto", "simultaneous")
+    add(f"{graph_check(article, 'auto', 'fp32')}/simultaneous", 2, run, "fp32")
+    for check in (graph_checks.check_long, graph_checks.check_uploads, graph_checks.check_refusal):
+        add(
+            f"check/graph/{check.__name__.removeprefix('check_')}",
+            2,
+            partial(check, article, "fp32", settings, "auto"),
+            "fp32",
+        )
     return found
 
 
@@ -183,13 +221,13 @@ def our_tasks(settings: Settings) -> list[Task]:
             needs = (layer_check(shape, name), races(name)[0])
             run = partial(layers.measure_ours, shape, settings, name)
             found.append(Task(key, "layer/ours", rank, run, needs=needs, what=key, dtype=name, batch=shape.batch))
-    found.append(Task("step/ours/graph", "step/ours", 1, steps.not_built))
     found.append(Task("cuda/module", "check cuda", 1, build.cuda_module))
     article, batch = steps.NETWORKS["article"], 2 if settings.tiny else 128
-    for program in (steps.PEERS[0][1], steps.OURS[0][1]):
+    graph = next(program for _, program in steps.OURS if program.cuda_graph)
+    for program in (steps.PEERS[0][1], steps.OURS[0][1], graph):
         run = partial(trace.one_step, article, program, batch, settings, keep=True)
         key = f"trace/{article.name}/{batch}/{program.key}"
-        needs = step_needs(settings, article.name, program.precision) if program.ours else ()
+        needs = program_needs(settings, article, program)
         found.append(Task(key, "trace", 2, run, estimate=8.0, needs=needs, what=key, dtype=program.precision))
     return found
 
@@ -207,8 +245,14 @@ def all_tasks(settings: Settings) -> list[Task]:
     from gan_fast import backends
 
     usable, reason = backends.available()["triton"]
-    checks = check_tasks(settings)
-    found = [*baseline_tasks(settings), *(checks if usable else no_kernels(checks, reason)), *our_tasks(settings)]
+    checks, graphs = check_tasks(settings), graph_tasks(settings)
+    if not usable:
+        checks = no_kernels(checks, reason)
+    if not usable or settings.tiny:  # the interpreter would take minutes
+        with_kernels = [task for task in graphs if "/triton/" in task.key]
+        graphs = [task for task in graphs if task not in with_kernels]
+        graphs += no_kernels(with_kernels, reason or "graphs need a CUDA device")
+    found = [*baseline_tasks(settings), *checks, *graphs, *our_tasks(settings)]
     assert len({task.key for task in found}) == len(found), "two tasks of one name"
     return found
 

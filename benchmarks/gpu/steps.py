@@ -8,7 +8,6 @@ what a training loop has, gaps between launches included.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import gan_fast
 from gan_fast.suite import peers
 
 from .device import DTYPES, FORMATS, Settings, capture, peak_memory, precision, step_time, synchronise, tidy
@@ -28,7 +28,7 @@ BATCHES = (128, 1024, 64, 4096, 16, 8192)
 FLOAT64_BATCH = 128
 #: Distance of the first losses, and cosine between gradients, that every program may have; more, where eager PyTorch's
 #: own distance in the same precision is over half of it (bfloat16 with statistics over a small batch).
-LOSSES = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 3e-2}
+LOSSES = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 3e-2, "fp16": 1e-2}
 COSINES = {"fp32": 0.9999, "tf32": 0.999, "bf16": 0.99}
 #: No program may have less than this, whatever eager PyTorch has.
 LEAST_COSINE = 0.9
@@ -66,6 +66,7 @@ class Program:
         backend: of gan_fast's operators, for a Trainer and for `accelerate`.
         accelerate: the careful loop on networks passed through gan_fast.accelerate.
         update: the Trainer's.
+        cuda_graph: the Trainer records its step itself.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Program:
     backend: str | None = None
     accelerate: bool = False
     update: str = "alternating"
+    cuda_graph: bool = False
 
     @property
     def ours(self) -> bool:
@@ -107,13 +109,40 @@ PEERS = tuple((rank, dataclasses.replace(p, graph=p.graph or p.name.endswith("gr
 OURS: tuple[tuple[int, Program], ...] = (
     (1, Program("Trainer triton", "bf16", trainer=True, backend="triton")),
     (1, Program("Trainer triton", "tf32", trainer=True, backend="triton")),
+    (1, Program("Trainer triton graph", "bf16", trainer=True, backend="triton", cuda_graph=True)),
+    (1, Program("Trainer triton graph", "tf32", trainer=True, backend="triton", cuda_graph=True)),
     (2, Program("Trainer triton", "fp32", trainer=True, backend="triton")),
     (2, Program("Trainer auto", "bf16", trainer=True, backend="auto")),
+    (2, Program("Trainer auto graph", "bf16", trainer=True, backend="auto", cuda_graph=True)),
     (3, Program("Trainer triton simultaneous", "bf16", trainer=True, backend="triton", update="simultaneous")),
     (4, Program("accelerate triton", "bf16", accelerate=True, backend="triton")),
 )
-#: Nothing captures a Trainer's step yet: PyTorch's programs have graphs, ours have a row that says so.
-TRAINER_GRAPH = "Trainer triton graph"
+
+
+def networks_of(network: Network, settings: Settings, layout: str = "channels_last") -> tuple[nn.Module, nn.Module]:
+    """(G, D) on the device, always with the same weights."""
+    torch.manual_seed(0)
+    made = network.make(width=4 if settings.tiny else network.width)
+    for net in made:
+        net.to(settings.device, memory_format=FORMATS[layout])  # type: ignore[call-overload]  # torch types 4-D only
+    return made
+
+
+def trainer_of(
+    network: Network, name: str, batch: int, settings: Settings, layout: str = "channels_last",
+    around: nn.Module | None = None, **more: Any,
+) -> gan_fast.Trainer:  # fmt: skip
+    """A Trainer in a precision; ``around`` comes before its discriminator, ``more`` goes to it."""
+    generator, discriminator = networks_of(network, settings, layout)
+    return gan_fast.Trainer(
+        generator, discriminator if around is None else nn.Sequential(around, discriminator), latent_dim=network.latent,
+        batch_size=batch, outdir=None, progress=False, precision=name, device=settings.device, **more,
+    )  # fmt: skip
+
+
+def replays(trainer: gan_fast.Trainer) -> int | None:
+    """Steps that a graph did; None where there are no graphs."""
+    return None if trainer._graph is None else trainer._graph.replays
 
 
 class Run:
@@ -121,24 +150,21 @@ class Run:
 
     def __init__(self, network: Network, program: Program, batch: int, settings: Settings) -> None:
         self.settings = settings
-        torch.manual_seed(0)
-        made = network.make(width=4 if settings.tiny else network.width)
-        self.networks = tuple(copy.deepcopy(made[i]).to(settings.device) for i in range(2))
         generator = torch.Generator().manual_seed(1)
         real = torch.rand(batch, *network.image, generator=generator) * 2 - 1
         z = torch.randn(batch, *network.latent, generator=generator)
         self.real = real.to(settings.device).contiguous(memory_format=FORMATS[program.layout])
         self.z = z.to(settings.device)
         self.program = program
+        self.trainer: gan_fast.Trainer | None = None
         self.step: Callable[[], tuple[Tensor, Tensor]] = (
             self._trainer(network, batch) if program.trainer else self._loop(network)
         )
 
     def _loop(self, network: Network) -> Callable[[], tuple[Tensor, Tensor]]:
         program = self.program
+        self.networks = networks_of(network, self.settings, program.layout)
         if program.accelerate:
-            import gan_fast
-
             gan_fast.accelerate(*self.networks)
         autocast = DTYPES["bf16"] if program.precision == "bf16" else None
         made = peers.Frozen(
@@ -153,15 +179,12 @@ class Run:
         return self._on_backend(lambda: made.step(self.real, self.z))
 
     def _trainer(self, network: Network, batch: int) -> Callable[[], tuple[Tensor, Tensor]]:
-        import gan_fast
-
         program = self.program
-        for net in self.networks:
-            net.to(memory_format=FORMATS[program.layout])  # type: ignore[call-overload]  # torch types 4-D only
-        trainer = gan_fast.Trainer(
-            *self.networks, latent_dim=network.latent, batch_size=batch, outdir=None, progress=False,
-            precision=program.precision, device=self.settings.device, update=program.update,
+        trainer = self.trainer = trainer_of(
+            network, program.precision, batch, self.settings, program.layout, update=program.update,
+            cuda_graph=program.cuda_graph,
         )  # fmt: skip
+        self.networks = trainer.generator, trainer.discriminator
 
         def step() -> tuple[Tensor, Tensor]:
             metrics = trainer.train_step(self.real, self.z)
@@ -173,7 +196,6 @@ class Run:
         backend = self.program.backend
         if backend is None:
             return step
-        import gan_fast
         from gan_fast.ops import _triton
 
         def inside() -> tuple[Tensor, Tensor]:
@@ -272,10 +294,14 @@ def measure(network: Network, program: Program, batch: int, settings: Settings) 
     what = f"{network.name} step, {program.name}"
     with precision(program.precision):
         run = Run(network, program, batch, settings)
-        reason = difference(run.first(), wanted, program)
-        del wanted
         with uses_kernels() as used:
-            run.step()
+            reason = difference(run.first(), wanted, program)
+        del wanted
+        if not program.cuda_graph:  # whose launches come from Python in its first step alone, while it is recorded
+            with uses_kernels() as used:
+                run.step()
+        elif reason is None and settings.cuda and run.trainer is not None and not replays(run.trainer):
+            reason = "its steps ran operation by operation"
         if reason is None and program.ours and not used.clean:
             reason = f"PyTorch served {', '.join(used.served) or 'everything'}"
         if reason is not None:
@@ -284,7 +310,7 @@ def measure(network: Network, program: Program, batch: int, settings: Settings) 
         timing = step_time(step, settings)
         synchronise(settings)
     check = "baseline" if program.backend is None and program.name == "eager" else "green"
-    launches = {"launches": used.launches} if program.ours else {}
+    launches = {"launches": used.launches} if program.ours and not program.cuda_graph else {}
     rate = {"per_second": batch / timing.seconds}
     rows = [row(what, check=check, peak_memory=peak_memory(settings), **timing.fields(), **facts, **launches, **rate)]
     del run, step
@@ -302,9 +328,3 @@ def flops(network: Network, settings: Settings) -> list[Row]:
         run.step()
     total = counter.get_total_flops() / batch
     return [row(f"{network.name} step, operations per sample", check="baseline", network=network.name, flops=total)]
-
-
-def not_built() -> list[Row]:
-    """The place for the Trainer's step as one CUDA graph."""
-    reason = "the Trainer does not capture its step as a CUDA graph yet"
-    return [row(TRAINER_GRAPH, check="unchecked", state="not built", reason=reason, program=TRAINER_GRAPH)]

@@ -26,6 +26,7 @@ _DEFAULTS: dict[str, Any] = {
     "eps": 1e-8,
     "seed": 0,
     "accelerate": True,
+    "cuda_graph": False,
 }
 
 
@@ -79,6 +80,13 @@ def add_parser(subparsers: Any) -> None:
     how.add_argument("--threads", type=int, help="CPU threads (PyTorch's own choice)")
     how.add_argument(
         "--no-accelerate", dest="accelerate", action="store_const", const=False, help="plain PyTorch layers"
+    )
+
+    how.add_argument(
+        "--cuda-graph",
+        action="store_const",
+        const=True,
+        help="on CUDA, record the step once and replay it (unproven: not run on a device yet)",
     )
 
     where = parser.add_argument_group("what is written, and where")
@@ -208,7 +216,18 @@ def _build(args: argparse.Namespace, options: dict[str, Any]) -> Any:
         betas=(options["beta1"], options["beta2"]),
         **{
             key: options[key]
-            for key in ("loss", "batch_size", "update", "precision", "g_lr", "d_lr", "eps", "seed", "accelerate")
+            for key in (
+                "loss",
+                "batch_size",
+                "update",
+                "precision",
+                "g_lr",
+                "d_lr",
+                "eps",
+                "seed",
+                "accelerate",
+                "cuda_graph",
+            )
         },
         outdir=args.outdir,
         name=args.name,

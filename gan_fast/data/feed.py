@@ -8,6 +8,7 @@ which can be taken up again only in the cases that `LoaderFeed` knows.
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,7 +20,9 @@ from .errors import DataError
 from .images import ImageData, positive, to_float
 from .items import stack, warn_if_unit_range
 
-__all__ = ["Feed", "MapFeed", "MemoryFeed", "mix_seed", "permutation"]
+__all__ = ["Feed", "MapFeed", "MemoryFeed", "home", "mix_seed", "permutation"]
+
+logger = logging.getLogger(__name__)
 
 
 def mix_seed(*numbers: int) -> int:
@@ -115,9 +118,13 @@ class _OwnedFeed(Feed):
         if self.position >= self.steps_per_epoch:
             self.epoch, self.position = self.epoch + 1, 0
         if self._order is None or self._order[0] != self.epoch:
-            self._order = (self.epoch, permutation(self.samples, self.seed, self.epoch))
+            self._order = (self.epoch, self._permutation())
         start = self.position * self.batch_size
         return self._order[1][start : start + self.batch_size]
+
+    def _permutation(self) -> Tensor:
+        """The order of this epoch, where the samples are picked."""
+        return permutation(self.samples, self.seed, self.epoch)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -152,6 +159,20 @@ class _OwnedFeed(Feed):
         self.epoch, self.position = epoch, position
 
 
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on a device; that of the CPU is not asked for, the images lie there already."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
+
+
+def home(images: Tensor, device: torch.device) -> torch.device:
+    """Where a set of images is kept."""
+    if 2 * images.nbytes <= free_memory(device):
+        return device
+    logger.info("%.2g GB of images would take over half of the free memory of %s: the host keeps them",
+                images.nbytes / 1e9, device)  # fmt: skip
+    return torch.device("cpu")
+
+
 class MemoryFeed(_OwnedFeed):
     """Batches from images in memory: rows are gathered as they are stored (uint8) and converted per batch.
 
@@ -160,7 +181,8 @@ class MemoryFeed(_OwnedFeed):
         batch_size: samples in a batch.
         seed: of the order.
         drop_last: leave out the rest of each epoch that does not fill a batch (another rest every epoch).
-        device: where the images are kept and the batches made.
+        device: where the images are kept and the batches made, if they take at most half of the memory that is free
+            there; else the CPU. There no step waits for the host: the order of an epoch goes to the device at once.
 
     Raises:
         DataError: batch larger than the data set.
@@ -180,18 +202,20 @@ class MemoryFeed(_OwnedFeed):
         super().__init__(data.name, len(data), batch_size, seed, drop_last)
         warn_if_unit_range(data.images[: 4 * batch_size], data.name)
         self.data = data
-        self.device = torch.device(device)
+        self.device = home(data.images, torch.device(device))
         self._rows = data.images.to(self.device).contiguous().view(len(data), -1)
         # Gathering into one buffer spares an allocation a step; the float batch is new each time, the caller may keep
         # it.
         self._buffer = torch.empty((batch_size, self._rows.shape[1]), dtype=self._rows.dtype, device=self.device)
 
+    def _permutation(self) -> Tensor:
+        return super()._permutation().to(self.device)
+
     def _gather(self, indices: Tensor) -> Tensor:
-        index = indices.to(self.device)
         if self._rows.dtype == torch.uint8:
-            rows = torch.index_select(self._rows, 0, index, out=self._buffer[: len(index)])
+            rows = torch.index_select(self._rows, 0, indices, out=self._buffer[: len(indices)])
             return to_float(rows).view(-1, *self.data.shape)
-        return self._rows.index_select(0, index).to(torch.float32).view(-1, *self.data.shape)
+        return self._rows.index_select(0, indices).to(torch.float32).view(-1, *self.data.shape)
 
     def _identity(self) -> dict[str, Any]:
         return {**super()._identity(), "shape": list(self.data.shape), "fingerprint": self.data.fingerprint}

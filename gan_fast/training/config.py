@@ -82,6 +82,7 @@ class TrainingSettings:
         seed: of the latent vectors and the order of the data.
         accelerate: whether layers were swapped for gan_fast's.
         update: "alternating" | "simultaneous", how the two updates of a step follow each other.
+        cuda_graph: whether a step is recorded once and replayed.
     """
 
     batch_size: int
@@ -93,11 +94,13 @@ class TrainingSettings:
     seed: int
     accelerate: bool
     update: str = "alternating"
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         _settle(self, "batch_size", whole("batch_size", self.batch_size, 1))
         _settle(self, "seed", whole("seed", self.seed, 0))
         _settle(self, "accelerate", bool(self.accelerate))
+        _settle(self, "cuda_graph", bool(self.cuda_graph))
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is unknown; {near(self.precision, PRECISIONS)}")
         if self.update not in UPDATES:

@@ -139,7 +139,7 @@ class FitLoop:
 
     def _next_batch(self) -> Tensor:
         with self._clock():
-            return self.feed.next().to(self.trainer.device, non_blocking=True)
+            return self.trainer.send(self.feed.next())
 
     @contextlib.contextmanager
     def _clock(self) -> Iterator[None]:

@@ -190,9 +190,9 @@ def load(
         loss = training["loss"]
     if training["latent"] == _OWN and latent is None:
         raise CheckpointError(f"{folder} was trained with latents of your own; hand the function over with latent=")
-    kept = ("batch_size", "precision", "g_lr", "d_lr", "betas", "eps", "seed", "accelerate", "update")
-    # A checkpoint from before there was a choice of updates.
-    stored = {"update": "alternating", **training}
+    kept = ("batch_size", "precision", "g_lr", "d_lr", "betas", "eps", "seed", "accelerate", "update", "cuda_graph")
+    # A checkpoint from before there were these choices.
+    stored = {"update": "alternating", "cuda_graph": False, **training}
     arguments = {**{key: stored[key] for key in kept}, **run_part, **changes}
     if "lr" in changes:  # one rate for both was asked for, so it replaces the two stored ones
         for key in ("g_lr", "d_lr"):

@@ -52,6 +52,7 @@ class GanStep:
         settings: TrainingSettings,
         found: Probe,
         device: torch.device,
+        capturable: bool = False,
     ) -> None:
         self.generator = generator
         self.discriminator = discriminator
@@ -60,6 +61,8 @@ class GanStep:
         #: From the beginning of an update to its end: a step that failed in between leaves networks and optimisers
         #: between two steps.
         self.halfway = False
+        #: How often `load_state_dict` has put other tensors into the optimisers.
+        self.loads = 0
         self._sigmoid = found.sigmoid
         self._mixes_samples = found.mixes_samples
         self._statistics = statistics_layers(discriminator)
@@ -73,8 +76,8 @@ class GanStep:
         shared = {id(p) for p in self.g_parameters} & {id(p) for p in self.d_parameters}
         if shared:
             raise ValueError(f"generator and discriminator share {len(shared)} parameters; each needs its own")
-        self.g_optimizer = _adam(self.g_parameters, settings.g_lr, settings)
-        self.d_optimizer = _adam(self.d_parameters, settings.d_lr, settings)
+        self.g_optimizer = _adam(self.g_parameters, settings.g_lr, settings, capturable)
+        self.d_optimizer = _adam(self.d_parameters, settings.d_lr, settings, capturable)
         # fp16 alone has so few exponent bits that small gradients vanish unless the losses are scaled up.
         scaled = settings.precision == "fp16"
         self.g_scaler = torch.amp.GradScaler(device.type, enabled=scaled)
@@ -104,12 +107,16 @@ class GanStep:
         if reason is not None:
             raise ValueError(reason)
 
+    def enter_train_mode(self) -> None:
+        """Undo an eval mode that the networks' owner has left; single layers held in eval mode stay so."""
+        for network in (self.generator, self.discriminator):
+            if not network.training:
+                network.train()
+
     def __call__(self, real: Tensor, z: Tensor) -> StepMetrics:
         """One step on ``real`` (N, ...) and ``z`` (N, ...), both on the training's device."""
         self.halfway = True
-        for network in (self.generator, self.discriminator):
-            if not network.training:  # left in eval mode by its owner; single layers held in eval mode stay so
-                network.train()
+        self.enter_train_mode()
         with _matmul_precision(self._precision, self.device), self._sigmoid_skipped():
             with self._autocast():
                 fakes = self.generator(z)
@@ -189,6 +196,7 @@ class GanStep:
         Raises:
             ValueError: the stored moments are of other parameters.
         """
+        self.loads += 1
         for name in ("g_optimizer", "d_optimizer"):
             optimizer: torch.optim.Optimizer = getattr(self, name)
             own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
@@ -243,10 +251,12 @@ def _trainable(network: nn.Module, name: str) -> list[nn.Parameter]:
     return parameters
 
 
-def _adam(parameters: list[nn.Parameter], lr: float, settings: TrainingSettings) -> torch.optim.Adam:
+def _adam(parameters: list[nn.Parameter], lr: float, settings: TrainingSettings, capturable: bool) -> torch.optim.Adam:
     # Fused Adam is one pass over each parameter; PyTorch has it for these devices and floating types.
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    return torch.optim.Adam(parameters, lr=lr, betas=settings.betas, eps=settings.eps, fused=fused)
+    return torch.optim.Adam(
+        parameters, lr=lr, betas=settings.betas, eps=settings.eps, fused=fused, capturable=capturable
+    )
 
 
 @contextlib.contextmanager

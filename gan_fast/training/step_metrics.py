@@ -36,6 +36,13 @@ class StepMetrics:
         """(), mean of the discriminator's probability for the generated samples, before its update."""
         return torch.sigmoid(self._fake_logits.float()).mean()
 
+    def copied(self) -> StepMetrics:
+        """The same in memory of its own, by one kernel."""
+        parts = (self.d_loss, self.g_loss, self._real_logits, self._fake_logits)
+        packed = torch.cat([part.reshape(-1) for part in parts])
+        pieces = packed.split([part.numel() for part in parts])
+        return StepMetrics(*(piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)))
+
     def __repr__(self) -> str:
         values = (f"{name}={float(getattr(self, name)):.4f}" for name in ("d_loss", "g_loss", "d_real", "d_fake"))
         return f"StepMetrics({', '.join(values)})"

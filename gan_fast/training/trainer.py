@@ -19,7 +19,7 @@ from gan_fast.accelerate import accelerate as swap_layers
 from gan_fast.data import DataError, Feed, mix_seed
 from gan_fast.data import feed as make_feed
 
-from . import checkpoint, environment, inputs, randomness, restoring
+from . import checkpoint, cuda, environment, inputs, randomness, restoring
 from .config import RunSettings, TrainingSettings, check_keywords, number, plain, resolve_device, suggesting, whole
 from .convergence import Convergence, ConvergenceWatch
 from .errors import ConfigMismatchError
@@ -30,6 +30,7 @@ from .probe import evaluating, probe, settle_lazy_layers
 from .run_folder import RunFolder
 from .statistics import LossLog
 from .step import GanLoss, GanStep, StepMetrics
+from .step_graph import StepGraph
 
 __all__ = ["Trainer"]
 
@@ -73,6 +74,9 @@ class Trainer:
         name: the run folder is called ``00007-name``; by default after the model, the data and the batch size.
         device: "auto" (CUDA where there is one), "cpu", "cuda:1", ...
         accelerate: swap layers for gan_fast's where it has them (`gan_fast.accelerate`).
+        cuda_graph: on CUDA, record the step once and replay it, Python left out: one launch for the host, not hundreds.
+            Batches that are not of ``batch_size``, and networks that read values in a step, run operation by operation;
+            a line in the log says so. Unproven: it has not run on a device yet (`benchmarks/gpu_suite.py` checks it).
         log_every: steps between lines of stats.jsonl; also between looks at the convergence rule, at the values of the
             real batches, and, on CUDA, for non-finite losses.
         sample_every, save_every: steps between sample grids and checkpoints; 0 for the last step only.
@@ -109,6 +113,7 @@ class Trainer:
         name: str | None = None,
         device: str | torch.device = "auto",
         accelerate: bool = True,
+        cuda_graph: bool = False,
         log_every: int = 50,
         sample_every: int = 500,
         save_every: int = 1000,
@@ -130,6 +135,7 @@ class Trainer:
             seed=seed,
             accelerate=accelerate,
             update=update,
+            cuda_graph=cuda_graph,
         )
         outdir = None if outdir is None else str(outdir)
         self.run_settings = RunSettings(outdir, name, log_every, sample_every, save_every, keep_last, progress)
@@ -148,7 +154,13 @@ class Trainer:
             swap_layers(generator, discriminator)  # logs what it did
         found = probe(generator, discriminator, self._latent)
         self.sample_shape = found.sample_shape
-        self._step = GanStep(generator, discriminator, criterion, self.settings, found, self.device)
+        recorder = cuda.device_for(self.device) if cuda_graph else None
+        self._step = GanStep(
+            generator, discriminator, criterion, self.settings, found, self.device, recorder is not None
+        )
+        self._graph: StepGraph | None = None
+        if recorder is not None:
+            self._graph = StepGraph(self._step, self._latent, self.settings.batch_size, recorder)
         logger.info("the discriminator in a step (update=%r): %s", update, self._step.passes)
         self.step = 0
         self.seconds = 0.0
@@ -184,10 +196,21 @@ class Trainer:
             inputs.check_values(real)
             self._checks += 1
         self._restore_randomness()
-        z = self._latent.draw(len(real)) if z is None else self._latent.check(z, len(real))
-        metrics = self._step(real.to(self.device, torch.float32), z)
+        if z is not None:
+            z = self._latent.check(z, len(real))
+        real = real.to(self.device, torch.float32)
+        if self._graph is not None:
+            metrics = self._graph(real, z)
+        else:
+            metrics = self._step(real, self._latent.draw(len(real)) if z is None else z)
         self.step += 1
         return metrics
+
+    def send(self, batch: Tensor) -> Tensor:
+        """A batch of `fit`, on its way to the device; the host does not wait for it."""
+        if self._graph is not None and batch.device.type == "cpu":
+            return self._graph.upload(batch)
+        return batch.to(self.device, non_blocking=True)
 
     @suggesting
     def fit(
