@@ -37,7 +37,7 @@ build-ext: setup  ## the compiled module alone, in place (only what changed)
 package-check:  ## sdist -> wheel -> clean environment -> gan-fast doctor
 	@$(ENV) --label package-check -- python tools/packaging_check.py $(ARGS)
 
-figures:  ## what README.md shows, from result files: make figures ARGS="--run RUN --speed benchmarks/results/.../FILE.json"
+figures:  ## what README.md shows, from the result files that it names; ARGS="--layers benchmarks/results/.../FILE.json" for another
 	@$(ENV) --label figures -- python tools/figures.py $(ARGS)
 
 gpu-proof:  ## the Triton kernels without a GPU: interpreter against float64, binaries against the golden files

@@ -1,26 +1,28 @@
-"""What the operators' benchmarks share: which shapes, which providers, and that a wrong result gets no time.
+"""What the benchmarks share: which shapes, which providers, and that a wrong result gets no time.
 
-Each benchmark runs one call of `gan_fast.functional` (backend "cpu") and the same call of PyTorch, in three modes:
+Each operator's benchmark runs one call of `gan_fast.functional` (backend "cpu") and the same call of PyTorch, in three
+modes:
 
 * forward: the call, nothing recorded;
 * backward: the gradients of all its tensors, on a graph recorded beforehand;
 * full: both, as a training step has them.
 
 By default one shape of each family is measured, the one in the middle by its amount of work; GAN_FAST_BENCH=all takes
-all.
+all, here and for whatever else has more places than a short run can visit.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch import Tensor
 
 from gan_fast import backends
+from gan_fast.suite import steps
 from gan_fast.suite.layers import call
 from gan_fast.suite.shapes import FAMILIES, LayerShape, select
 
@@ -31,14 +33,18 @@ LARGEST_RATIO = 2.0
 SMALLEST_ERROR = 8 * torch.finfo(torch.float32).eps
 
 Call = Callable[..., Tensor]
+T = TypeVar("T")
+
+
+def some(places: Sequence[T], wanted: Sequence[T]) -> list[T]:
+    """All of the places if GAN_FAST_BENCH=all, else those that are wanted."""
+    return [place for place in places if os.environ.get("GAN_FAST_BENCH") == "all" or place in wanted]
 
 
 def chosen_shapes(op: str) -> list[LayerShape]:
     """The shapes to measure `op` on (see the module's text)."""
-    if os.environ.get("GAN_FAST_BENCH") == "all":
-        return select(op=op)
     by_family = (sorted(select(family=family, op=op), key=lambda shape: shape.macs) for family in FAMILIES)
-    return [shapes[len(shapes) // 2] for shapes in by_family if shapes]
+    return some(select(op=op), [shapes[len(shapes) // 2] for shapes in by_family if shapes])
 
 
 def convolution(shape: LayerShape, provider: str) -> Call:
@@ -88,6 +94,38 @@ def measure(
         benchmark(lambda: torch.autograd.grad(output, leaves, upstream, retain_graph=True))
     else:
         benchmark(lambda: torch.autograd.grad(call(*inputs), leaves, upstream))
+
+
+def measure_step(
+    benchmark: Any, group: str, program: str, recipes: Mapping[str, Callable[[], Callable[[], Any]]], images: int,
+    **facts: Any,
+) -> None:  # fmt: skip
+    """Compare the losses of the program's first step with the baseline's, then time its steps.
+
+    Args:
+        benchmark: pytest-benchmark's fixture.
+        group: what is compared with what.
+        program: which of the recipes.
+        recipes: as :func:`gan_fast.suite.steps.recipes` gives them.
+        images: in a step's batch.
+        facts: stored with the figures.
+    """
+    programs = {name: recipes[name]() for name in dict.fromkeys((steps.BASELINE, program))}
+    wrong = steps.differences(steps.first_losses(programs))
+    assert not wrong, wrong
+    run = programs.pop(program)
+    programs.clear()  # the baseline's memory is not the program's
+    benchmark.group = group
+    benchmark.extra_info.update({"program": program, **facts})
+    time_images(benchmark, run, images)
+
+
+def time_images(benchmark: Any, run: Callable[[], Any], images: int) -> None:
+    """Time what works on so many images, and store their rate beside it."""
+    benchmark(run)
+    if benchmark.stats is not None:  # with --benchmark-disable there are none
+        rate = images / benchmark.stats.stats.median
+        benchmark.extra_info.update({"images": images, "images_per_second": rate})
 
 
 def _leaves(tensors: Sequence[Tensor], wanted: Sequence[int] | None) -> tuple[list[Tensor], list[Tensor]]:

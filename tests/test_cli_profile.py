@@ -72,6 +72,17 @@ def test_a_pair_of_one_s_own_in_the_trainer(capsys: pytest.CaptureFixture[str]) 
     events = json.loads(Path("trace.json").read_text())["traceEvents"]
     assert "layer: generator.0" in {event.get("name") for event in events}
     assert {path.name for path in Path().iterdir()} - {"__pycache__"} == {"out.json", "own_pair.py", "trace.json"}
+    ends = [stretch["begin"] + stretch["seconds"] for stretch in found["timeline"]]
+    assert found["timeline"][0]["begin"] == 0 and {"data", "optimiser"} <= {s["phase"] for s in found["timeline"]}
+    assert [stretch["begin"] for stretch in found["timeline"][1:]] == pytest.approx(ends[:-1], abs=1e-6)
+
+
+def test_a_page_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    assert profile("--model", "own_pair:pair", "--batch-size", "4", "--report", "out.html") == 0
+    assert "report: out.html" in capsys.readouterr().out
+    text = Path("out.html").read_text(encoding="utf-8")
+    assert "own_pair:pair" in text and "<td>generator.0</td>" in text and text.count("<svg") == 3
 
 
 def test_the_plain_loop_and_what_accelerate_brings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +136,7 @@ def test_a_script_that_ends_early(capsys: pytest.CaptureFixture[str]) -> None:
         (["--steps", "0"], "--steps must be at least 1, got 0"),
         (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
         (["--json", "no/out.json"], "--json no/out.json: there is no folder"),
+        (["--report", "no/out.html"], "--report no/out.html: there is no folder"),
         (["--trace", "no/out.json"], "--trace no/out.json: there is no folder"),
         (["--script", "absent.py"], "there is no file 'absent.py'; expected a .py file"),
         (["--script", "own_pair.py", "--plain"], "--script and --plain"),

@@ -26,6 +26,7 @@ RANK = {
     "cache": -2,
     "machine": -2,
     "bench": -2,
+    "pages": -1,
     "choice_table": -1,
     "backends": 0,
     "ops": 1,

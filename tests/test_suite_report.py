@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
+import browser
 import pytest
 
 from gan_fast.cli import main
-from gan_fast.suite import report, results
+from gan_fast.pages import plots
+from gan_fast.suite import exponents, report, results
 from gan_fast.suite.results import Row
 
 pytest.importorskip("matplotlib", reason="draws the plots")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-VOID = {"meta", "link", "br"}
 
 
 def rows() -> list[Row]:
@@ -39,36 +35,34 @@ def page(**machine: object) -> str:
     return report.page({**results.describe(), "bandwidth": 1e10, **machine}, rows(), {"preset": "<quick>"})
 
 
-class Balanced(HTMLParser):
-    """Every element is closed, in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.ids += [value for key, value in attrs if key == "id" and value]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.ids += [value for key, value in attrs if key == "id" and value]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, tag
+def scaling_rows() -> list[Row]:
+    """A program whose step has a fixed cost of 1 ms, and one that has none."""
+    found = [Row("scaling", "fixed cost", "gan_fast.Trainer", family=exponents.FIXED, seconds=1e-3, images=1, at=1.0)]
+    for batch in (1, 4, 16, 64, 256):
+        for program, fixed in (("textbook NCHW", 0.0), ("gan_fast.Trainer", 1e-3)):
+            seconds = fixed + 1e-4 * batch
+            row = Row("scaling", f"batch {batch}", program, family="batch", seconds=seconds, images=batch, at=batch)
+            row.quartiles, row.rounds = (seconds, 1.001 * seconds), 9
+            found.append(row)
+    return found
 
 
 def test_the_page_is_whole_and_names_no_address() -> None:
     text = page()
-    parser = Balanced()
-    parser.feed(text)
-    assert parser.open == [] and len(parser.ids) == len(set(parser.ids))
-    assert set(re.findall(r'(?:href|src)="([^"]*)"', text)) <= {"data:,", *(f"#{name}" for name in parser.ids)}
-    assert not re.search(r"https?://(?!www\.w3\.org)", text), "an address"
-    assert text.count("<svg") == 4 and "currentColor" in text and report.TEXT not in text
+    browser.require_whole(text)
+    assert text.count("<svg") == 4 and "currentColor" in text and plots.TEXT not in text
     assert "&lt;quick&gt;" in text and "<b>article b8</b>: 3.00 times" in text
     assert "<b>12 layer passes</b>" in text
+
+
+def test_scaling_has_curves_exponents_and_its_own_table() -> None:
+    text = report.page({"threads": 2}, scaling_rows(), {})
+    browser.require_whole(text)
+    assert text.count("<svg") == 1 and "<b>5 cells of scaling</b>" in text and "All steps along the axes" in text
+    assert "the fixed cost of a step&#x27;s calls (1.00 ms)" in text and ">nowhere<" in text
+    curves = report.scaling_curves(scaling_rows(), exponents.lines(scaling_rows(), {}))["batch"]
+    assert [curve.label.partition(",")[0] for curve in curves] == ["textbook NCHW", "gan_fast.Trainer"]
+    assert curves[0].points[4] == pytest.approx((0.1, 0.1, 0.1001)) and curves[1].colour == plots.OURS
 
 
 def test_what_was_not_measured_has_no_picture() -> None:
@@ -87,29 +81,8 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "expected --report FILE.html too" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_a_browser_shows_it_sorts_and_complains_of_nothing(tmp_path: Path) -> None:
-    driver = """
-    const told = [];
-    const column = head => [...head.closest("table").tBodies[0].rows].map(row => row.cells[head.cellIndex].dataset.v);
-    const head = [...document.querySelectorAll("th")].find(th => th.textContent === "ms");
-    for (const sign of [1, -1]) {
-      head.click();
-      const values = column(head).map(Number);
-      told.push(values.every((v, i) => i === 0 || sign * (v - values[i - 1]) >= 0) && values.length > 1);
-    }
-    told.push([...document.querySelectorAll("svg")].every(svg => svg.getBoundingClientRect().height > 50));
-    told.push(document.documentElement.scrollWidth <= innerWidth);
-    document.title = told.join(" ");
-    """
-    path = tmp_path / "page.html"
-    path.write_text(page().replace("</script></body>", f"</script><script>{driver}</script></body>"), encoding="utf-8")
-    for width in (390, 1200):
-        command = [
-            str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0",
-            f"--user-data-dir={tmp_path / str(width)}", f"--window-size={width},900", "--dump-dom", path.as_uri(),
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        assert "<title>true true true true</title>" in done.stdout, (width, done.stdout[:300])
-        assert "CONSOLE" not in done.stderr, done.stderr
+@pytest.mark.skipif(browser.PROGRAM is None, reason="no Chromium here")
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1200, False)])
+def test_a_browser_shows_it_sorts_and_complains_of_nothing(width: int, dark: bool, tmp_path: Path) -> None:
+    text = report.page({**results.describe(), "bandwidth": 1e10}, [*rows(), *scaling_rows()], {})
+    assert browser.look(text, tmp_path, width, dark) == {"plots": 5, "tables": 4}

@@ -1,39 +1,48 @@
-"""Draws what the README shows, from run folders and result files; nothing in it is typed in by hand.
+"""Draws what the README shows, from run folders and committed result files; nothing in it is typed in by hand.
 
-    make figures ARGS="[--run RUN] [--speed RESULT.json]"
+    make figures ARGS="[--run RUN] [--speed STEP.json] [--layers A.json] [--scaling B.json] [--report-shots C.json]"
 
-RUN: a run folder of `gan-fast train`; its samples and loss curves go to docs/. RESULT: a file of
-benchmarks/train_step.py; its table replaces what stands between two markers in README.md. What is not given stays as it
-is. The quality of training, its text and its picture, comes from all stored runs of benchmarks/quality.py.
+RUN: a run folder of `gan-fast train`; its samples and loss curves go to docs/. STEP: a file of
+benchmarks/train_step.py. A, B, C: files of `gan-fast bench --json`: of the layers (`layers` or `full`), of `scaling`,
+and one whose report a browser photographs. What each comes to replaces what stands between two markers in README.md;
+what is not given is made again from the file that README.md names there (the photographs stay as they are). The quality
+of training, its text and its picture, comes from all stored runs of benchmarks/quality.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gan_fast
 from gan_fast.training import pictures
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]
 
-import quality  # noqa: E402  # a script of benchmarks/, found by the line above
+import bench_figures  # noqa: E402  # a script of tools/, found by the line above
+import quality  # noqa: E402  # and one of benchmarks/
 
-SPEED = ("<!-- speed table: tools/figures.py -->", "<!-- end of the speed table -->")
-QUALITY = ("<!-- quality: tools/figures.py -->", "<!-- end of quality -->")
+Markers = tuple[str, str]
+SPEED: Markers = ("<!-- speed table: tools/figures.py -->", "<!-- end of the speed table -->")
+LAYERS: Markers = ("<!-- layers: tools/figures.py -->", "<!-- end of the layers -->")
+SCALING: Markers = ("<!-- scaling: tools/figures.py -->", "<!-- end of scaling -->")
+SHOTS: Markers = ("<!-- report: tools/figures.py -->", "<!-- end of the report -->")
+QUALITY: Markers = ("<!-- quality: tools/figures.py -->", "<!-- end of quality -->")
 COLUMNS, ROWS = 16, 8
 #: Of the two programs, told apart by colour-blind readers too.
 COLOURS = {"eager": "#0072b2", "gan_fast": "#d55e00"}
 
 
-def speed_table(result: dict[str, Any], source: str) -> str:
+def speed_table(path: Path, docs: Path) -> str:
     """The result file as Markdown, with the machine and the versions that it names."""
-    machine = result["machine"]
+    result = json.loads(path.read_text(encoding="utf-8"))
+    machine, source = result["machine"], path.resolve().relative_to(ROOT).as_posix()
     allocators = list(result["results"])
     baseline = next(iter(result["results"][allocators[0]]["times"]))
     head = " | ".join(f"{name} allocator, ms (x)" for name in allocators)
@@ -53,7 +62,7 @@ def speed_table(result: dict[str, Any], source: str) -> str:
         f"Medians of programs that took turns in one process, fp32; ratios to {baseline}. Machine: {machine['cpu']}, "
         f"{machine['threads']} threads, level {machine['level']}; torch {machine['torch']}, gan_fast "
         f"{machine['gan_fast']} at {machine['commit']}. Made by `python benchmarks/train_step.py`; "
-        f"figures: [{Path(source).name}]({source})."
+        f"figures: [{path.name}]({source})."
     )
     return "\n".join(lines)
 
@@ -101,8 +110,8 @@ def quality_picture(classifier: str, path: Path) -> None:
     plt.close(figure)
 
 
-def put(text: str, markers: tuple[str, str], content: str) -> str:
-    """README's text with this between the markers.
+def split(text: str, markers: Markers) -> tuple[str, str, str]:
+    """README's text before, between and after the markers.
 
     Raises:
         ValueError: it has no such markers.
@@ -111,13 +120,32 @@ def put(text: str, markers: tuple[str, str], content: str) -> str:
     if start not in text or end not in text:
         raise ValueError(f"README.md: expected '{start}' ... '{end}' to write between")
     before, rest = text.split(start, 1)
-    return f"{before}{start}\n{content}\n{end}{rest.split(end, 1)[1]}"
+    return before, *rest.split(end, 1)
+
+
+def put(text: str, markers: Markers, content: str) -> str:
+    """README's text with this between the markers."""
+    before, _, after = split(text, markers)
+    return f"{before}{markers[0]}\n{content}\n{markers[1]}{after}"
+
+
+def again(text: str, markers: Markers, given: Path | None, make: Callable[[Path, Path], str], docs: Path) -> str:
+    """README's text with what `make` makes of the file that is given, or of the one that is named there now; as it was
+    if there is neither."""
+    named = re.search(r"\]\((benchmarks/results/[^)]+\.json)\)", split(text, markers)[1])
+    if given is None and named is None:
+        return text
+    path = given if given is not None else ROOT / named[1]  # type: ignore[index]  # one of the two is there
+    return put(text, markers, make(path, docs))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path)
     parser.add_argument("--speed", type=Path)
+    parser.add_argument("--layers", type=Path)
+    parser.add_argument("--scaling", type=Path)
+    parser.add_argument("--report-shots", type=Path)
     arguments = parser.parse_args()
     docs = ROOT / "docs"
     docs.mkdir(exist_ok=True)
@@ -127,9 +155,11 @@ def main() -> None:
         shutil.copyfile(arguments.run / "loss_curves.png", docs / "mnist_loss_curves.png")
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    if arguments.speed is not None:
-        source = arguments.speed.resolve().relative_to(ROOT).as_posix()
-        text = put(text, SPEED, speed_table(json.loads(arguments.speed.read_text(encoding="utf-8")), source))
+    text = again(text, SPEED, arguments.speed, speed_table, docs)
+    text = again(text, LAYERS, arguments.layers, bench_figures.layers, docs)
+    text = again(text, SCALING, arguments.scaling, bench_figures.scaling, docs)
+    if arguments.report_shots is not None:
+        text = put(text, SHOTS, bench_figures.report_shots(arguments.report_shots, docs))
     classifier = quality.kept_classifier()
     text = put(text, QUALITY, quality_text(classifier))
     quality_picture(classifier, docs / "mnist_quality.png")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,7 @@ QUICK_LAYERS = (
 #: (network, batch)
 QUICK_STEPS = (("article", 32), ("dcgan28", 32))
 FULL_STEPS = (("article", 128), ("dcgan28", 128), ("dcgan64", 64), ("pytorch_gan_dcgan", 64))
-PRESETS = ("quick", "full", "steps", "layers")
+PRESETS = ("quick", "full", "steps", "layers", "scaling")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -35,11 +39,13 @@ def add_parser(subparsers: Any) -> None:
         help="measure gan_fast against PyTorch on this machine",
         description="Programs take turns in one process, results are checked before any time is taken, and turns in "
         "which the machine was disturbed do not count. 'quick' takes a minute or two; 'layers' is the fixed list of "
-        "layers, of eleven families of GANs, in every pass; 'steps' is four training steps; 'full' is both.",
+        "layers, of eleven families of GANs, in every pass; 'steps' is four training steps; 'full' is both; 'scaling' "
+        "is a step's cost for one image along batch, side, channels and threads, with the exponents fitted to it.",
     )
     parser.add_argument("preset", nargs="?", choices=PRESETS, help=f"one of {', '.join(PRESETS)} (quick)")
     parser.add_argument("--layer", action="append", metavar="TEXT", help=f"only this layer, as {spec.EXAMPLE}; repeats")
     parser.add_argument("--family", metavar="NAME", help="of 'layers': one family only")
+    parser.add_argument("--axis", action="append", metavar="NAME", help="of 'scaling': this axis only; repeats")
     parser.add_argument("--model", metavar="NAME", help="only a step of this network, or of module:function's (G, D)")
     parser.add_argument("--batch-size", "--batch_size", type=int, help="images in a step (of --model: 64)")
     parser.add_argument(
@@ -70,10 +76,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError, RuntimeError, ImportError: with a text for the user, which the command line prints.
     """
+    from gan_fast.pages import plots
     from gan_fast.suite import report, results
 
     if args.report is not None:
-        report.require()
+        plots.require()
     if args.source is not None:
         if args.report is None:
             raise ValueError(f"--from {args.source}: expected --report FILE.html too, the page to write")
@@ -93,7 +100,7 @@ def _measure(args: argparse.Namespace) -> int:
 
     from gan_fast import backends, tuning
     from gan_fast.bench import interleaved
-    from gan_fast.suite import layers, report, results, steps
+    from gan_fast.suite import exponents, layers, report, results, scaling, steps
 
     backends.requested(args.backend)  # an unknown one is refused before anything is measured
     for path in (args.json, args.report):
@@ -105,9 +112,11 @@ def _measure(args: argparse.Namespace) -> int:
         raise ValueError(f"--family {args.family}: expected the preset layers or full")
     if args.rounds < 2:
         raise ValueError(f"--rounds must be at least 2, got {args.rounds}")
+    _check_scaling(args)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     shapes, networks, peers = _layers(args), _steps(args), _peers(args)
+    cells = scaling.cells(args.axis or scaling.AXES) if args.preset == "scaling" else []
     machine = {**results.describe(), "bandwidth": interleaved.copy_bandwidth()}
     start = time.perf_counter()
     calibration = tuning.calibration()
@@ -126,22 +135,52 @@ def _measure(args: argparse.Namespace) -> int:
     for name, pair, real, z in networks:
         recipes = steps.recipes(pair, real, z, bf16=args.precision == "bf16", others=peers)
         show(steps.measure(name, recipes, len(real), args.rounds, calibration)[0])
+    with _less_said():
+        for found in scaling.measure(cells, args.rounds, calibration):
+            show(found)
     formats = ("channels_last",) if args.preset in (None, "quick") and not args.layer else tuple(layers.FORMATS)
     for dtype in (torch.float32, torch.bfloat16)[: 2 if args.precision == "bf16" else 1]:
         options = {"provider": args.backend, "formats": formats, "dtype": dtype, "rounds": args.rounds}
         for found in layers.measure(shapes, calibration=calibration, **options):
             show(found)
-    print(results.summary(rows))
+    lines = exponents.lines(rows, machine)
+    print("\n".join(part for part in (results.summary(rows), exponents.text(lines)) if part))
     print(f"{time.perf_counter() - start:.0f} s; every time is a median, +- its uncertainty")
     only = args.layer or ([args.model] if args.model else None)
     settings = {"what": only or args.preset or "quick", "rounds": args.rounds, "backend": args.backend}
     if args.json is not None:
-        results.write(args.json, rows, machine, **settings)
+        findings = {"scaling": [dataclasses.asdict(line) for line in lines]} if lines else None
+        results.write(args.json, rows, machine, findings, **settings)
         print(f"written to {args.json}")
     if args.report is not None:
         report.write(args.report, machine, rows, settings)
         print(f"written to {args.report}")
     return 1 if any(row.wrong for row in rows) else 0
+
+
+@contextlib.contextmanager
+def _less_said() -> Iterator[None]:
+    """Every cell makes a trainer, and each says the same of its discriminator."""
+    logger = logging.getLogger("gan_fast.training.trainer")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _check_scaling(args: argparse.Namespace) -> None:
+    """The preset scaling has its own networks and programs."""
+    if args.preset != "scaling":
+        if args.axis:
+            raise ValueError(f"--axis {args.axis[0]}: expected the preset scaling")
+        return
+    foreign = {"--layer": args.layer, "--model": args.model, "--batch-size": args.batch_size, "--peers": args.peers}
+    foreign |= {"--precision": args.precision != "fp32", "--backend": args.backend != "auto"}
+    for option, given in foreign.items():
+        if given:
+            raise ValueError(f"{option}: the preset scaling has its own networks and programs; leave it out")
 
 
 def _layers(args: argparse.Namespace) -> list[Any]:
@@ -150,7 +189,7 @@ def _layers(args: argparse.Namespace) -> list[Any]:
 
     if args.layer:
         return [spec.parse(text) for text in dict.fromkeys(args.layer)]
-    if args.model is not None or args.preset == "steps":
+    if args.model is not None or args.preset in ("steps", "scaling"):
         return []
     if args.preset in ("full", "layers"):
         return shapes.select(family=args.family)
@@ -181,7 +220,7 @@ def _steps(args: argparse.Namespace) -> list[tuple[str, Any, Any, Any]]:
                 f"--model {args.model}: expected one of {', '.join(steps.NETWORKS)}, or module:function of one's own"
             )
         chosen: tuple[tuple[str, int], ...] = ((args.model, args.batch_size or 64),)
-    elif args.layer or args.preset == "layers":
+    elif args.layer or args.preset in ("layers", "scaling"):
         chosen = ()
     else:
         chosen = FULL_STEPS if args.preset in ("full", "steps") else QUICK_STEPS

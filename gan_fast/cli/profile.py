@@ -57,6 +57,9 @@ def add_parser(subparsers: Any) -> None:
     how.add_argument("--warmup", type=int, default=3, help="steps before (%(default)s)")
     how.add_argument("--trace", type=Path, metavar="FILE", help="write a Chrome trace (Perfetto reads it too)")
     how.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON")
+    how.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="write a page with the timeline, plots and tables"
+    )
     parser.set_defaults(run=run)
 
 
@@ -70,8 +73,13 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch.profiler's own lines on stderr; read when torch is loaded
     import torch
 
+    from gan_fast.pages import plots
+    from gan_fast.profiling import page
+
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+    if args.report is not None:
+        plots.require()
     facts: dict[str, Any]
     if args.script is not None:
         report, facts = _script(args), {"script": args.script}
@@ -84,6 +92,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         args.json.write_text(json.dumps({**facts, **report.as_dict()}, indent=1) + "\n", encoding="utf-8")
         print(f"figures: {args.json}")
+    if args.report is not None:
+        page.write(args.report, report, facts)
+        print(f"report: {args.report}")
     if args.trace is not None:
         print(f"trace: {args.trace} (open it in https://ui.perfetto.dev or chrome://tracing)")
     return 0
@@ -94,7 +105,7 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, option)
         if value is not None and value < least:
             raise ValueError(f"--{option.replace('_', '-')} must be at least {least}, got {value}")
-    for option in ("trace", "json"):
+    for option in ("trace", "json", "report"):
         path = getattr(args, option)
         if path is not None and not path.absolute().parent.is_dir():
             raise ValueError(f"--{option} {path}: there is no folder {path.absolute().parent}")

@@ -12,6 +12,6 @@ report says what `gan_fast.accelerate` would change.
 from __future__ import annotations
 
 from .recorder import EnoughSteps, Profile
-from .report import LayerRow, OperatorRow, PhaseRow, Report
+from .report import LayerRow, OperatorRow, PhaseRow, Report, Stretch
 
-__all__ = ["EnoughSteps", "LayerRow", "OperatorRow", "PhaseRow", "Profile", "Report"]
+__all__ = ["EnoughSteps", "LayerRow", "OperatorRow", "PhaseRow", "Profile", "Report", "Stretch"]

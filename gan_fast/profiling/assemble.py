@@ -19,7 +19,7 @@ from .counting import Count
 from .networks import Networks, Tracker
 from .operators import AUTOGRAD, PYTHON, WAITING, Detail
 from .phases import Clock, Segment
-from .report import LayerRow, OperatorRow, PhaseRow, Report
+from .report import LayerRow, OperatorRow, PhaseRow, Report, Stretch
 
 __all__ = ["Measured", "assemble"]
 
@@ -49,6 +49,7 @@ def assemble(measured: Measured, device: str, tracker: Tracker) -> Report:
     step = statistics.median(bare or walls or detailed or [0.0])
     report = Report(_machine(device), counts, step, wall, memory=measured.memory)
     report.phases = _phases(measured, wall)
+    report.timeline = _timeline(measured, walls)
     if bare:
         for what, times in (("timing the phases", walls), ("layers and operators", detailed)):
             if times:
@@ -91,6 +92,18 @@ def _phases(measured: Measured, wall: float) -> list[PhaseRow]:
             sums[key] = sums.get(key, 0.0) + seconds
     n = len(measured.timed)
     return [PhaseRow(*key, seconds / n, seconds / n / wall if wall else 0.0) for key, seconds in sums.items()]
+
+
+def _timeline(measured: Measured, walls: list[float]) -> list[Stretch]:
+    """The step of median length; of two in the middle, the shorter one."""
+    if not walls or measured.clock is None:
+        return []
+    step = measured.timed[walls.index(statistics.median_low(walls))]
+    seconds, start = measured.clock.seconds, step[0].begin
+    return [
+        Stretch(segment.label, segment.update, seconds(start, segment.begin), seconds(segment.begin, segment.end))
+        for segment in step
+    ]
 
 
 def _add_detail(report: Report, measured: Measured, detail: Detail, roof: roofline.Roof | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["LayerRow", "OperatorRow", "PhaseRow", "Report"]
+__all__ = ["LayerRow", "OperatorRow", "PhaseRow", "Report", "Stretch"]
 
 _MOST_ROWS = 16
 
@@ -21,6 +21,16 @@ class PhaseRow:
     phase: str
     seconds: float
     share: float
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of one step that belonged to one phase; seconds, from the step's beginning."""
+
+    phase: str
+    update: str
+    begin: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,7 @@ class Report:
         step: seconds of an unprofiled step (median), or of a profiled one if there was no other.
         wall: seconds of a step whose phases were timed (mean); the phases add up to it.
         phases, layers, operators: rows, the longest first.
+        timeline: the stretches of the timed step of median length, one after the other.
         outside: share of the steps under torch.profiler in which no operator ran, nor was data waited for.
         flops, bytes: of a step.
         roof: best FLOP/s and bytes/s of this machine, and the step's share.
@@ -84,6 +95,7 @@ class Report:
     phases: list[PhaseRow] = field(default_factory=list)
     layers: list[LayerRow] = field(default_factory=list)
     operators: list[OperatorRow] = field(default_factory=list)
+    timeline: list[Stretch] = field(default_factory=list)
     outside: float | None = None
     flops: int = 0
     bytes: int = 0

@@ -18,7 +18,7 @@ import torch
 import gan_fast
 from gan_fast import backends
 from gan_fast.cache import atomic_write
-from gan_fast.machine import cpu_model
+from gan_fast.machine import caches, cpu_model
 
 __all__ = ["Row", "best_peer", "compare", "describe", "geometric_mean", "read", "slug", "summary", "table", "write"]
 
@@ -38,8 +38,8 @@ class Row:
     """One program on one piece of work. `seconds` and what follows are of one run; None where `wrong` or `missing`
     says why."""
 
-    kind: str  # "layer" or "step"
-    name: str  # which layer; network and batch of a step
+    kind: str  # "layer", "step" or "scaling"
+    name: str  # which layer; network and batch of a step; axis and place of a cell
     program: str
     pass_: str = ""
     format: str = ""
@@ -53,6 +53,8 @@ class Row:
     gflop: float | None = None  # of the definition
     gbyte: float | None = None  # input, weight and output, once each
     images: int | None = None
+    at: float | None = None  # place on the axis `family`
+    working_set: int | None = None  # bytes of the largest layer's input, weight and output
     wrong: str = ""
     missing: str = ""  # why a peer is not here
 
@@ -114,6 +116,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "caches": caches(),
         "level": module.isa() if module is not None else None,
         "build": dict(module.build_info()) if module is not None else None,
         "device": device if device == "cpu" else torch.cuda.get_device_name(device),
@@ -131,9 +134,14 @@ def slug() -> str:
     return f"{re.sub(r'[^a-z0-9]+', '-', cpu_model().lower()).strip('-')}-{level}-{os.cpu_count()}cores"
 
 
-def write(path: Path, rows: Iterable[Row], machine: Mapping[str, Any], **settings: Any) -> None:
-    """A result file: format, machine, settings, rows."""
+def write(
+    path: Path, rows: Iterable[Row], machine: Mapping[str, Any], findings: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> None:  # fmt: skip
+    """A result file: format, machine, settings, findings (what the rows come to, for other readers), rows."""
     content: dict[str, Any] = {"format": FORMAT, "machine": dict(machine), "settings": settings}
+    if findings:
+        content["findings"] = dict(findings)
     content["rows"] = [dataclasses.asdict(row) for row in rows]
     text = json.dumps(content, indent=1) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,11 +227,10 @@ def table(rows: Sequence[Row]) -> str:
         if row.seconds is None:
             lines.append(f"{what} {_no_time(row)}")
             continue
-        if row.kind == "step":
-            rate = f"{row.images or 0:.0f} images, {(row.images or 0) / row.seconds:7.0f}/s"
-        else:
-            rate = f"{(row.gflop or 0) / row.seconds:7.0f} GF/s"
-            rate += f" {100e9 * (row.gflop or 0) / row.seconds / row.peak:4.0f}% of peak" if row.peak else ""
+        rate = f"{row.images:.0f} images, {row.images / row.seconds:7.0f}/s" if row.images else ""
+        if row.gflop:
+            rate += f"{row.gflop / row.seconds:7.0f} GF/s"
+            rate += f" {100e9 * row.gflop / row.seconds / row.peak:4.0f}% of peak" if row.peak else ""
         times = best.get(_piece(row))
         ratio = f"{times / row.seconds:6.2f} x best" if times else ""
         spread = f"+-{100 * row.uncertainty:.0f}%" if math.isfinite(row.uncertainty) else ""

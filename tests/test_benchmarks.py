@@ -1,0 +1,74 @@
+"""The benchmarks of data, steps and scaling check their results, and run; nothing is timed here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+import bench_data  # noqa: E402  # a script of benchmarks/, found by the line above
+import frame  # noqa: E402  # the same
+
+from gan_fast.suite import steps  # noqa: E402  # after them, in its order
+
+
+def test_a_few_of_each_run() -> None:
+    """In a process of their own, since benchmarks import their folder's modules by name."""
+    files = [str(BENCHMARKS / f"bench_{name}.py") for name in ("data", "scaling", "train_step")]
+    few = "idx or folder or loader or (scaling and width16) or (article and 1-) or (dcgan28 and 1- and frozen)"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=",
+        "--benchmark-disable",
+        "-k",
+        few,
+        *files,
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "GAN_FAST_BENCH"}
+    done = subprocess.run(
+        command, cwd=BENCHMARKS.parent, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "17 passed" in done.stdout, done.stdout[-500:]
+
+
+def never(*_: Any) -> None:
+    pytest.fail("a wrong result was timed")
+
+
+def test_a_wrong_step_is_not_timed() -> None:
+    def program(g_loss: float) -> Any:
+        return lambda: lambda: (torch.tensor(1.0), torch.tensor(g_loss))
+
+    recipes = {steps.BASELINE: program(2.0), "fast": program(2.01)}
+    with pytest.raises(AssertionError, match=r"\[1\.0, 2\.0\d*\] differ from textbook NCHW's"):
+        frame.measure_step(never, "group", "fast", recipes, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda batch: batch, "not shuffled"),
+        (lambda batch: batch.flip(0).half(), "torch.float16"),
+        (lambda batch: batch.flip(0) * 0.99, "other images than were written"),
+    ],
+)
+def test_wrong_batches_are_not_timed(change: Any, message: str) -> None:
+    images = bench_data.random_images(bench_data.BATCH, 1, 4, 4)
+    floats = images.float().div(127.5).sub(1.0)
+    with pytest.raises(AssertionError, match=message):
+        bench_data.measure(never, "group", "torch", lambda: iter([change(floats)]), images)
