@@ -39,8 +39,9 @@ def add_parser(subparsers: Any) -> None:
         help="measure gan_fast against PyTorch on this machine",
         description="Programs take turns in one process, results are checked before any time is taken, and turns in "
         "which the machine was disturbed do not count. 'quick' takes a minute or two; 'layers' is the fixed list of "
-        "layers, of eleven families of GANs, in every pass; 'steps' is four training steps; 'full' is both; 'scaling' "
-        "is a step's cost for one image along batch, side, channels and threads, with the exponents fitted to it.",
+        "layers, of eleven families of GANs, in every pass, and what looks slower once more in two other processes; "
+        "'steps' is four training steps; 'full' is both; 'scaling' is a step's cost for one image along batch, side, "
+        "channels and threads, with the exponents fitted to it.",
     )
     parser.add_argument("preset", nargs="?", choices=PRESETS, help=f"one of {', '.join(PRESETS)} (quick)")
     parser.add_argument("--layer", action="append", metavar="TEXT", help=f"only this layer, as {spec.EXAMPLE}; repeats")
@@ -100,7 +101,7 @@ def _measure(args: argparse.Namespace) -> int:
 
     from gan_fast import backends, tuning
     from gan_fast.bench import interleaved
-    from gan_fast.suite import exponents, layers, report, results, scaling, steps
+    from gan_fast.suite import confirm, exponents, layers, report, results, scaling, steps
 
     backends.requested(args.backend)  # an unknown one is refused before anything is measured
     for path in (args.json, args.report):
@@ -138,11 +139,14 @@ def _measure(args: argparse.Namespace) -> int:
     with _less_said():
         for found in scaling.measure(cells, args.rounds, calibration):
             show(found)
+    whole = args.preset in ("full", "layers")
     formats = ("channels_last",) if args.preset in (None, "quick") and not args.layer else tuple(layers.FORMATS)
     for dtype in (torch.float32, torch.bfloat16)[: 2 if args.precision == "bf16" else 1]:
         options = {"provider": args.backend, "formats": formats, "dtype": dtype, "rounds": args.rounds}
-        for found in layers.measure(shapes, calibration=calibration, **options):
+        for found in layers.measure(shapes, calibration=calibration, again=whole, **options):
             show(found)
+    if whole:
+        confirm.confirm(rows, provider=args.backend, rounds=args.rounds)
     lines = exponents.lines(rows, machine)
     print("\n".join(part for part in (results.summary(rows), exponents.text(lines)) if part))
     print(f"{time.perf_counter() - start:.0f} s; every time is a median, +- its uncertainty")

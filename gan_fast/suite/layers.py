@@ -7,7 +7,7 @@ program. Backward passes are timed through autograd, since that is how they run.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from gan_fast import functional
 from gan_fast.bench import interleaved
-from gan_fast.suite.results import Row
+from gan_fast.choice_table import Choice
+from gan_fast.ops.registry import Operator, recording
+from gan_fast.suite.results import AGAIN, Row
 from gan_fast.suite.shapes import LayerShape
 
 __all__ = ["FORMATS", "PASSES", "measure", "run_of"]
@@ -78,6 +80,18 @@ def run_of(
     return lambda: torch.autograd.grad(output, leaves, upstream, retain_graph=True)
 
 
+def _watched(run: Callable[[], Any]) -> tuple[Any, bool]:
+    """The result of ``run()``, and whether one of our kernels had a part in it."""
+    kernels: list[str] = []
+
+    def record(operator: Operator, arguments: list[Any], choice: Choice) -> None:
+        if choice.backend not in ("torch", "reference"):
+            kernels.append(operator.name)
+
+    with recording(record):
+        return run(), bool(kernels)
+
+
 def difference(got: Any, expected: Any) -> float:
     """Largest relative difference of the results of one pass by two programs."""
     pairs = zip(*((value,) if isinstance(value, Tensor) else value for value in (got, expected)), strict=True)
@@ -101,6 +115,8 @@ def measure(
     device: str = "cpu",
     rounds: int = 9,
     calibration: interleaved.Calibration | None = None,
+    only: Container[tuple[str, str]] | None = None,
+    again: bool = False,
 ) -> Iterator[list[Row]]:
     """The rows of each layer and pass, as soon as they are known: programs "gan_fast" and "torch" in each format.
 
@@ -112,6 +128,8 @@ def measure(
         device: where they are.
         rounds: turns of each program that must count.
         calibration: of earlier measurements.
+        only: (layer's name, pass) of what to measure; all if None.
+        again: measure PyTorch in the last format twice, the second time as the program `results.AGAIN`.
 
     Yields:
         A list of rows, one for each program and format. Where a result is not PyTorch's, the row of "gan_fast" says so
@@ -121,18 +139,27 @@ def measure(
     for shape in shapes:
         named = {name: FORMATS[name] for name in formats} if shape.rank == 2 else {"NCL": torch.contiguous_format}
         for which in PASSES:
+            if only is not None and (shape.name, which) not in only:
+                continue
             programs = {
                 (name, layout): run_of(shape, backend, which, memory_format, dtype, device)
                 for layout, memory_format in named.items()
                 for name, backend in (("torch", "torch"), ("gan_fast", provider))
             }
+            if again:
+                last = list(named)[-1]
+                programs[AGAIN, last] = run_of(shape, "torch", which, named[last], dtype, device)
             rows = {
                 key: Row("layer", shape.name, key[0], which, key[1], str(dtype).removeprefix("torch."), shape.family)
                 for key in programs
             }
             for row in rows.values():
                 row.gflop, row.gbyte = 2e-9 * shape.macs, 1e-9 * shape.elements * dtype.itemsize
-            results = {key: run() for key, run in programs.items()}
+            results = {}
+            for key, run in programs.items():
+                results[key], served = _watched(run)
+                if key[0] == "gan_fast":
+                    rows[key].served = served
             for layout in named:
                 apart = difference(results["gan_fast", layout], results["torch", layout])
                 if apart > LARGEST_DIFFERENCE[dtype]:

@@ -20,12 +20,30 @@ from gan_fast import backends
 from gan_fast.cache import atomic_write
 from gan_fast.machine import caches, cpu_model
 
-__all__ = ["Row", "best_peer", "compare", "describe", "geometric_mean", "read", "slug", "summary", "table", "write"]
+__all__ = [
+    "AGAIN",
+    "PROCESSES",
+    "Row",
+    "best_peer",
+    "compare",
+    "describe",
+    "geometric_mean",
+    "read",
+    "slug",
+    "summary",
+    "suspects",
+    "table",
+    "write",
+]
 
 #: Of result files; another one's are refused.
 FORMAT = "gan_fast bench 1"
 #: A cell counts as slower below 1 - this.
 SMALLEST_CHANGE = 0.03
+#: A cell counts as slower if the ratio's 95 % interval lies below 1 - SMALLEST_CHANGE in so many processes.
+PROCESSES = 3
+#: PyTorch a second time, as if it were another program: what the measurement itself makes of equal programs.
+AGAIN = "torch, again"
 #: Ratios of the same programs in two runs differ by this much on a shared machine.
 BAND = 0.10
 #: What must agree for two files' times to be comparable.
@@ -57,6 +75,8 @@ class Row:
     working_set: int | None = None  # bytes of the largest layer's input, weight and output
     wrong: str = ""
     missing: str = ""  # why a peer is not here
+    served: bool | None = None  # of a layer: whether a kernel of ours ran
+    slower_in: int | None = None  # of a layer that looked slower: so many of PROCESSES confirm it
 
     @property
     def work(self) -> tuple[str, ...]:
@@ -187,7 +207,7 @@ def _piece(row: Row) -> tuple[str, ...]:
 def _fastest_peer(rows: Iterable[Row]) -> dict[tuple[str, ...], Row]:
     best: dict[tuple[str, ...], Row] = {}
     for row in rows:
-        if row.seconds is not None and not row.program.startswith("gan_fast"):
+        if row.seconds is not None and row.program != AGAIN and not row.program.startswith("gan_fast"):
             found = best.get(_piece(row))
             if found is None or row.seconds < (found.seconds or math.inf):
                 best[_piece(row)] = row
@@ -209,6 +229,17 @@ def ratios(rows: Sequence[Row]) -> list[tuple[Row, float]]:
             if work not in fastest or row.seconds < (fastest[work].seconds or math.inf):
                 fastest[work] = row
     return [(row, best[work] / (row.seconds or math.inf)) for work, row in fastest.items()]
+
+
+def suspects(rows: Sequence[Row]) -> list[Row]:
+    """The layers' rows of :func:`ratios` whose 95 % interval lies below 1 - SMALLEST_CHANGE."""
+    best = _fastest_peer(rows)
+    found = []
+    for row, ratio in ratios(rows):
+        doubt = math.hypot(row.uncertainty, best[_piece(row)].uncertainty)
+        if row.kind == "layer" and ratio * (1 + doubt) < 1 - SMALLEST_CHANGE:
+            found.append(row)
+    return found
 
 
 def _no_time(row: Row) -> str:
@@ -247,12 +278,13 @@ def summary(rows: Sequence[Row]) -> str:
         if row.kind == "layer":
             families[row.family if row.dtype == "float32" else f"{row.family} {row.dtype}"].append(ratio)
     for family, found in families.items():
-        slower = sum(ratio < 1 - SMALLEST_CHANGE for ratio in found)
+        below = sum(ratio < 1 - SMALLEST_CHANGE for ratio in found)
         lines.append(
-            f"{family:20s} x{geometric_mean(found):5.2f} of PyTorch's best, {slower} of {len(found)} below 0.97"
+            f"{family:20s} x{geometric_mean(found):5.2f} of PyTorch's best, {below} of {len(found)} below 0.97"
         )
     if len(families) > 1:
         lines.append(f"{'over families':20s} x{geometric_mean([geometric_mean(v) for v in families.values()]):5.2f}")
+    lines += _verdict(rows)
     for row, ratio in ratios(rows):
         if row.kind == "step":
             lines.append(f"{row.name:20s} x{ratio:5.2f} of PyTorch's best, by {row.program}")
@@ -260,6 +292,31 @@ def summary(rows: Sequence[Row]) -> str:
     if wrong:
         lines.append(f"{wrong} results are WRONG: they have no times")
     return "\n".join(lines)
+
+
+def _verdict(rows: Sequence[Row]) -> list[str]:
+    """Of the layers: how many our kernels serve, which are slower by the rule, and what equal programs look like."""
+    lines = []
+    layers = [(row, ratio) for row, ratio in ratios(rows) if row.kind == "layer"]
+    known = [row for row, _ in layers if row.served is not None]
+    if known:
+        ours = sum(bool(row.served) for row in known)
+        lines.append(f"our kernels serve {ours} of {len(known)} layer passes, PyTorch the others")
+    checked = [row for row, _ in layers if row.slower_in is not None]
+    slower = [(row, ratio) for row, ratio in layers if row.slower_in == PROCESSES]
+    if checked or known:
+        said = f"95 % interval below 0.97 in {PROCESSES} processes"
+        lines.append(f"slower ({said}): {len(slower)} of {len(layers)}; {len(checked)} looked so in the first process")
+    lines += [f"  {row.name} {row.pass_} {row.format}: x{ratio:.2f} of PyTorch's best" for row, ratio in slower]
+    first = {row.work: row.seconds for row in rows if row.program == "torch"}
+    again = [(first.get(row.work) or math.nan) / row.seconds for row in rows if row.program == AGAIN and row.seconds]
+    if again:
+        below = sum(ratio < 1 - SMALLEST_CHANGE for ratio in again)
+        lines.append(
+            f"PyTorch against itself: x{geometric_mean(again):.3f}, {below} of {len(again)} below 0.97, "
+            f"{sum(ratio > 1 + SMALLEST_CHANGE for ratio in again)} above 1.03"
+        )
+    return lines
 
 
 def compare(before: Path, after: Path, *, any_machine: bool = False, band: float = BAND) -> tuple[str, int]:
