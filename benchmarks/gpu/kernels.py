@@ -77,11 +77,14 @@ def calls_of(case: ConvCase, settings: Settings) -> dict[str, tuple[Call, dict[s
     def prologue(backend: str, x: Tensor, w: Tensor, y: Tensor) -> Any:
         return OPERATORS[case.op](x, w, None, *case.form, "none", 0.01, y, act, 0.3, backend)
 
+    last = case.layout == "channels_last" and len(case.weight) == 4
+
     def weight_grad(backend: str, x: Tensor, g: Tensor, y: Tensor) -> Any:
         before = (None, "none") if act == "none" else (y, act)
         return OPERATORS["conv_weight_grad"](
-            x, g, list(case.weight[2:]), stride, pad, dilation, groups, case.transposed, True, *before, 0.3, backend
-        )
+            x, g, list(case.weight[2:]), stride, pad, dilation, groups, case.transposed, True, *before, 0.3, last,
+            backend,
+        )  # fmt: skip
 
     g, y = normal(settings, case.output, 3), _uniform(settings, case.output, 4)
     found: dict[str, tuple[Call, dict[str, Tensor | None]]] = {
