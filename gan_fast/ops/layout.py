@@ -43,12 +43,12 @@ def as_channels_last(x: Tensor) -> Tensor:
     """``x.to(memory_format=torch.channels_last)`` of images (N, C, H, W), but a view where only strides differ.
 
     One channel is the same memory in both formats, and an axis of size 1 may have any stride: ``to`` makes a copy so
-    that the strides say which format is meant.
+    that the strides say which format is meant. Under torch.func's transforms, where a tensor has no format of its own,
+    x itself.
     """
-    if is_channels_last(x):
+    if torch._C._are_functorch_transforms_active() or is_channels_last(x):
         return x
-    # A compiler plans copies by itself; functorch's tensors do not tell their strides.
-    planned = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    planned = torch.compiler.is_compiling() or torch.jit.is_tracing()  # the compiler plans copies by itself
     if planned or not x.is_contiguous(memory_format=torch.channels_last):
         return x.to(memory_format=torch.channels_last)
     n, c, h, w = x.shape
