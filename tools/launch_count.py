@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How many kernels one training step would launch on a GPU, counted on the CPU: the article's networks.
 
-    TRITON_INTERPRET=1 python tools/launch_count.py [--model keras_mnist] [--batch 8]
+    TRITON_INTERPRET=1 python tools/launch_count.py [--model keras_mnist] [--batch 8] [--update simultaneous]
 
 The operators run on backend "triton", which notes its launches and computes nothing; of PyTorch's own operations each
 that is neither a view nor an allocation counts as one. That is an estimate for those (a foreach operation can be more).
@@ -49,12 +49,14 @@ class Count(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def count(model: str = "keras_mnist", batch: int = 8) -> tuple[collections.Counter[str], collections.Counter[str]]:
+def count(
+    model: str = "keras_mnist", batch: int = 8, update: str = "alternating"
+) -> tuple[collections.Counter[str], collections.Counter[str]]:
     """The second step's launches by name: (our kernels', PyTorch's operations)."""
     generator, discriminator = gan_fast.models.build(model)
     for network in (generator, discriminator):
         network.to(memory_format=torch.channels_last)  # as a training on a GPU keeps its weights
-    trainer = gan_fast.Trainer(generator, discriminator, batch_size=batch, device="cpu", seed=0)
+    trainer = gan_fast.Trainer(generator, discriminator, batch_size=batch, device="cpu", seed=0, update=update)
     real = torch.rand(batch, *generator.sample_shape) * 2 - 1
     ours: collections.Counter[str] = collections.Counter()
 
@@ -78,8 +80,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="keras_mnist", choices=gan_fast.models.names())
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--update", default="alternating", choices=("alternating", "simultaneous"))
     options = parser.parse_args()
-    ours, operations = count(options.model, options.batch)
+    ours, operations = count(options.model, options.batch, options.update)
     for title, counter in (("gan_fast", ours), ("PyTorch", operations)):
         print(f"{title}: {sum(counter.values())}")
         for name, number in counter.most_common():

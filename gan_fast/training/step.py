@@ -4,7 +4,6 @@ discriminator; or both at once."""
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -236,14 +235,8 @@ def _descend(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.G
         scaler.step(optimizer)
         scaler.update()
     else:
-        loss.backward(_one(loss.dtype, loss.device))
+        loss.backward(simultaneous.unit_seed(loss))
         optimizer.step()
-
-
-@functools.cache
-def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What a backward pass starts from, made once: autograd fills a new tensor each time."""
-    return torch.ones((), dtype=dtype, device=device)
 
 
 def _full(logits: Tensor) -> Tensor:
