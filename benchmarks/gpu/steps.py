@@ -28,7 +28,7 @@ from .device import (
     step_time,
     synchronise,
     tidy,
-)  # fmt: skip
+)
 from .journal import Row, row
 from .verdicts import uses_kernels
 
