@@ -46,10 +46,11 @@ def as_channels_last(x: Tensor) -> Tensor:
     that the strides say which format is meant. Under torch.func's transforms, where a tensor has no format of its own,
     x itself.
     """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return x.to(memory_format=torch.channels_last)  # a compiler plans copies by itself
     if torch._C._are_functorch_transforms_active() or is_channels_last(x):
         return x
-    planned = torch.compiler.is_compiling() or torch.jit.is_tracing()  # the compiler plans copies by itself
-    if planned or not x.is_contiguous(memory_format=torch.channels_last):
+    if not x.is_contiguous(memory_format=torch.channels_last):
         return x.to(memory_format=torch.channels_last)
     n, c, h, w = x.shape
     return x.permute(0, 2, 3, 1).flatten().view(n, h, w, c).permute(0, 3, 1, 2)
