@@ -51,7 +51,7 @@ def plan(shape: LayerShape, which: str, threads: int) -> dict[str, Any]:
     x, weight = empty(shape.input_shape), torch.empty(shape.weight_shape)
     y = empty((shape.batch, shape.out_channels, *out_size))
     common = (stride, begin, dilation, groups)
-    rest = (None, "none", 0.01, "cpu")
+    rest = (None, "none", 0.01)
     module = backends.extension()
     assert module is not None
     before = torch.get_num_threads()
@@ -59,12 +59,14 @@ def plan(shape: LayerShape, which: str, threads: int) -> dict[str, Any]:
     module.begin_plan()
     try:
         if which == "weight_grad":
-            OPERATORS["conv_weight_grad"](x, y, list(shape.weight_shape[2:]), *common, transposed, False, *rest)
+            OPERATORS["conv_weight_grad"](
+                x, y, list(shape.weight_shape[2:]), *common, transposed, False, *rest, False, "cpu"
+            )
         else:
             forward = which == "forward"
             op = "conv_transpose" if transposed == forward else "conv"
             source, size = (x, out_size) if forward else (y, list(shape.input_shape[2:]))
-            OPERATORS[op](source, weight, None, *common, size, "none", 0.01, *rest)
+            OPERATORS[op](source, weight, None, *common, size, "none", 0.01, *rest, "cpu")
     finally:
         made = module.end_plan()
         torch.set_num_threads(before)

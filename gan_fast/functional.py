@@ -28,10 +28,12 @@ from gan_fast.ops import OPERATORS, batch_norm_call, dispatch, linear_call
 from gan_fast.ops import activation as activations
 from gan_fast.ops.bce_with_logits.op import broadcasts_to
 from gan_fast.ops.dispatch import Size
+from gan_fast.ops.layout import as_channels_last
 from gan_fast.ops.registry import autocast_enabled
 from gan_fast.ops.upsample_conv import Factor, upsample_convolution
 
 __all__ = [
+    "as_channels_last",
     "batch_norm",
     "bias_act",
     "binary_cross_entropy_with_logits",

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast import backends, nn
+from gan_fast import backends, functional, nn
 
 __all__ = ["Sequential", "against_collapse", "fused_activation", "is_upsampling"]
 
@@ -153,9 +153,9 @@ class Sequential(torch.nn.Sequential):
                     # PyTorch's rule: the result is channels_last if the input or the weight is.
                     channels_last = channels_last or _is_channels_last(child._parameters.get("weight"))
                     if options or (not _is_channels_last(value) and _wants_channels_last(child, value, activation)):
-                        # `to`, not `contiguous`: where both formats are contiguous the strides still have to say
+                        # Not `contiguous`: where both formats are contiguous the strides still have to say
                         # channels_last.
-                        value = value.to(memory_format=torch.channels_last)
+                        value = functional.as_channels_last(value)
                 elif keep and kind.forward is _LINEAR_FORWARD:
                     value, channels_last = _in_format(value, channels_last), False  # its result lies row by row
                 if activation is not None:

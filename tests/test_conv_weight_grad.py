@@ -34,11 +34,13 @@ def tensors(
     return x, g, y.to(stored).to(dtype).requires_grad_() if prologue else None
 
 
-def run(case: ConvCase, x: Tensor, g: Tensor, y: Tensor | None, act: str, backend: str) -> tuple[Tensor, Tensor]:
+def run(
+    case: ConvCase, x: Tensor, g: Tensor, y: Tensor | None, act: str, backend: str, channels_last: bool = False
+) -> tuple[Tensor, Tensor]:
     stride, pad_begin, dilation, groups, _ = case.form
     kernel = list(case.weight[2:])
     return OPERATORS["conv_weight_grad"](
-        x, g, kernel, stride, pad_begin, dilation, groups, case.transposed, True, y, act, 0.3, backend
+        x, g, kernel, stride, pad_begin, dilation, groups, case.transposed, True, y, act, 0.3, channels_last, backend
     )
 
 
@@ -102,8 +104,27 @@ def test_opcheck(case: ConvCase, backend: str) -> None:
     if backend == "cpu":
         kernels()
     x, g, y = tensors(case, torch.float32, prologue=True)
-    args = (x, g, list(case.weight[2:]), *case.form[:4], case.transposed, True, y, "tanh", 0.3, backend)
+    rest = (y, "tanh", 0.3, len(case.weight) == 4, backend)
+    args = (x, g, list(case.weight[2:]), *case.form[:4], case.transposed, True, *rest)
     torch.library.opcheck(torch.ops.gan_fast.conv_weight_grad.default, args)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name in ("k3s2", "k4s2", "groups")], ids=lambda c: c.op + c.name
+)
+def test_channels_last_is_the_same_in_another_order(
+    case: ConvCase, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every backend, and the fake kernel, gives the strides that PyTorch gives such a tensor; an empty batch, too."""
+    x, g, y = tensors(case, torch.float32, prologue=True)
+    with torch.no_grad(), level_of(backend, monkeypatch) as name:
+        plain, asked = (run(case, x, g, y, "relu", name, last)[0] for last in (False, True))
+        nothing = run(case, x[:0], g[:0], y[:0], "relu", name, True)[0]
+        fake = run(case, x.to("meta"), g.to("meta"), y.to("meta"), "relu", "reference", True)[0]
+    assert plain.is_contiguous() and torch.equal(plain, asked)
+    pattern = torch.empty(case.weight, memory_format=torch.channels_last)
+    assert asked.stride() == nothing.stride() == fake.stride() == pattern.stride()
 
 
 @pytest.mark.parametrize("backend", REGISTERED)
@@ -113,7 +134,7 @@ def test_without_the_bias(backend: str) -> None:
     case = CONV[0]
     x, g, _ = tensors(case, torch.float32, prologue=False)
     weight_grad, bias_grad = OPERATORS["conv_weight_grad"](
-        x, g, list(case.weight[2:]), *case.form[:4], case.transposed, False, None, "none", 0.01, backend
+        x, g, list(case.weight[2:]), *case.form[:4], case.transposed, False, None, "none", 0.01, False, backend
     )
     assert bias_grad.shape == (0,)
     (second,) = torch.autograd.grad(weight_grad.sum(), g)
@@ -129,6 +150,18 @@ def test_without_the_bias(backend: str) -> None:
         ({"kernel_size": [3]}, "must have the rank of input"),
         ({"kernel_size": [3, 0]}, "must be positive"),
         ({"groups": 0}, "got 0"),
+        (
+            {
+                "input": torch.zeros(2, 12, 8),
+                "grad_output": torch.zeros(2, 18, 4),
+                "kernel_size": [3],
+                "stride": [2],
+                "pad_begin": [1],
+                "dilation": [1],
+                "channels_last": True,
+            },
+            r"channels_last is a format of 2-D weights, got kernel_size \[3\]",
+        ),
         ({"prologue_activation": "tanh"}, "go together"),
         ({"grad_output": torch.zeros(2, 18, 4, 5, dtype=torch.float64)}, "grad_output must have the dtype"),
     ],

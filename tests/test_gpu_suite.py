@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -275,6 +276,22 @@ def dry_run(folder: Path) -> subprocess.CompletedProcess[str]:
         "--tiny",
     ]
     return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+
+
+def test_nothing_of_the_package_need_be_installed(tmp_path: Path) -> None:
+    """What the command imports first comes from the clone, wherever it is called, without an installation."""
+    code = (
+        "import runpy, sys\n"
+        "sys.meta_path[:] = [finder for finder in sys.meta_path if 'editable' not in repr(finder)]\n"
+        "runpy.run_path(sys.argv[1])\n"
+        "import gan_fast, machine\n"
+        "print(gan_fast.__file__)\n"
+    )
+    command = [sys.executable, "-c", code, str(ROOT / "benchmarks" / "gpu_suite.py")]
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=variables, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).parent == ROOT / "gan_fast"
 
 
 @pytest.mark.slow

@@ -100,11 +100,14 @@ def test_weight_gradient(case: ConvCase) -> None:
     g, y = torch.randn(case.output, generator=generator), torch.rand(case.output, generator=generator) * 0.8 + 0.1
     stride, pad, dilation, groups, _ = case.form
 
+    last = len(case.weight) == 4 and forced is MANY_TILES
+
     def call(x: Tensor, g: Tensor, y: Tensor, backend: str = "reference") -> tuple[Tensor, Tensor]:
         prologue = (None, "none") if case.activation == "none" else (y, case.activation)
         return OPERATORS["conv_weight_grad"](
-            x, g, list(case.weight[2:]), stride, pad, dilation, groups, case.transposed, True, *prologue, 0.3, backend
-        )
+            x, g, list(case.weight[2:]), stride, pad, dilation, groups, case.transposed, True, *prologue, 0.3, last,
+            backend,
+        )  # fmt: skip
 
     theirs, truth = both(call, (x, g, y), dtype)
     with tile(forced):

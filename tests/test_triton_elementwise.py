@@ -63,7 +63,7 @@ def test_nan_and_infinity_come_out_where_pytorch_has_them() -> None:
 @every_type
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_bce_with_logits(reduction: str, dtype: torch.dtype) -> None:
-    for shape in ((5,), (3, 1), (2, 1, 35, 33)):
+    for shape in ((5,), (3, 1), (2, 1, 35, 33), (8200,)):  # by one program, small and large, and by several
         x = numbers(shape, 4) * 8
         target = torch.rand(shape, generator=torch.Generator().manual_seed(5))
         weight, pos_weight = target + 0.5, target * 2 + 0.1

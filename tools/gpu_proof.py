@@ -52,7 +52,9 @@ def environment(version: str) -> Path:
     own = {line.split("==")[0]: line for line in pins()[1]}
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     tested = {line.split("==")[0]: line.strip() for line in lines if "==" in line}
-    wanted = [{**tested, **own}[name] for name in ("torch", "numpy", "pytest", "hypothesis", "setuptools")]
+    # The last three are what the Trainer, whose step's launches are counted, asks for beyond them.
+    names = ("torch", "numpy", "pytest", "hypothesis", "setuptools", "pillow", "safetensors", "tqdm")
+    wanted = [{**tested, **own}[name] for name in names]
     stamp = folder / "installed.txt"
     needed = "\n".join([*wanted, f"triton=={version}"])
     if stamp.exists() and stamp.read_text() == needed:

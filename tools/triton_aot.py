@@ -64,14 +64,16 @@ def _operations() -> dict[str, Operation]:
         "conv_transpose k7 from 1 prologue": Operation(
             "conv_transpose", (one, (1, 128, 7, 7), None, *same, [28, 28], *no, one, *tanh), "FLAT_TILES"),
         "weight_grad k5s2 transposed prologue": Operation(
-            "conv_weight_grad", (x14, x28, [5, 5], *up, True, True, x28, *leaky), "TILES"),
+            "conv_weight_grad", (x14, x28, [5, 5], *up, True, True, x28, *leaky, True), "TILES"),
         "weight_grad from 1": Operation(
-            "conv_weight_grad", (one, x14, [3, 3], *down, False, True, x14, *leaky), "FLAT_TILES"),
+            "conv_weight_grad", (one, x14, [3, 3], *down, False, True, x14, *leaky, False), "FLAT_TILES"),
         "weight_grad k7 to 1": Operation(
-            "conv_weight_grad", (x28, one, [7, 7], *same, False, True, one, *tanh), "FLAT_TILES"),
+            "conv_weight_grad", (x28, one, [7, 7], *same, False, True, one, *tanh, True), "FLAT_TILES"),
         "bias_act": Operation("bias_act", (x28, (128,), *leaky), None),
         "act_grad": Operation("act_grad", (x28, x28, *tanh), None),
         "bce constant": Operation("bce_with_logits", ((64, 1), None, 1.0, None, None, "mean"), None),
+        "bce constant, one program": Operation(
+            "bce_with_logits", ((4096, 1), None, 1.0, None, None, "mean"), None),
         "bce target": Operation("bce_with_logits", (one, one, 0.0, one, one, "mean"), None),
         "batch_norm_act": Operation("batch_norm_act", (x28, (128,), (128,), None, None, 1e-5, *leaky), None),
         "batch_norm_act_backward": Operation(

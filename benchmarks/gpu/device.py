@@ -127,6 +127,13 @@ def precision(name: str) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
+def few_programs(settings: Settings) -> contextlib.AbstractContextManager[None]:
+    """In a dry run one large tile for every matrix product, since the interpreter pays by the program."""
+    from gan_fast.ops import _triton
+
+    return _triton.tile(_triton.Tile(512, 256, 256, 4, 1)) if settings.tiny else contextlib.nullcontext()
+
+
 def normal(settings: Settings, shape: tuple[int, ...], seed: int, scale: float = 1.0) -> Tensor:
     """float32 numbers on the device, always the same there."""
     generator = torch.Generator(settings.device).manual_seed(seed)

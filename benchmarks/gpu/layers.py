@@ -97,6 +97,7 @@ def by_operators(shape: LayerShape, p: Problem, backend: str) -> Calls:
     there, back = ("conv_transpose", "conv") if transposed else ("conv", "conv_transpose")
     form_of_both = ([shape.stride] * rank, [shape.padding] * rank, [shape.dilation] * rank, 1)
     rest = ("none", 0.01, None, "none", 0.01, backend)
+    last = rank == 2 and p.w.is_contiguous(memory_format=torch.channels_last)  # the gradient lies as the weight does
 
     def quietly(operator: str, *arguments: Any) -> Any:
         with torch.no_grad():
@@ -107,7 +108,7 @@ def by_operators(shape: LayerShape, p: Problem, backend: str) -> Calls:
         "input_grad": lambda: quietly(back, p.g, p.w, None, *form_of_both, list(shape.size), *rest),
         "weight_grad": lambda: quietly(
             "conv_weight_grad", p.x, p.g, list(shape.kernel), *form_of_both, transposed, True, None, "none", 0.01,
-            backend,
+            last, backend,
         ),
     }  # fmt: skip
 

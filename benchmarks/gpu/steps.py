@@ -7,7 +7,6 @@ what a training loop has, gaps between launches included.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,18 @@ from torch import Tensor, nn
 import gan_fast
 from gan_fast.suite import peers
 
-from .device import DTYPES, FORMATS, Settings, capture, peak_memory, precision, step_time, synchronise, tidy
+from .device import (
+    DTYPES,
+    FORMATS,
+    Settings,
+    capture,
+    few_programs,
+    peak_memory,
+    precision,
+    step_time,
+    synchronise,
+    tidy,
+)
 from .journal import Row, row
 from .verdicts import uses_kernels
 
@@ -196,12 +206,9 @@ class Run:
         backend = self.program.backend
         if backend is None:
             return step
-        from gan_fast.ops import _triton
 
         def inside() -> tuple[Tensor, Tensor]:
-            # The interpreter pays by the program: one large tile makes few of them.
-            large = _triton.tile(_triton.Tile(2048, 16, 256, 4, 1)) if self.settings.tiny else contextlib.nullcontext()
-            with gan_fast.use_backend(backend), large:
+            with gan_fast.use_backend(backend), few_programs(self.settings):
                 return step()
 
         return inside

@@ -88,8 +88,8 @@ class Discriminator(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Score images; positive logits mean real."""
         check_images(images, self.sample_shape)
-        # `to`, not `contiguous`: one channel counts as contiguous in either format, and the layers go by the strides.
-        features = self.conv2(self.conv1(images.to(memory_format=torch.channels_last)))
+        # Not `contiguous`: one channel counts as contiguous in either format, and the layers go by the strides.
+        features = self.conv2(self.conv1(functional.as_channels_last(images)))
         return self.dense(features.permute(0, 2, 3, 1).flatten(1))
 
 

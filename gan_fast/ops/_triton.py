@@ -140,10 +140,3 @@ def ceil_div(a: int, b: int) -> int:
 def two(values: Any, fill: int) -> tuple[int, int]:
     """One entry for each of two spatial axes: a 1-D convolution is one of height 1."""
     return (fill, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
-
-
-def like(x: Tensor, pattern: Tensor) -> Tensor:
-    """x broadcast to the shape and strides of ``pattern``, so that equal positions in memory are equal elements."""
-    if x.shape == pattern.shape and x.stride() == pattern.stride():
-        return x
-    return torch.empty_like(pattern).copy_(x)

@@ -49,10 +49,10 @@ def batch_norm(
     if training and running_mean is not None and running_var is not None:
         count = input.numel() // input.shape[1]
         with torch.no_grad():
-            for kept, batch in ((running_mean, mean), (running_var, var * (count / (count - 1)))):
-                # Rounded once, and past the version counter, as PyTorch does: a graph of PyTorch's own batch
-                # normalisation may hold the very tensor, and would refuse to be differentiated.
-                kept.data.copy_(torch.lerp(kept.double(), batch, momentum))
+            for kept, batch, factor in ((running_mean, mean, 1.0), (running_var, var, count / (count - 1))):
+                # In float64, since batch is, and rounded once. Past the version counter, as PyTorch does: a graph of
+                # PyTorch's own batch normalisation may hold the very tensor, and would refuse to be differentiated.
+                torch.add(batch * (momentum * factor), kept, alpha=1 - momentum, out=kept.data)
     return out if fused == act else activations.apply(out, act, negative_slope)
 
 

@@ -228,7 +228,7 @@ def make_backward(transposed: bool) -> Any:
         size, kernel = list(input.shape[2:]), list(weight.shape[2:])
         if layout.output_format(input, weight) == torch.channels_last:
             # PyTorch's rule for the input's gradient; and both kernels below would convert it, each for itself.
-            grad = grad.to(memory_format=torch.channels_last)
+            grad = layout.as_channels_last(grad)
         form = (list(g.stride), list(g.pad_begin), list(g.dilation), g.groups)
         if need_input or need_prologue_y:
             inner = OPERATORS[sibling](grad, weight, None, *form, size, "none", 0.01, y, act, slope, backend)
@@ -241,14 +241,18 @@ def make_backward(transposed: bool) -> Any:
             return tuple(grads)
         want_bias = need_bias and ctx.has_bias
         weight_grad = OPERATORS["conv_weight_grad"]
+        as_weight = layout.is_channels_last(weight)  # a gradient in another format would be copied by autograd
         if prologue_y is not None and y is None and not want_bias:
             # W(x', g) = W'(g, x') with the roles swapped: the prologue on x fuses, nothing is materialised.
             grads[1], _ = weight_grad(
-                grad, input, kernel, *form, not transposed, False, prologue_y, prologue_act, prologue_slope, backend
-            )
+                grad, input, kernel, *form, not transposed, False, prologue_y, prologue_act, prologue_slope, as_weight,
+                backend,
+            )  # fmt: skip
         else:
             x = through_activation(input, prologue_y, prologue_act, prologue_slope, backend)
-            grads[1], grad_bias = weight_grad(x, grad, kernel, *form, transposed, want_bias, y, act, slope, backend)
+            grads[1], grad_bias = weight_grad(
+                x, grad, kernel, *form, transposed, want_bias, y, act, slope, as_weight, backend
+            )
             grads[2] = grad_bias if want_bias else None
         return tuple(grads)
 

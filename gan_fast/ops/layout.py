@@ -39,11 +39,31 @@ def strides_are_channels_last(size: Sequence[int], stride: Sequence[int]) -> boo
     return True
 
 
+def as_channels_last(x: Tensor) -> Tensor:
+    """``x.to(memory_format=torch.channels_last)`` of images (N, C, H, W), but a view where only strides differ.
+
+    One channel is the same memory in both formats, and an axis of size 1 may have any stride: ``to`` makes a copy so
+    that the strides say which format is meant. Under torch.func's transforms, where a tensor has no format of its own,
+    x itself.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return x.to(memory_format=torch.channels_last)  # a compiler plans copies by itself
+    if torch._C._are_functorch_transforms_active() or is_channels_last(x):
+        return x
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        return x.to(memory_format=torch.channels_last)
+    n, c, h, w = x.shape
+    return x.permute(0, 2, 3, 1).flatten().view(n, h, w, c).permute(0, 3, 1, 2)
+
+
 def output_format(*tensors: Tensor) -> torch.memory_format:
     """Channels-last if one of the tensors (a convolution's input and weight) is, as PyTorch's CPU convolutions do."""
-    if any(is_channels_last(t) for t in tensors):
-        return torch.channels_last
-    return torch.contiguous_format
+    return named(any(is_channels_last(t) for t in tensors))
+
+
+def named(channels_last: bool) -> torch.memory_format:
+    """The format that a flag in an operator's schema means."""
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def to_kernel(x: Tensor) -> Tensor:
@@ -82,3 +102,13 @@ def with_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:
     if x.device.type != "cpu":
         return torch.empty_strided(x.shape, stride, dtype=x.dtype, device=x.device).copy_(x)
     return memory.empty(x.shape, stride, x.dtype).copy_(x)
+
+
+def like(x: Tensor, pattern: Tensor) -> Tensor:
+    """x broadcast to the shape of ``pattern`` and laid out as it, so that equal positions in memory are equal elements;
+    a copy only where needed. ``pattern`` is dense."""
+    if x.shape == pattern.shape:
+        steps = zip(x.shape, x.stride(), pattern.stride(), strict=True)
+        if x.stride() == pattern.stride() or all(n == 1 or mine == other for n, mine, other in steps):
+            return x
+    return (memory if x.device.type == "cpu" else torch).empty_like(pattern).copy_(x)

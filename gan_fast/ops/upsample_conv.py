@@ -163,7 +163,7 @@ def upsample_convolution(
     else:
         if layout.is_channels_last(weight):
             # The output's format is then channels_last, as PyTorch has it; the collapsed weight no longer tells.
-            x = x.to(memory_format=torch.channels_last)
+            x = layout.as_channels_last(x)
         stride, begin, dilation, groups, out_size = geometry
         out = dispatch.geometry_form(
             "conv_transpose", x, collapse(weight, stride), bias, (stride, begin, out_size, dilation, groups),

@@ -13,13 +13,14 @@ gradient is 1e-19 of one sample's in fp32.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Seeds", "generator_gradient", "refusal", "seeds", "smallest"]
+__all__ = ["Seeds", "generator_gradient", "refusal", "seeds", "smallest", "unit_seed"]
 
 
 def refusal(batch_statistics: bool, logits_per_sample: int) -> str | None:
@@ -58,6 +59,17 @@ class Seeds(NamedTuple):
     quotients: Tensor
 
 
+def unit_seed(loss: Tensor) -> Tensor:
+    """What the backward pass of a scalar starts from; autograd would fill a new tensor each time."""
+    return _constant(1.0, loss.dtype, loss.device)
+
+
+@functools.cache
+def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A scalar that is made once."""
+    return torch.full((), value, dtype=dtype, device=device)
+
+
 def seeds(
     logits: Tensor,
     d_loss: Callable[[Tensor, Tensor], Tensor],
@@ -65,18 +77,18 @@ def seeds(
 ) -> Seeds:
     """Differentiate both losses with respect to the logits (2 N, ...), N real and N generated samples."""
     half = logits.dtype in (torch.bfloat16, torch.float16)
-    leaf = (logits.detach().float() if half else logits.detach()).requires_grad_()
-    real, fake = leaf.chunk(2)
+    known = logits.detach().float() if half else logits.detach()
+    real, fake = (part.requires_grad_() for part in known.chunk(2))
     of_d, of_g = d_loss(real, fake), g_loss(fake)
-    (d_slopes,) = torch.autograd.grad(of_d, leaf, retain_graph=True)
-    (g_slopes,) = torch.autograd.grad(of_g, leaf)
-    count = len(logits) // 2
-    start = d_slopes.to(logits.dtype)
+    of_real, of_fake = torch.autograd.grad(
+        of_d, (real, fake), unit_seed(of_d), retain_graph=True, materialize_grads=True
+    )
+    (g_slopes,) = torch.autograd.grad(of_g, fake, unit_seed(of_g))
+    of_real, of_fake = of_real.to(logits.dtype), of_fake.to(logits.dtype)
     least = smallest(logits.dtype)
-    fakes = start[count:]
-    start = torch.cat((start[:count], torch.where(fakes.abs() < least, torch.full_like(fakes, least), fakes)))
-    quotients = g_slopes[count:] / start[count:].to(g_slopes.dtype)
-    return Seeds(of_d.detach(), of_g.detach(), start, quotients.flatten())
+    of_fake = torch.where(of_fake.abs() < least, _constant(least, of_fake.dtype, of_fake.device), of_fake)
+    quotients = g_slopes / of_fake.to(g_slopes.dtype)
+    return Seeds(of_d.detach(), of_g.detach(), torch.cat((of_real, of_fake)), quotients.flatten())
 
 
 def generator_gradient(samples: Tensor, quotients: Tensor) -> Tensor:

@@ -235,7 +235,7 @@ def _descend(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.G
         scaler.step(optimizer)
         scaler.update()
     else:
-        loss.backward()
+        loss.backward(simultaneous.unit_seed(loss))
         optimizer.step()
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gan_fast.ops import _kernels, activation, memory
+from gan_fast.ops import _kernels, activation, layout, memory
 
 
 def act_grad(grad_output: Tensor, y: Tensor, act: str, slope: float) -> Tensor:
     """Same arguments as the reference; float32, bfloat16 or float64 on the CPU."""
     out = memory.empty_like(y)  # dense, in y's order of axes if y is dense itself
-    g = _like(grad_output, out)
-    dense_y = _like(y, out)
+    g = layout.like(grad_output, out)
+    dense_y = layout.like(y, out)
     if out.numel():
         _kernels.module().act_grad(
             _kernels.DTYPE_CODES[y.dtype],
@@ -25,8 +25,3 @@ def act_grad(grad_output: Tensor, y: Tensor, act: str, slope: float) -> Tensor:
             torch.get_num_threads(),
         )
     return out
-
-
-def _like(x: Tensor, pattern: Tensor) -> Tensor:
-    """x with the strides of ``pattern``, so that equal positions in memory are equal elements."""
-    return x if x.stride() == pattern.stride() else memory.empty_like(pattern).copy_(x)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gan_fast.ops import _triton, activation
+from gan_fast.ops import _triton, activation, layout
 from gan_fast.ops.triton_common import act_backward
 
 _BLOCK = 1024
@@ -37,7 +37,7 @@ def act_grad(grad_output: Tensor, y: Tensor, act: str, slope: float) -> Tensor:
             _triton.ceil_div(out.numel(), _BLOCK),
             out.device,
             {
-                "g": _triton.like(grad_output, out), "y": _triton.like(y, out), "out": out, "elements": out.numel(),
+                "g": layout.like(grad_output, out), "y": layout.like(y, out), "out": out, "elements": out.numel(),
                 "slope": float(slope),
             },
             {"ACT": activation.CODES[act], "WIDE": _triton.wide(out), "BLOCK": _BLOCK},

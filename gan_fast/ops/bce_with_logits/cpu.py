@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gan_fast.ops import _kernels, memory
+from gan_fast.ops import _kernels, layout, memory
 
 #: reduction -> its code in the kernel's signature.
 _REDUCTION_CODES = {"none": 0, "mean": 1, "sum": 2}
@@ -21,9 +21,9 @@ def bce_with_logits(
 ) -> tuple[Tensor, Tensor]:
     """Same arguments as the reference; float32, bfloat16 or float64 on the CPU."""
     grad = memory.empty_like(input)
-    x = _like(input, grad)
+    x = layout.like(input, grad)
     loss = memory.empty_like(input) if reduction == "none" else input.new_empty(())
-    t, w, p = (None if tensor is None else _like(tensor, grad) for tensor in (target, weight, pos_weight))
+    t, w, p = (None if tensor is None else layout.like(tensor, grad) for tensor in (target, weight, pos_weight))
     _kernels.module().bce_with_logits(
         _kernels.DTYPE_CODES[input.dtype],
         input.numel(),
@@ -38,10 +38,3 @@ def bce_with_logits(
         torch.get_num_threads(),
     )
     return loss, grad
-
-
-def _like(x: Tensor, pattern: Tensor) -> Tensor:
-    """x broadcast to the shape and strides of ``pattern``, so that equal positions in memory are equal elements."""
-    if x.shape == pattern.shape and x.stride() == pattern.stride():
-        return x
-    return memory.empty_like(pattern).copy_(x)

@@ -1,5 +1,5 @@
-"""gan_fast::bce_with_logits as Triton kernels: value and gradient in one pass, and for a mean or sum a second launch
-that adds up the programs' sums in order."""
+"""gan_fast::bce_with_logits as Triton kernels: value and gradient in one pass; for a mean or sum of more elements than
+one program takes, a second launch adds up the programs' sums in order."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gan_fast.ops import _triton
+from gan_fast.ops import _triton, layout
 
-_BLOCK = 1024
+_BLOCK, _WARPS = 1024, 4
+#: A mean or sum of so many elements is one program's work, to save a launch; where it would pay no more is for a device
+#: to say.
+_ALONE, _ALONE_WARPS = 8192, 16
 
 
 @triton.jit
@@ -30,14 +33,14 @@ def _softplus_of_minus(a):
     return e - (e * e) * p
 
 
-@triton.jit(do_not_specialize=["target_value", "elements", "scale"])
+@triton.jit(do_not_specialize=["target_value", "elements", "scale", "loss_scale"])
 def bce_kernel(
-    x, target, weight, pos_weight, loss, grad, target_value, elements, scale,
+    x, target, weight, pos_weight, loss, grad, target_value, elements, scale, loss_scale,
     HAS_TARGET: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_POS_WEIGHT: tl.constexpr, REDUCE: tl.constexpr,
     WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The operator's formulas, each side of 0 in the form in which nothing cancels. REDUCE: loss is one sum for each
-    program."""
+    program, times loss_scale."""
     pid = tl.program_id(0)
     first = pid
     if WIDE:
@@ -65,7 +68,8 @@ def bce_kernel(
         gradient *= w
     tl.store(grad + e, (gradient * scale).to(grad.dtype.element_ty), mask=mask)
     if REDUCE:
-        tl.store(loss + pid, tl.sum(tl.where(mask, value, 0.0), axis=0))
+        total = tl.sum(tl.where(mask, value, 0.0), axis=0) * loss_scale
+        tl.store(loss + pid, total.to(loss.dtype.element_ty))
     else:
         tl.store(loss + e, value.to(loss.dtype.element_ty), mask=mask)
 
@@ -97,25 +101,28 @@ def bce_with_logits(
         # As PyTorch: the mean of nothing is NaN, its sum 0.
         return loss.fill_(float("nan") if reduction == "mean" else 0.0), grad
     scale = 1.0 / elements if reduction == "mean" else 1.0
-    programs = _triton.ceil_div(elements, _BLOCK)
-    parts = input.new_empty(programs, dtype=torch.float32) if reduce else loss
-    t, w, p = (None if tensor is None else _triton.like(tensor, grad) for tensor in (target, weight, pos_weight))
+    block, warps = (_ALONE, _ALONE_WARPS) if reduce and _BLOCK < elements <= _ALONE else (_BLOCK, _WARPS)
+    programs = _triton.ceil_div(elements, block)
+    in_parts = reduce and programs > 1
+    parts = input.new_empty(programs, dtype=torch.float32) if in_parts else loss
+    t, w, p = (None if tensor is None else layout.like(tensor, grad) for tensor in (target, weight, pos_weight))
     _triton.launch(
         bce_kernel,
         programs,
         input.device,
         {
-            "x": _triton.like(input, grad), "target": t, "weight": w, "pos_weight": p, "loss": parts, "grad": grad,
+            "x": layout.like(input, grad), "target": t, "weight": w, "pos_weight": p, "loss": parts, "grad": grad,
             "target_value": float(target_value), "elements": elements, "scale": scale,
+            "loss_scale": 1.0 if in_parts else scale,
         },
         {
             "HAS_TARGET": t is not None, "HAS_WEIGHT": w is not None, "HAS_POS_WEIGHT": p is not None,
-            "REDUCE": reduce, "WIDE": _triton.wide(input), "BLOCK": _BLOCK,
+            "REDUCE": reduce, "WIDE": _triton.wide(input), "BLOCK": block,
         },
-        4,
+        warps,
         1,
     )  # fmt: skip
-    if reduce:
+    if in_parts:
         arguments = {"partial": parts, "loss": loss, "parts": programs, "scale": scale}
-        _triton.launch(total_kernel, 1, input.device, arguments, {"BLOCK": _BLOCK}, 4, 1)
+        _triton.launch(total_kernel, 1, input.device, arguments, {"BLOCK": _BLOCK}, _WARPS, 1)
     return loss, grad

@@ -6,8 +6,9 @@
 
 Shapes: input x (N, IC, spatial...) and grad_output g (N, OC, spatial...) are the forward operation's input and the
 gradient of its output; the results are (weight gradient in the forward operation's layout, bias gradient (OC)).
-Without ``want_bias`` the second is an empty tensor. Differentiable any number of times in input, grad_output and
-prologue_y. Plain PyTorch: :mod:`gan_fast.ops.conv_weight_grad.reference`.
+Without ``want_bias`` the second is an empty tensor. ``channels_last`` (2-D) asks for the weight gradient in that memory
+format, as autograd wants it of a weight that lies so; it is contiguous otherwise, on every backend. Differentiable any
+number of times in input, grad_output and prologue_y. Plain PyTorch: :mod:`gan_fast.ops.conv_weight_grad.reference`.
 """
 
 from gan_fast.ops.conv_weight_grad.op import conv_weight_grad

@@ -25,13 +25,15 @@ def conv_weight_grad(
     prologue_y: Tensor | None,
     prologue_activation: str,
     prologue_slope: float,
+    channels_last: bool,
 ) -> tuple[Tensor, Tensor]:
     """Same arguments as the reference; float32, bfloat16 or float64 on the CPU, 1-D and 2-D."""
     shape = weight_shape(input, grad_output, kernel_size, groups, transposed)
     weight_grad = input.new_empty(shape)
     bias_grad = input.new_empty(grad_output.shape[1] if want_bias else 0)
+    memory_format = layout.named(channels_last)
     if input.shape[0] == 0:
-        return weight_grad.zero_(), bias_grad.zero_()
+        return layout.with_format(weight_grad.zero_(), memory_format), bias_grad.zero_()
     out_size = grad_output.shape[2:]
     x, g = layout.to_kernel(input), layout.to_kernel(grad_output)
     py = None if prologue_y is None else layout.to_kernel(prologue_y)
@@ -53,4 +55,4 @@ def conv_weight_grad(
         prologue_slope,
         torch.get_num_threads(),
     )
-    return weight_grad, bias_grad
+    return layout.with_format(weight_grad, memory_format), bias_grad

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from gan_fast.ops import _triton
+from gan_fast.ops import _triton, layout
 from gan_fast.ops import convolution as shared
 from gan_fast.ops.conv_weight_grad import cpu, reference
 from gan_fast.ops.conv_weight_grad.reference import weight_shape
@@ -19,13 +20,15 @@ _NAME = "conv_weight_grad"
 def _check(
     input: Tensor, grad_output: Tensor, kernel_size: Sequence[int], stride: Sequence[int], pad_begin: Sequence[int],
     dilation: Sequence[int], groups: int, transposed: bool, want_bias: bool,
-    prologue_y: Tensor | None, prologue_activation: str, prologue_slope: float,
+    prologue_y: Tensor | None, prologue_activation: str, prologue_slope: float, channels_last: bool,
 ) -> None:  # fmt: skip
     if grad_output.dim() != input.dim() or len(kernel_size) != input.dim() - 2:
         raise ValueError(
             f"{_NAME}: grad_output and kernel_size must have the rank of input {tuple(input.shape)}, "
             f"got {tuple(grad_output.shape)} and {list(kernel_size)}"
         )
+    if channels_last and input.dim() != 4:
+        raise ValueError(f"{_NAME}: channels_last is a format of 2-D weights, got kernel_size {list(kernel_size)}")
     channels = grad_output.shape[1]
     if groups < 1 or input.shape[1] % groups or channels % groups:
         raise ValueError(
@@ -46,9 +49,12 @@ def _check(
 
 def _outputs(
     input: Tensor, grad_output: Tensor, kernel_size: Sequence[int], stride: Sequence[int], pad_begin: Sequence[int],
-    dilation: Sequence[int], groups: int, transposed: bool, want_bias: bool, *_: object,
+    dilation: Sequence[int], groups: int, transposed: bool, want_bias: bool,
+    prologue_y: Tensor | None, prologue_activation: str, prologue_slope: float, channels_last: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    weight_grad = input.new_empty(weight_shape(input, grad_output, kernel_size, groups, transposed))
+    shape = weight_shape(input, grad_output, kernel_size, groups, transposed)
+    memory_format = layout.named(channels_last)
+    weight_grad = torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
     return weight_grad, input.new_empty(grad_output.shape[1] if want_bias else 0)
 
 
@@ -64,7 +70,7 @@ def _facts(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     (input, grad_output, _, stride, pad_begin, dilation, groups, transposed, want_bias,
-     prologue_y, prologue_activation, prologue_slope, backend) = inputs  # fmt: skip
+     prologue_y, prologue_activation, prologue_slope, _, backend) = inputs  # fmt: skip
     ctx.save_for_backward(input, grad_output, prologue_y)
     ctx.form = (list(stride), list(pad_begin), list(dilation), groups)
     ctx.transposed, ctx.want_bias, ctx.backend = transposed, want_bias, backend
@@ -78,7 +84,7 @@ def _backward(ctx: Any, grad_weight: Tensor | None, grad_bias: Tensor | None) ->
     need_input, need_g = ctx.needs_input_grad[:2]
     need_y = prologue_y is not None and ctx.needs_input_grad[9]
     forward, adjoint = ("conv_transpose", "conv") if ctx.transposed else ("conv", "conv_transpose")
-    grads: list[Tensor | None] = [None] * 13
+    grads: list[Tensor | None] = [None] * 14
     if not ctx.want_bias:
         grad_bias = None
     if grad_weight is not None and need_input:
@@ -126,7 +132,7 @@ conv_weight_grad = Operator(
     _NAME,
     "(Tensor input, Tensor grad_output, int[] kernel_size, int[] stride, int[] pad_begin, int[] dilation, int groups, "
     'bool transposed, bool want_bias, Tensor? prologue_y=None, str prologue_activation="none", '
-    'float prologue_slope=0.01, str backend="auto") -> (Tensor, Tensor)',
+    'float prologue_slope=0.01, bool channels_last=False, str backend="auto") -> (Tensor, Tensor)',
     implementations={
         "reference": reference.conv_weight_grad,
         "cpu": cpu.conv_weight_grad,

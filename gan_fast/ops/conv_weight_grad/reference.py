@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gan_fast.ops import activation, rows
+from gan_fast.ops import activation, layout, rows
 from gan_fast.ops.geometry import extent
 from gan_fast.ops.padding import crop_widths, output_padding, pad_input, pad_or_crop
 
@@ -25,6 +25,7 @@ def conv_weight_grad(
     prologue_y: Tensor | None = None,
     prologue_activation: str = "none",
     prologue_slope: float = 0.01,
+    channels_last: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The padding of the forward operation, then PyTorch's own convolution_backward for the weight alone."""
     x, g = input, grad_output
@@ -33,10 +34,11 @@ def conv_weight_grad(
     bias_grad = g.sum([0, *range(2, g.dim())]) if want_bias else g.new_empty(0)
     extra: list[int] | None = [0] * len(stride)
     out_size = grad_output.shape[2:]
+    memory_format = layout.named(channels_last)
     if rows.is_product(x.shape, out_size, kernel_size, stride, pad_begin, groups):
         gathered, dense = (g, x) if transposed else (x, g)
         product = rows.matrix(dense).t() @ rows.matrix(gathered)
-        return product[:, :, None, None].contiguous(), bias_grad
+        return layout.with_format(product[:, :, None, None], memory_format), bias_grad
     if not transposed:
         padding, x = pad_input(x, kernel_size, stride, pad_begin, dilation, out_size)
     else:
@@ -54,7 +56,7 @@ def conv_weight_grad(
     _, weight_grad, _ = torch.ops.aten.convolution_backward(
         g, x, weight, None, list(stride), padding, list(dilation), transposed, extra, groups, (False, True, False)
     )
-    return weight_grad.contiguous(), bias_grad
+    return layout.with_format(weight_grad, memory_format), bias_grad
 
 
 def weight_shape(

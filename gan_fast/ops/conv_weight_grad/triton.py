@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gan_fast.ops import _triton, activation, triton_tiles
+from gan_fast.ops import _triton, activation, layout, triton_tiles
 from gan_fast.ops.conv_weight_grad.reference import weight_shape
 from gan_fast.ops.conv_weight_grad.triton_kernels import partial_sums, sum_slices
 
@@ -33,9 +33,12 @@ def conv_weight_grad(
     prologue_y: Tensor | None,
     prologue_activation: str,
     prologue_slope: float,
+    channels_last: bool,
 ) -> tuple[Tensor, Tensor]:
     """Same arguments as the reference; float32, bfloat16 or float16, 1-D and 2-D."""
-    weight_grad = input.new_empty(weight_shape(input, grad_output, kernel_size, groups, transposed))
+    shape = weight_shape(input, grad_output, kernel_size, groups, transposed)
+    memory_format = layout.named(channels_last)
+    weight_grad = torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
     bias_grad = input.new_empty(grad_output.shape[1] if want_bias else 0)
     if input.shape[0] == 0:
         return weight_grad.zero_(), bias_grad.zero_()
@@ -103,7 +106,7 @@ def conv_weight_grad(
         },
         {
             "TAPS": taps, "ROWS": groups * ca, "CA": ca, "CB": cb, "OC": g.shape[1], "SWAPPED": swapped,
-            "BLOCK": _BLOCK,
+            "LAST": channels_last, "BLOCK": _BLOCK,
         },
         4,
         1,

@@ -126,9 +126,10 @@ def partial_sums(
 def sum_slices(
     weight_partial, bias_partial, weight_grad, bias_grad, splits,
     TAPS: tl.constexpr, ROWS: tl.constexpr, CA: tl.constexpr, CB: tl.constexpr, OC: tl.constexpr,
-    SWAPPED: tl.constexpr, BLOCK: tl.constexpr,
+    SWAPPED: tl.constexpr, LAST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The slices' sums in order, to (row channel, column channel, tap) of the weight; the last programs do the bias.
+    """The slices' sums in order, to (row channel, column channel, tap) of the weight, or (row channel, tap, column
+    channel) where it is channels-last (LAST); the last programs do the bias.
 
     ``ROWS``: anchored channels of all groups. Read in the order of the slices, for they are many.
     """
@@ -149,8 +150,13 @@ def sum_slices(
         cb = e % CB
         tap = (e // CB) % TAPS
         row = e // (CB * TAPS)
+        SECOND: tl.constexpr = CA if SWAPPED else CB
         if SWAPPED:  # the gathered channel is the weight's first
-            target = ((row // CA * CB + cb) * CA + row % CA) * TAPS + tap
+            first, second = row // CA * CB + cb, row % CA
         else:
-            target = (row * CB + cb) * TAPS + tap
+            first, second = row, cb
+        if LAST:  # the weight lies in channels-last memory
+            target = (first * TAPS + tap) * SECOND + second
+        else:
+            target = (first * SECOND + second) * TAPS + tap
         tl.store(weight_grad + target, total.to(weight_grad.dtype.element_ty), mask=e < SIZE)
