@@ -7,6 +7,7 @@ respected; GAN_FAST_BUILD_DIR keeps the objects in a folder of that name, shared
 
 GAN_FAST_CUDA=1 builds a second module, gan_fast._cuda, from csrc/cuda with nvcc, for CUDA_TARGETS or, with
 GAN_FAST_CUDA_ARCH=native, for the present device alone. Whoever asks for it gets an error where it cannot be built.
+GAN_FAST_CUDA=only builds it alone.
 """
 
 from __future__ import annotations
@@ -352,9 +353,8 @@ class BuildKernels(build_ext):
                 shutil.copy2(note, self.failure_note(inplace))
 
 
-modules = ["gan_fast._C"]
-if os.environ.get("GAN_FAST_CUDA") == "1":
-    modules.append(CUDA_MODULE)
+with_cuda = os.environ.get("GAN_FAST_CUDA")
+modules = ([] if with_cuda == "only" else ["gan_fast._C"]) + ([CUDA_MODULE] if with_cuda in ("1", "only") else [])
 setup(
     ext_modules=[Extension(name, sources=[], optional=False) for name in modules],
     cmdclass={"build_ext": BuildKernels},
