@@ -41,7 +41,7 @@ BFLOAT16_OPERATORS = frozenset(
      "conv_weight_grad"}
 )  # fmt: skip
 #: Operators that have kernels in the CUDA module.
-CUDA_OPERATORS = frozenset({"bce_with_logits", "conv"})
+CUDA_OPERATORS = frozenset({"bce_with_logits", "conv", "conv_transpose", "conv_weight_grad"})
 _DEVICE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _context: ContextVar[str | None] = ContextVar("gan_fast_backend", default=None)

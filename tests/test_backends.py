@@ -189,7 +189,7 @@ def test_cuda_is_by_name_only_and_says_what_it_lacks(monkeypatch: pytest.MonkeyP
     as_if_built(monkeypatch, Module())
     assert "never yet run on a device" in backends.available()["cuda"][1]
     assert backends.refusal("conv", "cuda", device="cuda", dtype=torch.float16, rank=2) is None
-    assert "conv only" in str(backends.refusal("bias_act", "cuda", device="cuda", dtype=torch.float32))
+    assert "conv_weight_grad only" in str(backends.refusal("bias_act", "cuda", device="cuda", dtype=torch.float32))
     assert "CUDA kernels need tensors on cuda" in str(
         backends.refusal("conv", "cuda", device="cpu", dtype=torch.float32)
     )

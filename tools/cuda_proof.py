@@ -31,7 +31,16 @@ SOURCES = ROOT / "csrc" / "cuda"
 PRODUCTS = ("bfloat16", "float16", "tf32", "ieee")
 MATRIX = {"bfloat16": "HMMA.16816.F32.BF16", "float16": "HMMA.16816.F32", "tf32": "HMMA.1688.F32.TF32"}
 #: A kernel's name -> what its constants are called in a label, in their order.
-CONSTANTS: dict[str, tuple[str, ...]] = {"bce_kernel": ("product",), "conv_kernel": ("product", "tiles", "aligned")}
+CONSTANTS: dict[str, tuple[str, ...]] = {
+    "add_parts_kernel": ("product",),
+    "bce_kernel": ("product",),
+    "conv_kernel": ("product", "tiles", "aligned"),
+    "grad_kernel": ("product",),
+    "transpose_kernel": ("product", "tiles", "aligned"),
+}
+#: Matrix instructions of a pass through a kernel's inner loop, for each of its tiles of 8 columns, or in all: each does
+#: 16 rows and 8 words; a warp has 32 rows and 16 words (conv_kernel), or 16, 8 and four tiles (grad_kernel).
+INSTRUCTIONS = {"conv_kernel": 4, "transpose_kernel": 1, "grad_kernel": 4}
 
 
 def of_setup(name: str) -> Any:
@@ -86,6 +95,7 @@ def read(cuobjdump: str, cubin: Path) -> dict[str, dict[str, Any]]:
             "static_shared": int(shared),
             "matrix": {name: n for name, n in sorted(counts.items()) if name.startswith(("HMMA", "IMMA", "QMMA"))},
             "loads_of_16_bytes": sum(n for name, n in counts.items() if name.startswith("LDG.E.128")),
+            "stores_of_16_bytes": sum(n for name, n in counts.items() if name.startswith("STG.E.128")),
         }
     return found
 
@@ -118,15 +128,13 @@ def broken_rules(results: dict[str, dict[str, Any]]) -> list[str]:
         constants = found["constants"]
         if found["stack_bytes"] or found["local_accesses"]:
             wrong.append(f"{label}: spills ({found['stack_bytes']} bytes, {found['local_accesses']} accesses)")
-        if "tiles" not in constants:
-            continue
-        # A warp multiplies 32 rows, 16 words and `tiles` times 8 columns at a time; an instruction does 16, 8 and 8.
-        unit = MATRIX.get(constants["product"])
-        wanted = {} if unit is None else {unit: 4 * int(constants["tiles"])}
+        unit, times = MATRIX.get(constants["product"]), INSTRUCTIONS.get(constants["kernel"])
+        wanted = {} if unit is None or times is None else {unit: times * int(constants.get("tiles", 1))}
         if found["matrix"] != wanted:
             wrong.append(f"{label}: multiplies by {found['matrix']}, expected {wanted}")
-        if constants.get("aligned") == "1" and not found["loads_of_16_bytes"]:
-            wrong.append(f"{label}: no loads of 16 bytes")
+        wide = "loads_of_16_bytes" if constants["kernel"] == "conv_kernel" else "stores_of_16_bytes"
+        if constants.get("aligned") == "1" and not found[wide]:
+            wrong.append(f"{label}: no {wide.replace('_', ' ')}")
     return wrong
 
 

@@ -25,11 +25,11 @@ from . import ROOT, build
 from .device import DTYPES, Settings, capture, kernel_time, precision
 from .journal import Row, row
 from .kernels import CASES, REPEATS, calls_of, compare, elementwise_calls, flat, same
-from .layers import by_operators, cost, problem
+from .layers import PASSES, by_operators, cost, problem
 from .tasks import Task
 
 STAGE, FIGURES = "check cuda", "cuda"
-#: Output channels that the convolution's kernels have.
+#: Channels that the convolutions' kernels have on one side.
 FEW = 4
 #: Seconds that a check waits for the build that runs beside the first measurements.
 PATIENCE = 90.0
@@ -49,8 +49,8 @@ def missing(settings: Settings) -> str | None:
 
 
 def few_cases(settings: Settings) -> list[ConvCase]:
-    """The tests' cases that these kernels take, and the article's layer with several blocks of each image."""
-    found = [c for c in CASES if not c.transposed and c.geometry.groups == 1 and c.weight[0] <= FEW and c.rank < 3]
+    """The tests' cases that these kernels take (their values and gradients), and larger ones with tails."""
+    found = [c for c in CASES if c.geometry.groups == 1 and c.weight[0] <= FEW and c.rank < 3]
     n = 1 if settings.tiny else 64
     return [
         *found,
@@ -63,7 +63,8 @@ def few_cases(settings: Settings) -> list[ConvCase]:
 def problems(settings: Settings, which: str) -> Calls:
     """The calls of "conv" or "bce", by name."""
     if which == "conv":
-        return {c.name: calls_of(c, settings)["value"] for c in few_cases(settings)}
+        every = [(c, calls_of(c, settings)) for c in few_cases(settings)]
+        return {f"{c.op} {c.name} {kind}": call for c, calls in every for kind, call in calls.items()}
     made = {**elementwise_calls(settings), **_large_losses(settings)}
     return {what: call for what, call in made.items() if what.startswith("bce")}
 
@@ -149,15 +150,18 @@ def layer_shapes(settings: Settings) -> list[LayerShape]:
 
 
 def figure(shape: LayerShape, settings: Settings, name: str) -> list[Row]:
-    """Time of a layer's forward pass."""
+    """Times of a layer's three passes."""
+    rows = []
     with precision(name):
         calls = by_operators(shape, problem(shape, settings, name, "channels_last"), "cuda")
-        timing = kernel_time(calls["forward"], settings)
-    facts = {"layer": shape.name, "family": shape.family, "pass": "forward", "program": "cuda"}
-    return [
-        row(f"{shape.name} forward cuda", check="green", dtype=name, batch=shape.batch, **timing.fields(), **facts,
-            **cost(shape, name))
-    ]  # fmt: skip
+        for which in PASSES:
+            timing = kernel_time(calls[which], settings)
+            facts = {"layer": shape.name, "family": shape.family, "pass": which, "program": "cuda"}
+            rows.append(
+                row(f"{shape.name} {which} cuda", check="green", dtype=name, batch=shape.batch, **timing.fields(),
+                    **facts, **cost(shape, name))
+            )  # fmt: skip
+    return rows
 
 
 def tasks(settings: Settings) -> list[Task]:

@@ -70,18 +70,25 @@ inline void refuse_unless(bool right, const char* what, int64_t value, const cha
   if (!right) throw std::invalid_argument(std::string(what) + "=" + std::to_string(value) + ": expected " + expected);
 }
 
-// Throws std::invalid_argument for what the kernels cannot do.
-inline ConvPlan plan_conv(const ConvGeometry& g, Product product) {
+// Positions are counted with 32 bits.
+inline void refuse_spread(const ConvGeometry& g) {
   constexpr int64_t most = int64_t{1} << 30;
-  refuse_unless(g.groups == 1, "groups", g.groups, "1");
-  refuse_unless(g.out_channels >= 1 && g.out_channels <= kMostOutputChannels, "output channels", g.out_channels, "1 to 4");
-  refuse_unless(g.in_h * g.in_w * g.in_channels < most, "elements of an image", g.in_h * g.in_w * g.in_channels, "less than 2^30");
   for (const auto& [out, stride, pad, kernel, dilation] :
        {std::array<int64_t, 5>{g.out_h, g.stride_h, g.pad_h, g.kernel_h, g.dilation_h},
         std::array<int64_t, 5>{g.out_w, g.stride_w, g.pad_w, g.kernel_w, g.dilation_w}}) {
     const int64_t span = out * stride + (pad < 0 ? -pad : pad) + kernel * dilation;
     refuse_unless(span < most, "rows or columns that an image's outputs span", span, "less than 2^30");
   }
+  refuse_unless(g.kernel_h * g.kernel_w <= most / kMostOutputChannels, "taps", g.kernel_h * g.kernel_w, "less than 2^28");
+}
+
+// Throws std::invalid_argument for what the kernels cannot do.
+inline ConvPlan plan_conv(const ConvGeometry& g, Product product) {
+  constexpr int64_t most = int64_t{1} << 30;
+  refuse_unless(g.groups == 1, "groups", g.groups, "1");
+  refuse_unless(g.out_channels >= 1 && g.out_channels <= kMostOutputChannels, "output channels", g.out_channels, "1 to 4");
+  refuse_unless(g.in_h * g.in_w * g.in_channels < most, "elements of an image", g.in_h * g.in_w * g.in_channels, "less than 2^30");
+  refuse_spread(g);
   ConvPlan p{};
   p.channels = static_cast<int>(g.in_channels);
   p.in_h = static_cast<int>(g.in_h);
@@ -97,7 +104,6 @@ inline ConvPlan plan_conv(const ConvGeometry& g, Product product) {
   p.pad_w = static_cast<int>(g.pad_w);
   p.dilation_h = static_cast<int>(g.dilation_h);
   p.dilation_w = static_cast<int>(g.dilation_w);
-  refuse_unless(g.kernel_h * g.kernel_w <= most / kMostOutputChannels, "taps", g.kernel_h * g.kernel_w, "less than 2^28");
   p.columns = p.outputs * p.kernel_h * p.kernel_w;
   p.blocks = ceil_div(p.channels, 16 * (is_half(product) ? 2 : 1));
   // As wide as one row of pixels of a slice allows; a patch is widest in the middle of a row.

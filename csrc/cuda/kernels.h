@@ -19,6 +19,16 @@ struct Call {
 // y = act(conv(x) + bias) to 1 to 4 channels; x, weight (O, kh, kw, I) and y dense channels-last.
 void conv(const Call& call, const ConvGeometry& geometry, const void* x, const void* weight, void* y, const Epilogue& epilogue);
 
+// y = act(conv_transpose(x * act'(prologue_y)) + bias) from 1 to 4 channels; x, weight (I, kh, kw, O) and y dense channels-last.
+void conv_transpose(const Call& call, const ConvGeometry& geometry, const void* x, const void* weight, void* y,
+                    const Epilogue& epilogue, const Prologue& prologue);
+
+// The weight gradient of the two above, in two launches: `few` is the tensor of 1 to 4 channels, the input of the transposed
+// convolution that the geometry describes, `many` that of its output's shape; grad (few, kh, kw, many). partial: as many floats as
+// conv_weight_grad_scratch says.
+int64_t conv_weight_grad_scratch(int product, const ConvGeometry& geometry);
+void conv_weight_grad(const Call& call, const ConvGeometry& geometry, const void* few, const void* many, float* partial, void* grad);
+
 struct BceTensors {
   int64_t n;
   const void *x, *target, *weight, *pos_weight;  // n elements each; target, weight and pos_weight may be null
