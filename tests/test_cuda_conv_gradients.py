@@ -1,4 +1,4 @@
-"""The CUDA kernels of the transposed convolution from few channels and the weight gradient, emulated, against float64."""
+"""The CUDA kernels of the transposed convolution from few channels and the weight gradient, emulated on the CPU."""
 
 from __future__ import annotations
 
