@@ -40,7 +40,7 @@ package-check:  ## sdist -> wheel -> clean environment -> gan-fast doctor
 figures:  ## what README.md shows, from the result files that it names; ARGS="--layers benchmarks/results/.../FILE.json" for another
 	@$(ENV) --label figures -- python tools/figures.py $(ARGS)
 
-gpu-proof:  ## the Triton kernels without a GPU: interpreter against float64, binaries against the golden files
+gpu-proof:  ## the GPU kernels without a GPU: Triton's interpreter against float64, all binaries against the golden files
 	@$(PYTHON) tools/gpu_proof.py $(ARGS)
 
 clean:  ## what builds and runs leave behind; .venv stays

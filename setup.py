@@ -4,6 +4,10 @@ build.
 A failed build installs the pure Python package (reference backend) and says so in one warning with the compiler's first
 error; GAN_FAST_REQUIRE_EXT=1 makes it fatal. GAN_FAST_NO_EXT=1 skips the build. CXX, CXXFLAGS and MAX_JOBS are
 respected; GAN_FAST_BUILD_DIR keeps the objects in a folder of that name, shared by successive builds.
+
+GAN_FAST_CUDA=1 builds a second module, gan_fast._cuda, from csrc/cuda with nvcc, for CUDA_TARGETS or, with
+GAN_FAST_CUDA_ARCH=native, for the present device alone. Whoever asks for it gets an error where it cannot be built.
+GAN_FAST_CUDA=only builds it alone.
 """
 
 from __future__ import annotations
@@ -62,6 +66,12 @@ if X86:
 # Only one text has bf16 instructions; in all others avx512 serves this level too. Emulated at two other levels, that
 # text is proved where a CPU lacks the instructions.
 BF16_LEVEL, BF16_TEXT, BF16_PROOFS = "avx512_bf16", "bf16_pairs-inl.h", ("portable", "avx512")
+
+CUDA_MODULE = "gan_fast._cuda"
+# Binaries, and PTX from which the driver makes what any other device since compute capability 8.0 runs.
+CUDA_TARGETS = ("sm_80", "sm_90a", "sm_100", "compute_80")
+# "all-warnings" turns the compiler's own into errors, the host compiler's -Wall and -Wextra among them.
+CUDA_FLAGS = ["-std=c++17", "-O3", "-Werror", "all-warnings", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
 
 
 class CompileError(RuntimeError):
@@ -171,11 +181,33 @@ def bindings_unit(folder: Path) -> Path:
     return unit
 
 
+def cuda_targets() -> tuple[str, ...]:
+    """What nvcc is to compile for, as GAN_FAST_CUDA_ARCH says."""
+    asked = os.environ.get("GAN_FAST_CUDA_ARCH", "all")
+    if asked not in ("all", "native"):
+        raise CompileError(f"GAN_FAST_CUDA_ARCH: got {asked!r}, expected 'all' or 'native' (the present device alone)")
+    return CUDA_TARGETS if asked == "all" else ("native",)
+
+
+def target_flags(targets: tuple[str, ...]) -> list[str]:
+    """nvcc's options for CUDA_TARGETS, or for the present device."""
+    if targets == ("native",):
+        return ["-arch=native"]
+    virtual = {target: target.replace("sm_", "compute_") for target in targets}
+    return [f"-gencode=arch={arch},code={code}" for code, arch in virtual.items()]
+
+
 class BuildKernels(build_ext):
     """build_ext over ninja (or a thread pool where ninja is missing), since setuptools has no flags per source."""
 
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        if ext.name == CUDA_MODULE:
+            try:
+                self.compile_cuda(target)
+            except CompileError as error:
+                raise SystemExit(f"gan_fast: GAN_FAST_CUDA=1, but the CUDA module cannot be built: {error}") from error
+            return
         try:
             if os.environ.get("GAN_FAST_NO_EXT") == "1":
                 raise CompileError("skipped because GAN_FAST_NO_EXT=1")
@@ -197,6 +229,33 @@ class BuildKernels(build_ext):
         """`gan-fast doctor` shows this text: the compiler's output is long gone when users ask why."""
         target.parent.mkdir(parents=True, exist_ok=True)
         self.failure_note(target).write_text(reason + "\n", encoding="utf-8")
+
+    def compile_cuda(self, target: Path) -> None:
+        import pybind11
+
+        nvcc = shutil.which("nvcc")
+        if nvcc is None:
+            raise CompileError("no nvcc on the PATH: it comes with the CUDA toolkit")
+        cxx, targets = compiler(), cuda_targets()
+        includes = [sysconfig.get_paths()["include"], pybind11.get_include()]
+        check_headers(includes)
+        version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+        about = [
+            f'-DGAN_FAST_VERSION="{package_version()}"',
+            f'-DGAN_FAST_COMPILER="nvcc {"".join(re.findall(r"release [^,]*, (V[0-9.]+)", version))}"',
+            f'-DGAN_FAST_CUDA_TARGETS="{" ".join(targets)}"',
+        ]
+        folder = Path(os.environ.get("GAN_FAST_BUILD_DIR") or self.build_temp).resolve() / "gan_fast_cuda"
+        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        binding = [*cxx, COLD, *COMMON_FLAGS, f"-I{CSRC}", *(f"-I{path}" for path in includes), *about]
+        commands = [(folder / "bindings.o", CSRC / "cuda" / "bindings.cpp", binding)]
+        for source in sorted((CSRC / "cuda").glob("*.cu")):
+            command = [nvcc, *CUDA_FLAGS, *target_flags(targets), f"-I{CSRC}"]
+            commands.append((folder / f"{source.stem}.o", source, command))
+        # The runtime's copy in here must not answer for PyTorch's own.
+        link = [nvcc, "-shared", "-cudart=static", "-Xlinker=--exclude-libs,ALL"]
+        self.compile_and_link(folder, target, commands, link)
 
     def compile_kernels(self, target: Path) -> None:
         import pybind11
@@ -231,7 +290,11 @@ class BuildKernels(build_ext):
         commands = [(folder / "bindings.o", bindings_unit(folder), [*cxx, COLD, *flags, *about])]
         for name, source, optimise, extra in translation_units():
             commands.append((folder / f"{name}.o", source, [*cxx, optimise, *flags, *extra]))
-        link = [*cxx, "-shared", *openmp, *user_flags]
+        self.compile_and_link(folder, target, commands, [*cxx, "-shared", *openmp, *user_flags])
+
+    def compile_and_link(
+        self, folder: Path, target: Path, commands: list[tuple[Path, Path, list[str]]], link: list[str]
+    ) -> None:
         if shutil.which("ninja"):
             self.with_ninja(folder, target, commands, link)
         else:
@@ -290,7 +353,9 @@ class BuildKernels(build_ext):
                 shutil.copy2(note, self.failure_note(inplace))
 
 
+with_cuda = os.environ.get("GAN_FAST_CUDA")
+modules = ([] if with_cuda == "only" else ["gan_fast._C"]) + ([CUDA_MODULE] if with_cuda in ("1", "only") else [])
 setup(
-    ext_modules=[Extension("gan_fast._C", sources=[], optional=False)],
+    ext_modules=[Extension(name, sources=[], optional=False) for name in modules],
     cmdclass={"build_ext": BuildKernels},
 )

@@ -102,7 +102,8 @@ def supervise(arguments: argparse.Namespace) -> None:
     journal.close_cut_line()
     if journal.aside is not None:
         print(f"results of another device, version or source are now in {journal.aside.name}")
-    building = build.Build(arguments.tiny, arguments.out / "build.log") if build.KEY not in journal.done else None
+    wanted = [name for name in build.MODULES if build.key_of(name) not in journal.done]
+    building = [build.Build(name, arguments.tiny, arguments.out) for name in wanted]
     stages = {task.key: task.stage for task in tasks}
     supervisor = Phases(journal, lambda key: stages.get(key, "unknown"), environment=environment(arguments.device))
 
@@ -130,8 +131,8 @@ def supervise(arguments: argparse.Namespace) -> None:
     finally:
         supervisor.stop()
     journal.reload()
-    if building is not None:
-        journal.end(build.KEY, build.STAGE, building.result(deadline - time.time()))
+    for one in building:
+        journal.end(one.key, build.STAGE, one.result(deadline - time.time()))
     pending = Counter(task.stage for task in tasks if task.key not in journal.done)
     rows = report.enriched(journal.rows())
     report.write(arguments.out / "gpu_suite.json", journal.identity, rows, pending)

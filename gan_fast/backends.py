@@ -2,9 +2,10 @@
 
 Backends of the operators: ``"reference"`` (plain PyTorch, any device and dtype), ``"cpu"`` (the compiled kernels in
 ``gan_fast._C``), ``"triton"`` (kernels for CUDA tensors; proven by interpreter and compiler, not yet on a device, hence
-by name only) and ``"cuda"`` (named here, not built in this version). ``"auto"`` is the default: it
-follows :mod:`gan_fast.choice_table` and may answer ``"torch"``, which means "call torch.nn.functional, do not
-enter our operator". An explicit name is strict: what it cannot run raises and says why.
+by name only) and ``"cuda"`` (CUDA C++ kernels of a few operators in ``gan_fast._cuda``, which GAN_FAST_CUDA=1 builds;
+proven by emulation, never yet run on a device, hence by name only). ``"auto"`` is the default: it follows
+:mod:`gan_fast.choice_table` and may answer ``"torch"``, which means "call torch.nn.functional, do not enter our
+operator". An explicit name is strict: what it cannot run raises and says why.
 
 Precedence: the ``backend=`` argument of a call, then :func:`use_backend`, then the environment variable
 ``GAN_FAST_BACKEND``, then ``"auto"``.
@@ -39,7 +40,9 @@ BFLOAT16_OPERATORS = frozenset(
     {"act_grad", "batch_norm_act", "batch_norm_act_backward", "bce_with_logits", "bias_act", "conv", "conv_transpose",
      "conv_weight_grad"}
 )  # fmt: skip
-_TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+#: Operators that have kernels in the CUDA module.
+CUDA_OPERATORS = frozenset({"bce_with_logits", "conv", "conv_transpose", "conv_weight_grad"})
+_DEVICE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _context: ContextVar[str | None] = ContextVar("gan_fast_backend", default=None)
 
@@ -54,13 +57,22 @@ class _Traced:
 _traced = _Traced()
 
 
-# ---------------------------------------------------------------------------------------------- the compiled module
+# --------------------------------------------------------------------------------------------- the compiled modules
 
 
 class _Extension:
-    """The one attempt to import ``gan_fast._C``: made on first use, never at import of the package."""
+    """The one attempt to import a compiled module: made on first use, never at import of the package.
 
-    def __init__(self) -> None:
+    ``otherwise``: what stands in for it. ``build``: the command that makes it in a clone.
+    """
+
+    def __init__(
+        self,
+        name: str = "gan_fast._C",
+        otherwise: str = "operators run on PyTorch",
+        build: str = "python setup.py build_ext --inplace",
+    ) -> None:
+        self.name, self.otherwise, self.build = name, otherwise, build
         self.tried = False
         self.module: ModuleType | None = None
         self.error: str | None = None
@@ -70,20 +82,20 @@ class _Extension:
             self.tried = True
             try:
                 # After torch (imported above), so that both share one OpenMP runtime and its pool of threads.
-                module = importlib.import_module("gan_fast._C")
+                module = importlib.import_module(self.name)
             except ImportError as error:  # also covers a binary that the loader refuses (wrong Python, missing symbol)
                 self.error = f"{type(error).__name__}: {error}"
-                logger.info("gan_fast._C is not available, operators run on PyTorch (%s)", self.error)
+                logger.info("%s is not available, %s (%s)", self.name, self.otherwise, self.error)
             else:
-                self.error = _foreign(module)
+                self.error = _foreign(module, self.build)
                 if self.error is None:
                     self.module = module
                 else:
-                    logger.warning("operators run on PyTorch: %s", self.error)
+                    logger.warning("%s: %s", self.otherwise, self.error)
         return self.module
 
 
-def _foreign(module: ModuleType) -> str | None:
+def _foreign(module: ModuleType, build: str) -> str | None:
     """Why the compiled module must not be used with this package, or None: one left behind by another version takes
     other arguments, or computes what was since corrected."""
     built = module.build_info().get("version")
@@ -92,11 +104,14 @@ def _foreign(module: ModuleType) -> str | None:
     made = f"version {built}" if built else "an unknown version"
     return (
         f"{module.__file__} was built for {made} of gan_fast, this is {__version__}; "
-        "install gan_fast again, or in a clone run: python setup.py build_ext --inplace"
+        f"install gan_fast again, or in a clone run: {build}"
     )
 
 
+#: How the CUDA module comes into being.
+_CUDA_BUILD = "GAN_FAST_CUDA=1 python setup.py build_ext --inplace"
 _extension = _Extension()
+_cuda_extension = _Extension("gan_fast._cuda", "backend 'cuda' cannot run", _CUDA_BUILD)
 
 
 def extension() -> ModuleType | None:
@@ -108,6 +123,17 @@ def extension_error() -> str | None:
     """Why :func:`extension` is None: the import error's text; None if the module loaded."""
     extension()
     return _extension.error
+
+
+def cuda_extension() -> ModuleType | None:
+    """The compiled module ``gan_fast._cuda``, or None where it is absent (:func:`cuda_extension_error` says why)."""
+    return _cuda_extension.module if _cuda_extension.tried else _cuda_extension.load()
+
+
+def cuda_extension_error() -> str | None:
+    """Why :func:`cuda_extension` is None, as :func:`extension_error`."""
+    cuda_extension()
+    return _cuda_extension.error
 
 
 def instruction_level() -> str | None:
@@ -132,7 +158,7 @@ def available() -> dict[str, tuple[bool, str]]:
         "reference": (True, "plain PyTorch, any device and dtype"),
         "cpu": cpu,
         "triton": _triton(),
-        "cuda": (False, "not built in this version"),
+        "cuda": _cuda(),
     }
 
 
@@ -156,6 +182,15 @@ def _triton() -> tuple[bool, str]:
     if not torch.cuda.is_available():
         return False, "no CUDA device (TRITON_INTERPRET=1 runs the kernels on CPU tensors, slowly, for proof)"
     return True, "Triton kernels for CUDA tensors; unproven on a device, hence by name only"
+
+
+def _cuda() -> tuple[bool, str]:
+    """Whether the CUDA C++ kernels can run here, and why (not)."""
+    if cuda_extension() is None:
+        return False, f"not built ({cuda_extension_error()}); with CUDA's nvcc, in a clone: {_CUDA_BUILD}"
+    if not torch.cuda.is_available():
+        return False, "no CUDA device"
+    return True, "CUDA C++ kernels of a few operators; never yet run on a device, hence by name only"
 
 
 def empty_cache() -> None:
@@ -255,14 +290,16 @@ def refusal(op: str, backend: str, *, device: str, dtype: torch.dtype, rank: int
     ok, reason = (True, "") if backend == "cpu" and extension() is not None else available()[backend]
     if not ok:
         return reason
-    kernels, home = ("Triton", "cuda") if backend == "triton" else ("CPU", "cpu")
+    if backend == "cuda" and op not in CUDA_OPERATORS:
+        return f"there are CUDA kernels of {', '.join(sorted(CUDA_OPERATORS))} only"
+    kernels, home = {"triton": ("Triton", "cuda"), "cuda": ("CUDA", "cuda")}.get(backend, ("CPU", "cpu"))
     if backend == "triton" and triton_is_interpreted():
         home = "cpu"
     if device != home:
         return f"the {kernels} kernels need tensors on {home.replace('cpu', 'the CPU')}, got device {device!r}"
-    if backend == "triton":
-        if dtype not in _TRITON_DTYPES:
-            return f"the Triton kernels take float32, bfloat16 and float16, got {dtype}"
+    if backend in ("triton", "cuda"):
+        if dtype not in _DEVICE_DTYPES:
+            return f"the {kernels} kernels take float32, bfloat16 and float16, got {dtype}"
     elif dtype not in (torch.float32, torch.float64) and not _takes_bfloat16(op, dtype):
         words = "float32 and bfloat16" if op in BFLOAT16_OPERATORS else "float32"
         return f"the CPU kernels of {op} take {words} (and float64, for proof), got {dtype}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from types import ModuleType
 
 import numpy as np
@@ -48,3 +49,14 @@ def unaligned(x: Tensor) -> Tensor:
     copy = room[start : start + x.numel()].view(x.shape)
     assert x.numel() == 0 or copy.data_ptr() % 64 == x.element_size()
     return copy.copy_(x)
+
+
+def compiler() -> str:
+    """A C++ compiler; skips or fails as :func:`kernels` where there is none."""
+    found = next((path for name in ("g++", "c++", "clang++") if (path := shutil.which(name))), None)
+    if found is None:
+        reason = "no C++ compiler here"
+        if os.environ.get("GAN_FAST_REQUIRE_EXT") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found

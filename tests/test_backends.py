@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ from native import kernels
 
 import gan_fast
 from gan_fast import backends, choice_table, functional
+from gan_fast.ops import _cuda, _triton
+from gan_fast.ops.conv.cuda import conv as conv_on_cuda
 
 
 def small() -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,12 +41,22 @@ def no_extension(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     choice_table.forget()
 
 
-def test_available_says_what_and_why(no_extension: None) -> None:
+@pytest.fixture
+def no_cuda_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if gan_fast._cuda had not been built."""
+    absent = backends._Extension("gan_fast._cuda")
+    absent.tried, absent.error = True, "ModuleNotFoundError: No module named 'gan_fast._cuda'"
+    monkeypatch.setattr(backends, "_cuda_extension", absent)
+
+
+def test_available_says_what_and_why(no_extension: None, no_cuda_module: None) -> None:
     found = backends.available()
     assert list(found) == ["reference", "cpu", "triton", "cuda"]
     assert found["reference"][0] and not found["cpu"][0]
     assert "No module named 'gan_fast._C'" in found["cpu"][1]
-    assert found["cuda"] == (False, "not built in this version")
+    usable, reason = found["cuda"]
+    assert not usable and reason.startswith("not built (ModuleNotFoundError: No module named 'gan_fast._cuda')")
+    assert reason.endswith("in a clone: GAN_FAST_CUDA=1 python setup.py build_ext --inplace")
 
 
 def test_import_failure_is_remembered_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +75,7 @@ def test_import_failure_is_remembered_not_repeated(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("info", [{"version": "0.0.9"}, {"compiler": "g++"}], ids=["older", "without a version"])
 def test_a_binary_of_another_version_is_left_aside(
-    info: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    info: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, no_cuda_module: None
 ) -> None:
     stale = types.SimpleNamespace(__file__="somewhere/_C.so", build_info=lambda: info)
     monkeypatch.setattr(importlib, "import_module", lambda name: stale)
@@ -136,10 +150,75 @@ def test_unknown_names(name: str, near: str | None, monkeypatch: pytest.MonkeyPa
         functional.conv2d(x, weight)
 
 
-def test_what_is_not_built_raises() -> None:
+def test_what_is_not_built_raises(no_cuda_module: None) -> None:
     x, weight = small()
-    with pytest.raises(RuntimeError, match="'cuda' was asked for by name and cannot run conv: not built"):
+    with pytest.raises(
+        RuntimeError, match=r"'cuda' was asked for by name and cannot run conv: not built.*GAN_FAST_CUDA=1"
+    ):
         functional.conv2d(x, weight, backend="cuda")
+    with pytest.raises(RuntimeError, match="the CUDA kernels are not available: ModuleNotFoundError"):
+        _cuda.call("conv", torch.device("cuda", 0))
+
+
+class Module:
+    """In place of gan_fast._cuda: keeps the arguments of its calls, and refuses with a text."""
+
+    def __init__(self, refusal: str = "") -> None:
+        self.refusal = refusal
+        self.calls: list[tuple[Any, ...]] = []
+
+    def build_info(self) -> dict[str, str]:
+        return {"version": gan_fast.__version__}
+
+    def conv(self, *arguments: Any) -> None:
+        self.calls.append(arguments)
+        if self.refusal:
+            raise ValueError(self.refusal)
+
+
+def as_if_built(monkeypatch: pytest.MonkeyPatch, module: Module) -> None:
+    """``module`` is loaded as gan_fast._cuda, and PyTorch sees a device whose current stream is 77."""
+    monkeypatch.setattr(backends, "_cuda_extension", backends._Extension("gan_fast._cuda"))
+    monkeypatch.setattr(importlib, "import_module", lambda name: module)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=77))
+
+
+def test_cuda_is_by_name_only_and_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_if_built(monkeypatch, Module())
+    assert "never yet run on a device" in backends.available()["cuda"][1]
+    assert backends.refusal("conv", "cuda", device="cuda", dtype=torch.float16, rank=2) is None
+    assert "conv_weight_grad only" in str(backends.refusal("bias_act", "cuda", device="cuda", dtype=torch.float32))
+    assert "CUDA kernels need tensors on cuda" in str(
+        backends.refusal("conv", "cuda", device="cpu", dtype=torch.float32)
+    )
+    assert "float16, got torch.float64" in str(backends.refusal("conv", "cuda", device="cuda", dtype=torch.float64))
+    assert "3-D" in str(backends.refusal("conv", "cuda", device="cuda", dtype=torch.float32, rank=3))
+    assert backends.choose("conv", device="cuda", rank=2).backend == "torch"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert backends.refusal("conv", "cuda", device="cuda", dtype=torch.float32) == "no CUDA device"
+
+
+def test_cuda_gets_pointers_device_and_stream_and_its_refusals_name_the_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = Module()
+    as_if_built(monkeypatch, module)
+    x, w, b = torch.randn(2, 8, 5, 6), torch.randn(1, 8, 3, 3), torch.randn(1)
+    dense = [t.contiguous(memory_format=torch.channels_last) for t in (x, w)]
+    form = ([1, 1], [1, 0], [1, 1], 1, [5, 4])
+    out = conv_on_cuda(*dense, b, *form, "tanh", 0.2, None, "none", 0.01)
+    assert out.shape == (2, 1, 5, 4)
+    (found,) = module.calls
+    assert found[0] == _cuda.product(torch.float32) and found[1] == (2, 8, 5, 6, 1, 5, 4, 3, 3, 1, 1, 1, 0, 1, 1, 1)
+    assert found[2:5] == (dense[0].data_ptr(), dense[1].data_ptr(), b.data_ptr()) and found[6:] == (3, 0.2, 0, 77)
+    for setting, code in (("tf32", 2), ("ieee", 3)):
+        monkeypatch.setattr(_triton, "precision", lambda dtype, setting=setting: setting)
+        assert _cuda.product(torch.float32) == code and _cuda.storage(torch.float32) == 3
+    module.refusal = "output channels=5: expected 1 to 4"
+    with pytest.raises(RuntimeError, match="backend 'cuda' cannot run this conv: output channels=5"):
+        conv_on_cuda(*dense, None, *form, "none", 0.2, None, "none", 0.01)
 
 
 def test_triton_is_by_name_only_and_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from gpu import (  # the folder is no package of the library
-    build,
+    cuda_module,
     device,
     journal,
     kernels,
@@ -139,7 +139,7 @@ def results(book: journal.Journal, check: str) -> list[journal.Row]:
     book.end("u", "step/ours", [timed(check, 1.25e-3, program="Trainer triton", **step)])
     verdict = journal.row("conv k3", check=check, dtype="bf16", error=1.0, allowed=2.0, reason="error 1 of 2")
     book.end("check/case/conv", "check", [verdict])
-    book.end("c", "check cuda", build.cuda_module())
+    book.end("c", "check cuda", cuda_module.module(TINY))
     return report.enriched(book.rows())
 
 

@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
-from gpu import device, journal, plan, supervise, tasks  # noqa: E402  # the folder is no package of the library
+from gpu import cuda_module, device, journal, kernels, plan, supervise, tasks  # noqa: E402  # the folder is no package of the library
 
 IDENTITY = {"device": "a device", "versions": {"torch": "1"}, "commit": "abc", "source": "def", "tiny": True}
 CUDA = device.Settings("cuda", False, Path("nowhere"))
@@ -199,7 +199,8 @@ def test_a_task_that_meets_the_end_of_the_run_stays_open(book: journal.Journal, 
 
 @pytest.fixture(scope="module")
 def all_tasks() -> list[tasks.Task]:
-    return [*plan.baseline_tasks(CUDA), *plan.check_tasks(CUDA), *plan.graph_tasks(CUDA), *plan.our_tasks(CUDA)]
+    found = [*plan.baseline_tasks(CUDA), *plan.check_tasks(CUDA), *plan.graph_tasks(CUDA), *plan.our_tasks(CUDA)]
+    return [*found, *cuda_module.tasks(CUDA)]
 
 
 def test_pytorch_first_then_checks_then_ours(all_tasks: list[tasks.Task]) -> None:
@@ -209,7 +210,7 @@ def test_pytorch_first_then_checks_then_ours(all_tasks: list[tasks.Task]) -> Non
     assert [t.key for t in order[0][:2]] == ["ceiling/copy", "ceiling/gemm/bf16"]
     assert {t.stage for t in order[0]} == {"ceiling", "step/torch", "layer/torch"}
     assert {t.stage.split()[0] for t in order[1]} == {"check"}
-    assert {t.stage for t in order[2]} == {"layer/ours", "step/ours", "trace"}
+    assert {t.stage for t in order[2]} == {"layer/ours", "step/ours", "trace", "cuda"}
     assert {t.key for t in order[-1]} == {t.key for t in all_tasks}
     # Where something is timed nothing else may run.
     assert all(phase.workers == 1 for phase in phases if phase.name != "checks")
@@ -251,6 +252,28 @@ def test_no_figure_of_ours_without_its_checks(settings: device.Settings) -> None
     for t in graphs:
         network, backend = t.key.split("/")[2 if t.key.startswith("step") else 1], t.key.split("Trainer-")[1]
         assert f"check/graph/{network}/{backend.split('-')[0]}/{t.dtype}" in set(t.needs) & checks, t.key
+
+
+@pytest.mark.parametrize("settings", [CUDA, TINY], ids=["cuda", "dry run"])
+def test_no_figure_of_the_cuda_module_without_its_checks(settings: device.Settings) -> None:
+    made = cuda_module.tasks(settings)
+    checks = {t.key for t in made if t.stage == cuda_module.STAGE}
+    figures = [t for t in made if t.stage == cuda_module.FIGURES]
+    assert figures and all(t.needs and set(t.needs) <= checks for t in figures)
+    assert any("article" in t.key for t in figures)
+
+
+def test_what_the_cuda_module_is_checked_with() -> None:
+    """Every problem can be computed, and by the kernels' own limits they take all of them."""
+    found = {which: cuda_module.problems(TINY, which) for which in ("conv", "bce")}
+    wanted = {"conv few_out value", "conv line_one weight_grad", "conv article_to_one prologue", "conv wide_k9 value"}
+    assert {*wanted, "conv_transpose from_one value", "conv_transpose ones weight_grad"} <= set(found["conv"])
+    for calls in found.values():
+        for call, tensors in calls.values():
+            out = call("reference", **tensors)
+            assert all(bool(t.isfinite().all()) for t in kernels.flat(out))
+    rows = [*cuda_module.checked(TINY, "bf16", "conv"), *cuda_module.repeated(TINY, "bf16", "bce")]
+    assert [(r["check"], r["state"]) for r in rows] == [("unchecked", "not built")] * 2
 
 
 def test_a_machine_without_kernels_says_so_and_tells_no_speed(book: journal.Journal) -> None:
@@ -311,6 +334,7 @@ def test_the_whole_suite_on_a_cpu(tmp_path: Path) -> None:
         "layer/torch",
         "check",
         "check cuda",
+        "cuda",
         "layer/ours",
         "step/ours",
         "trace",

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Proof of the Triton kernels without a GPU: `make gpu-proof`.
+"""Proof of the GPU kernels without a GPU: `make gpu-proof`.
 
     python3 tools/gpu_proof.py [--write] [--triton 3.6.0] [--skip-tests | --skip-compile]
 
 For each Triton of tools/gpu_proof_constraints.txt, in an environment of its own under build/gpu-proof: the tests
 tests/test_triton_*.py in its interpreter, against float64; then every kernel in every configuration compiled for three
 architectures (tools/triton_aot.py), held to rules (no spills, shared memory, matrix instructions without padded work,
-16-byte copies) and compared with tests/golden/triton-VERSION.json. --write rewrites those files, nothing else does.
+16-byte copies) and compared with tests/golden/triton-VERSION.json. Then the CUDA module (tools/cuda_proof.py), where
+there is an nvcc. --write rewrites the golden files, nothing else does.
 The last lines are the summary. Standard library only.
 """
 
@@ -21,6 +22,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import cuda_proof
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "tools" / "gpu_proof_constraints.txt"
@@ -193,6 +196,10 @@ def main() -> None:
     summary, good = [], True
     for version in options.triton or pins()[0]:
         well, lines = prove(version, options)
+        good = good and well
+        summary += lines
+    if not options.skip_compile:
+        well, lines = cuda_proof.prove(options.write)
         good = good and well
         summary += lines
     print("\n".join(["", *summary]))

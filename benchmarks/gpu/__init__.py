@@ -7,6 +7,7 @@ plan        every task of the suite, with its importance and its phase
 device      tensors, precisions and clocks on the device
 ceilings    what the device can do at all: copies, matrix products, launches
 verdicts    how near to float64 is near enough, and whether our kernels ran
+cuda_module the CUDA C++ module: its checks and its figures
 kernels     checks of every kernel against float64: cases, tiles with 4 and 8 warps, repeated runs
 layers      one layer, one pass: PyTorch's call, ours, the check of ours, the times of both
 graph_checks  the Trainer's step as one CUDA graph against single operations

@@ -39,8 +39,8 @@ def core_cases(settings: Settings) -> list[ConvCase]:
     ]  # fmt: skip
 
 
-def _compare(call: Call, tensors: dict[str, Tensor | None], name: str) -> Verdict:
-    """`call(backend, **tensors)` by our kernels against float64."""
+def compare(call: Call, tensors: dict[str, Tensor | None], name: str, backend: str = "triton") -> Verdict:
+    """`call(backend, **tensors)` by our kernels against float64; that Triton's ran is seen by their launches."""
     given = {key: None if t is None else t.to(DTYPES[name]) for key, t in tensors.items()}
 
     def exactly(change: Callable[[Tensor], Tensor]) -> Any:
@@ -48,11 +48,11 @@ def _compare(call: Call, tensors: dict[str, Tensor | None], name: str) -> Verdic
 
     with torch.no_grad(), precision(name):
         with raw_kernels(), uses_kernels() as used:
-            ours = call("triton", **given)
+            ours = call(backend, **given)
         theirs = call("reference", **given)
         empty = all(out.numel() == 0 for out in (ours if isinstance(ours, tuple) else (ours,)))
         ideal = exactly(truncated) if name == "tf32" else None
-        return judge(ours, exactly(lambda t: t), theirs, ideal, None if empty else used)
+        return judge(ours, exactly(lambda t: t), theirs, ideal, None if empty or backend != "triton" else used)
 
 
 def _uniform(settings: Settings, shape: tuple[int, ...], seed: int) -> Tensor:
@@ -100,7 +100,7 @@ def check_case(case: ConvCase, settings: Settings, name: str) -> list[Row]:
     """A case with the tile that its shapes choose."""
     rows = []
     for kind, (call, tensors) in calls_of(case, settings).items():
-        verdict = _compare(call, tensors, name)
+        verdict = compare(call, tensors, name)
         what = f"{case.op} {case.name} {kind}"
         rows.append(row(what, check=verdict.check, dtype=name, batch=case.input[0], **verdict.fields()))
     return rows
@@ -130,7 +130,7 @@ def check_tiles(case: ConvCase, settings: Settings, name: str) -> list[Row]:
             what = f"{case.op} {case.name} {kind} {tile.m}x{tile.n}x{tile.k} warps {tile.warps}"
             try:
                 with _triton.tile(tile):
-                    verdict = _compare(call, tensors, name)
+                    verdict = compare(call, tensors, name)
             except Exception as error:
                 if type(error).__name__ != "OutOfResources":
                     raise
@@ -195,7 +195,7 @@ def check_elementwise(settings: Settings, name: str, large: bool) -> list[Row]:
     """Every operator without a matrix product."""
     rows = []
     for what, (call, tensors) in elementwise_calls(settings, large).items():
-        verdict = _compare(call, tensors, name)
+        verdict = compare(call, tensors, name)
         rows.append(row(f"{what}{' large' if large else ''}", check=verdict.check, dtype=name, **verdict.fields()))
     return rows
 
@@ -220,24 +220,25 @@ def check_repeats(settings: Settings, name: str, which: str) -> list[Row]:
     for what, (call, tensors) in problems.items():
         given = {key: None if t is None else t.to(DTYPES[name]) for key, t in tensors.items()}
         with torch.no_grad(), precision(name), raw_kernels(), few_programs(settings):
-            first = _flat(call("triton", **given))
+            first = flat(call("triton", **given))
             different = 0
             for turn in range(1, repeats):
                 if aside is not None and turn % 2:
                     with torch.cuda.stream(aside):
                         noise.mul_(1.0)
-                different += not _same(first, _flat(call("triton", **given)))
+                different += not same(first, flat(call("triton", **given)))
         check = "red" if different else "green"
         reason = {"reason": f"{different} of {repeats} runs gave other bits"} if different else {}
         rows.append(row(f"{what}, {repeats} runs", check=check, dtype=name, **reason))
     return rows
 
 
-def _flat(result: Any) -> list[Tensor]:
+def flat(result: Any) -> list[Tensor]:
+    """All outputs of a call."""
     return list(result) if isinstance(result, tuple) else [result]
 
 
-def _same(left: list[Tensor], right: list[Tensor]) -> bool:
+def same(left: list[Tensor], right: list[Tensor]) -> bool:
     """Equal bit by bit, NaN included."""
     bits = [[t.contiguous().flatten().view(torch.uint8) for t in tensors] for tensors in (left, right)]
     return all(torch.equal(a, b) for a, b in zip(*bits, strict=True))

@@ -13,7 +13,7 @@ from functools import partial
 
 from gan_fast.suite.shapes import SHAPES, LayerShape
 
-from . import build, ceilings, graph_checks, kernels, layers, steps, trace
+from . import ceilings, cuda_module, graph_checks, kernels, layers, steps, trace
 from .device import Settings
 from .journal import Row
 from .tasks import Phase, Task
@@ -221,7 +221,6 @@ def our_tasks(settings: Settings) -> list[Task]:
             needs = (layer_check(shape, name), races(name)[0])
             run = partial(layers.measure_ours, shape, settings, name)
             found.append(Task(key, "layer/ours", rank, run, needs=needs, what=key, dtype=name, batch=shape.batch))
-    found.append(Task("cuda/module", "check cuda", 1, build.cuda_module))
     article, batch = steps.NETWORKS["article"], 2 if settings.tiny else 128
     graph = next(program for _, program in steps.OURS if program.cuda_graph)
     for program in (steps.PEERS[0][1], steps.OURS[0][1], graph):
@@ -252,7 +251,7 @@ def all_tasks(settings: Settings) -> list[Task]:
         with_kernels = [task for task in graphs if "/triton/" in task.key]
         graphs = [task for task in graphs if task not in with_kernels]
         graphs += no_kernels(with_kernels, reason or "graphs need a CUDA device")
-    found = [*baseline_tasks(settings), *checks, *graphs, *our_tasks(settings)]
+    found = [*baseline_tasks(settings), *checks, *graphs, *our_tasks(settings), *cuda_module.tasks(settings)]
     assert len({task.key for task in found}) == len(found), "two tasks of one name"
     return found
 
@@ -260,8 +259,8 @@ def all_tasks(settings: Settings) -> list[Task]:
 def phases(settings: Settings) -> list[Phase]:
     """When what is run, as shares of the whole time."""
     torch_stages = (ceilings.STAGE, "step/torch", "layer/torch")
-    check_stages = ("check", "check cuda")
-    our_stages = ("layer/ours", "step/ours", "trace")
+    check_stages = ("check", cuda_module.STAGE)
+    our_stages = ("layer/ours", "step/ours", "trace", cuda_module.FIGURES)
     workers = 1 if settings.tiny else max(1, min(8, (os.cpu_count() or 1) // 2))
     return [
         Phase("PyTorch", torch_stages, 0.32, worst_rank=99 if settings.tiny else 3),

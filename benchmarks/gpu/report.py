@@ -68,6 +68,7 @@ def table(identity: Mapping[str, Any], rows: Sequence[Row], pending: Mapping[str
         _checks(rows),
         *_steps(rows),
         *_layers(rows),
+        _cuda(rows),
         _notes(rows, pending),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)
@@ -93,7 +94,7 @@ def _ceilings(rows: Sequence[Row]) -> list[str]:
 def _checks(rows: Sequence[Row]) -> list[str]:
     groups: dict[str, list[Row]] = defaultdict(list)
     for r in rows:
-        if r["stage"] == "check":
+        if r["stage"] in ("check", "check cuda") and r["task"].startswith("check/"):
             groups[r["task"].split("/")[1]].append(r)
     if not groups:
         return []
@@ -193,6 +194,14 @@ def _layers(rows: Sequence[Row]) -> list[list[str]]:
         slower = sum(ratio < 0.97 for ratio in every)
         means.append(f"  {name:46s} {dtype:5s} {cells_of} {len(every):6d} {slower:10d}")
     return [part for part in (lines, means) if len(part) > 1]
+
+
+def _cuda(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    for r in _timed(rows, ("cuda",)):
+        roof = f"{100 * r['share']:4.0f}%" if "share" in r else ""
+        lines.append(f"  {r['layer']:58s} {r['pass']:11s} {r['dtype']:5s} {_us(r['seconds']):>9s} {roof}")
+    return ["CUDA module's layers, microseconds, share of the roof", *lines] if lines else []
 
 
 def _us(seconds: float | None) -> str:

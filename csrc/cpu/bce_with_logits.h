@@ -9,11 +9,10 @@
 
 #include <cstdint>
 
+#include "common/reduction.h"
 #include "cpu/isa.h"
 
 namespace gan_fast {
-
-enum Reduction : int { kReduceNone = 0, kReduceMean = 1, kReduceSum = 2 };  // torch's own numbers
 
 // All arrays: n contiguous elements of the dtype (0 float, 1 double, 2 bfloat16: computed in float, sums before they are rounded).
 struct BceWithLogits {

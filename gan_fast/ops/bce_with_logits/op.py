@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gan_fast.ops import _triton
-from gan_fast.ops.bce_with_logits import cpu, reference
+from gan_fast.ops.bce_with_logits import cpu, cuda, reference
 from gan_fast.ops.bce_with_logits.reference import log_weight
 from gan_fast.ops.convolution import check_same
 from gan_fast.ops.registry import Operator
@@ -116,6 +116,7 @@ bce_with_logits = Operator(
         "reference": reference.bce_with_logits,
         "cpu": cpu.bce_with_logits,
         "triton": _triton.on_demand("bce_with_logits"),
+        "cuda": cuda.bce_with_logits,
     },
     check=_check,
     outputs=_outputs,

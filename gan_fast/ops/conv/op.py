@@ -2,7 +2,7 @@
 
 from gan_fast.ops import _triton
 from gan_fast.ops import convolution as shared
-from gan_fast.ops.conv import cpu, reference
+from gan_fast.ops.conv import cpu, cuda, reference
 from gan_fast.ops.registry import Operator
 
 conv = Operator(
@@ -12,6 +12,7 @@ conv = Operator(
         "reference": reference.conv,
         "cpu": cpu.conv,
         "triton": _triton.on_demand("conv"),
+        "cuda": cuda.conv,
     },
     check=shared.make_check("conv", transposed=False),
     outputs=shared.make_outputs(transposed=False),

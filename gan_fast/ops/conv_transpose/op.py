@@ -2,7 +2,7 @@
 
 from gan_fast.ops import _triton
 from gan_fast.ops import convolution as shared
-from gan_fast.ops.conv_transpose import cpu, reference
+from gan_fast.ops.conv_transpose import cpu, cuda, reference
 from gan_fast.ops.registry import Operator
 
 conv_transpose = Operator(
@@ -12,6 +12,7 @@ conv_transpose = Operator(
         "reference": reference.conv_transpose,
         "cpu": cpu.conv_transpose,
         "triton": _triton.on_demand("conv_transpose"),
+        "cuda": cuda.conv_transpose,
     },
     check=shared.make_check("conv_transpose", transposed=True),
     outputs=shared.make_outputs(transposed=True),
