@@ -35,6 +35,7 @@ __all__ = [
     "dtype_facts",
     "forget",
     "look_up",
+    "matches",
     "on_change",
     "rules",
     "table_hash",
@@ -89,7 +90,7 @@ def look_up(op: str, facts: Mapping[str, Any], level: str | None) -> Choice:
         if found is not None:
             return found
     for rule in _rules_for(level):
-        if op in rule["ops"] and _matches(rule, facts):
+        if op in rule["ops"] and matches(rule, facts):
             return Choice(rule["use"], rule["why"])
     return Choice("torch", f"no rule of {SHIPPED} covers {op}")
 
@@ -203,7 +204,8 @@ def _why(cell: Mapping[str, Any]) -> str:
     return f"measured here by gan-fast tune: the kernel {ours:.3g} ms, PyTorch {torch_ms:.3g} ms"
 
 
-def _matches(rule: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+def matches(rule: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Whether all of the rule's conditions hold; one on a fact that is not known does not."""
     for fact, condition in rule["when"].items():
         if fact not in facts:
             return False

@@ -53,7 +53,8 @@ def look_up(backend: str | None, kind: object, input: Tensor, weight: Tensor, *r
     "PyTorch's" holds whatever else is unusual about the call (a tracer, tangents, another tensor's dtype): that can
     only make it PyTorch's.
     """
-    if backend is not None or torch.compiler.is_dynamo_compiling() or not backends.is_automatic():
+    automatic = backends.is_automatic() if backend is None else backend == "auto"
+    if not automatic or torch.compiler.is_dynamo_compiling():
         return None, _UNKNOWN
     try:
         key = (

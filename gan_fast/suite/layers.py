@@ -30,8 +30,9 @@ SHORTEST_TURN = 2e-3
 LARGEST_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 
-def call(shape: LayerShape, provider: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """(input, weight, bias) -> output; provider: "torch", or a backend of gan_fast ("auto", "cpu")."""
+def call(shape: LayerShape, provider: str, **fused: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """(input, weight, bias) -> output; provider: "torch", or a backend of gan_fast ("auto", "cpu"), which may be given
+    an activation."""
     form: dict[str, Any] = {"stride": shape.stride, "padding": shape.padding, "dilation": shape.dilation}
     if shape.op == "conv_transpose":
         form["output_padding"] = shape.output_padding
@@ -43,7 +44,7 @@ def call(shape: LayerShape, provider: str) -> Callable[[Tensor, Tensor, Tensor],
         plain = getattr(torch.nn.functional, name)
         return lambda x, w, b: plain(x, w, b, **form)
     ours = getattr(functional, name)
-    return lambda x, w, b: ours(x, w, b, backend=provider, **form)
+    return lambda x, w, b: ours(x, w, b, backend=provider, **form, **fused)
 
 
 def run_of(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gan_fast import backends
-from gan_fast.ops import _cuda, _kernels, _triton
+from gan_fast.ops import _cuda, _kernels, layout
 
 #: reduction -> its code in the kernel's signature.
 _REDUCTION_CODES = {"none": 0, "mean": 1, "sum": 2}
@@ -27,8 +27,8 @@ def bce_with_logits(
     if elements == 0:
         # As PyTorch: the mean of nothing is NaN, its sum 0.
         return loss.fill_(float("nan") if reduction == "mean" else 0.0), grad
-    x = _triton.like(input, grad)
-    t, w, p = (None if tensor is None else _triton.like(tensor, grad) for tensor in (target, weight, pos_weight))
+    x = layout.like(input, grad)
+    t, w, p = (None if tensor is None else layout.like(tensor, grad) for tensor in (target, weight, pos_weight))
     partial = counter = None
     module = backends.cuda_extension()
     blocks = 1 if module is None else module.bce_blocks(elements)
