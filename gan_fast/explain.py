@@ -144,7 +144,7 @@ def _passes(
 
     Images are taken to be in channels_last, as `gan_fast.sequential` keeps them between layers.
     """
-    channels_last = convolution_choice.Formats(common["rank"] == 2, common["rank"] == 2)
+    channels_last = convolution_choice.Formats(common["rank"] == 2, common["rank"] == 2, False)
     calls = convolution_choice.passes(transposed, input, weight, form, channels_last, False)
     forward, input_grad, weight_grad = (_choose(op, **common, **{**facts, **known}) for op, facts in calls)
     return forward, input_grad, weight_grad

@@ -119,7 +119,8 @@ def make_facts(transposed: bool) -> Any:
         prologue_y: Tensor | None, *_: object,
     ) -> dict[str, Any]:  # fmt: skip
         g = as_geometry(stride, pad_begin, dilation, groups, out_size)
-        return tensor_facts(input, weight.shape, g, transposed, act != "none" or prologue_y is not None)
+        found = tensor_facts(input, weight.shape, g, transposed, act != "none" or prologue_y is not None)
+        return {**found, "weight_last": layout.is_channels_last(weight)}
 
     return facts
 

@@ -29,10 +29,12 @@ class Wanted(NamedTuple):
 
 
 class Formats(NamedTuple):
-    """Whether a layer's input, and the gradient of its output as the backward pass makes it, are channels_last."""
+    """Whether a layer's input, the gradient of its output as the backward pass makes it, and its weight are
+    channels_last."""
 
     input: bool
     grad: bool
+    weight: bool
 
 
 def wanted(input: Tensor, weight: Tensor) -> Wanted:
@@ -44,8 +46,8 @@ def wanted(input: Tensor, weight: Tensor) -> Wanted:
 
 def formats(input: Tensor, weight: Tensor) -> Formats:
     """Of a call on these tensors."""
-    channels_last = layout.is_channels_last(input)
-    return Formats(channels_last, channels_last or layout.is_channels_last(weight))
+    input_last, weight_last = layout.is_channels_last(input), layout.is_channels_last(weight)
+    return Formats(input_last, input_last or weight_last, weight_last)
 
 
 def passes(
@@ -61,8 +63,9 @@ def passes(
         fused: whether an activation is computed with it.
     """
     facts = {**geometries.facts(transposed, input, weight, geometry, formats.input), "fused": fused}
+    forward = {**facts, "weight_last": formats.weight}
     swapped = {
-        **facts,
+        **forward,
         "in_channels": facts["out_channels"],
         "out_channels": facts["in_channels"],
         "in_pixels": facts["out_pixels"],
@@ -70,7 +73,7 @@ def passes(
         "channels_last": formats.grad,
     }
     ops = ("conv_transpose", "conv") if transposed else ("conv", "conv_transpose")
-    return (ops[0], facts), (ops[1], swapped), ("conv_weight_grad", {**facts, "transposed": transposed})
+    return (ops[0], forward), (ops[1], swapped), ("conv_weight_grad", {**facts, "transposed": transposed})
 
 
 @lru_cache(maxsize=4096)

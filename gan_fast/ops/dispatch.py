@@ -18,7 +18,7 @@ from torch.overrides import has_torch_function
 from gan_fast import backends, choice_table
 from gan_fast.choice_table import Choice
 from gan_fast.ops import activation as activations
-from gan_fast.ops import convolution_choice
+from gan_fast.ops import convolution_choice, layout
 from gan_fast.ops import geometry as geometries
 from gan_fast.ops.geometry import Geometry
 from gan_fast.ops.registry import OPERATORS, autocast_enabled, nobody_looks_on
@@ -53,13 +53,14 @@ def look_up(backend: str | None, kind: object, input: Tensor, weight: Tensor, *r
     "PyTorch's" holds whatever else is unusual about the call (a tracer, tangents, another tensor's dtype): that can
     only make it PyTorch's.
     """
-    automatic = backends.is_automatic() if backend is None else backend == "auto"
-    if not automatic or torch.compiler.is_dynamo_compiling():
+    if torch.compiler.is_dynamo_compiling():  # first, for it cannot trace what follows
+        return None, _UNKNOWN
+    if not (backends.is_automatic() if backend is None else backend == "auto"):
         return None, _UNKNOWN
     try:
         key = (
-            kind, input.shape, input.stride(), input.dtype, input.requires_grad, weight.shape, weight.requires_grad,
-            rest, torch.is_grad_enabled(), torch._C._is_any_autocast_enabled(), torch.get_num_threads(),
+            kind, input.shape, input.stride(), input.dtype, input.requires_grad, weight.shape, weight.stride(),
+            weight.requires_grad, rest, torch.is_grad_enabled(), torch._C._is_any_autocast_enabled(), torch.get_num_threads(),
         )  # fmt: skip
         return key, _known.get(key, _UNKNOWN)
     except (AttributeError, RuntimeError, TypeError):
@@ -205,8 +206,9 @@ def wants_channels_last(
         return False
     fused = activation not in (None, "none") and activations.fusable(activation, negative_slope)
     dtype = torch.get_autocast_dtype("cpu") if autocast_enabled("cpu") else input.dtype
+    formats = convolution_choice.Formats(True, True, layout.is_channels_last(weight))
     return convolution_choice.enters(
-        kind < 0, tuple(input.shape), tuple(weight.shape), geometry, convolution_choice.Formats(True, True), fused,
+        kind < 0, tuple(input.shape), tuple(weight.shape), geometry, formats, fused,
         convolution_choice.wanted(input, weight), "cpu", dtype, backends.extension(), torch.get_num_threads(),
     )  # fmt: skip
 

@@ -69,7 +69,7 @@ def _chosen(pixels: tuple[int, ...], x: Tensor, weight: Tensor, act: str, negati
     """Whether the automatic choice takes the convolution on an image of this shape, whose tensors need not exist
     yet."""
     return convolution_choice.enters(
-        False, pixels, (*weight.shape, 1, 1), geometry(pixels[3]), convolution_choice.Formats(True, True),
+        False, pixels, (*weight.shape, 1, 1), geometry(pixels[3]), convolution_choice.Formats(True, True, False),
         act != "none" and activations.fusable(act, negative_slope), convolution_choice.wanted(x, weight),
         x.device.type, x.dtype, backends.extension(), torch.get_num_threads(),
     )  # fmt: skip
