@@ -31,7 +31,7 @@ from gan_fast.choice_table import Choice
 from gan_fast.machine import cpu_model
 from gan_fast.ops.registry import OPERATORS, Operator, recording
 
-__all__ = ["UNDECIDED", "Call", "Cell", "calibration", "default_file", "measure", "record", "save"]
+__all__ = ["UNDECIDED", "Call", "Cell", "calibration", "default_file", "measure", "record", "save", "served"]
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +122,18 @@ def record(step: Callable[[], Any]) -> list[Call]:
     with choice_table.always(Choice("cpu", "being recorded")), recording(recorder):
         step()
     return list(found.values())
+
+
+def served(run: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """The result of ``run()``, and the operators that our kernels served in it."""
+    kernels: list[str] = []
+
+    def note(operator: Operator, _: list[Any], choice: Choice) -> None:
+        if choice.backend not in ("torch", "reference"):
+            kernels.append(operator.name)
+
+    with recording(note):
+        return run(), kernels
 
 
 def calibration() -> interleaved.Calibration:

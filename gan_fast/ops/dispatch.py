@@ -60,7 +60,8 @@ def look_up(backend: str | None, kind: object, input: Tensor, weight: Tensor, *r
     try:
         key = (
             kind, input.shape, input.stride(), input.dtype, input.requires_grad, weight.shape, weight.stride(),
-            weight.requires_grad, rest, torch.is_grad_enabled(), torch._C._is_any_autocast_enabled(), torch.get_num_threads(),
+            weight.requires_grad, rest, torch.is_grad_enabled(), torch._C._is_any_autocast_enabled(),
+            torch.get_num_threads(),
         )  # fmt: skip
         return key, _known.get(key, _UNKNOWN)
     except (AttributeError, RuntimeError, TypeError):

@@ -13,10 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast import functional
+from gan_fast import functional, tuning
 from gan_fast.bench import interleaved
-from gan_fast.choice_table import Choice
-from gan_fast.ops.registry import Operator, recording
 from gan_fast.suite.results import AGAIN, Row
 from gan_fast.suite.shapes import LayerShape
 
@@ -79,18 +77,6 @@ def run_of(
     upstream = torch.randn(output.shape, generator=generator).to(device, dtype)
     upstream = upstream.to(memory_format=memory_format) if shape.rank == 2 else upstream
     return lambda: torch.autograd.grad(output, leaves, upstream, retain_graph=True)
-
-
-def _watched(run: Callable[[], Any]) -> tuple[Any, bool]:
-    """The result of ``run()``, and whether one of our kernels had a part in it."""
-    kernels: list[str] = []
-
-    def record(operator: Operator, arguments: list[Any], choice: Choice) -> None:
-        if choice.backend not in ("torch", "reference"):
-            kernels.append(operator.name)
-
-    with recording(record):
-        return run(), bool(kernels)
 
 
 def difference(got: Any, expected: Any) -> float:
@@ -158,9 +144,9 @@ def measure(
                 row.gflop, row.gbyte = 2e-9 * shape.macs, 1e-9 * shape.elements * dtype.itemsize
             results = {}
             for key, run in programs.items():
-                results[key], served = _watched(run)
+                results[key], kernels = tuning.served(run)
                 if key[0] == "gan_fast":
-                    rows[key].served = served
+                    rows[key].served = bool(kernels)
             for layout in named:
                 apart = difference(results["gan_fast", layout], results["torch", layout])
                 if apart > LARGEST_DIFFERENCE[dtype]:
