@@ -52,6 +52,7 @@ def layers(path: Path, docs: Path) -> str:
     told = (
         "Every layer in each pass against PyTorch's fastest memory format; bars: geometric means, whiskers: quartiles."
     )
+    told += "".join(f" {line[0].upper()}{line[1:]}." for line in results.verdict(rows) if not line.startswith(" "))
     return "\n".join(
         ["![speed of layers by family](docs/layers.png)", "", *lines, "", f"{told} {_source(machine, path)}"]
     )

@@ -33,6 +33,7 @@ __all__ = [
     "summary",
     "suspects",
     "table",
+    "verdict",
     "write",
 ]
 
@@ -284,7 +285,7 @@ def summary(rows: Sequence[Row]) -> str:
         )
     if len(families) > 1:
         lines.append(f"{'over families':20s} x{geometric_mean([geometric_mean(v) for v in families.values()]):5.2f}")
-    lines += _verdict(rows)
+    lines += verdict(rows)
     for row, ratio in ratios(rows):
         if row.kind == "step":
             lines.append(f"{row.name:20s} x{ratio:5.2f} of PyTorch's best, by {row.program}")
@@ -294,7 +295,7 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _verdict(rows: Sequence[Row]) -> list[str]:
+def verdict(rows: Sequence[Row]) -> list[str]:
     """Of the layers: how many our kernels serve, which are slower by the rule, and what equal programs look like."""
     lines = []
     layers = [(row, ratio) for row, ratio in ratios(rows) if row.kind == "layer"]
