@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import settings
@@ -20,3 +22,11 @@ def same_start(monkeypatch: pytest.MonkeyPatch) -> None:
     backends.read_environment()
     monkeypatch.setenv("GAN_FAST_TABLE", "shipped")
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def settings_may_change() -> Iterator[None]:
+    """torch.testing's internals, which other tests load, forbid to set torch.backends' switches in their process."""
+    allowed = getattr(torch.backends, "__allow_nonbracketed_mutation")
+    with allowed():
+        yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,10 @@ from gpu import (  # the folder is no package of the library
     verdicts,
 )
 
+pytestmark = pytest.mark.usefixtures("settings_may_change")
+
 IDENTITY = {"device": "a device", "versions": {"torch": "1"}, "commit": "abc", "source": "def", "tiny": True}
 TINY = device.Settings("cpu", True, Path("nowhere"))
-
-
-@pytest.fixture(autouse=True)
-def settings_may_change() -> Iterator[None]:
-    """torch.testing's internals, which other tests load, forbid to set torch.backends' switches in their process."""
-    allowed = getattr(torch.backends, "__allow_nonbracketed_mutation")
-    with allowed():
-        yield
 
 
 @pytest.fixture

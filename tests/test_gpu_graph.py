@@ -20,6 +20,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from gpu import device, graph_checks, steps  # the folder is no package of the library
 
+pytestmark = pytest.mark.usefixtures("settings_may_change")
+
 TINY = device.Settings("cpu", True, Path("nowhere"))
 ARTICLE, DCGAN = steps.NETWORKS["article"], steps.NETWORKS["dcgan64"]
 CHECKS = [graph_checks.check_same, graph_checks.check_long, graph_checks.check_uploads, graph_checks.check_refusal]
