@@ -12,6 +12,7 @@ operation in every pass, so such calls have figures of their own.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -39,7 +40,8 @@ def record(listed: Iterable[LayerShape]) -> Iterator[tuning.Call]:
             continue
         for name in layers.FORMATS if shape.rank == 2 else ("NCHW",):
             for activation in (None, "leaky_relu") if name == "channels_last" or shape.rank == 1 else (None,):
-                for call in tuning.record(lambda: _passes(shape, layers.FORMATS[name], activation)):  # noqa: B023  # run at once
+                passes = functools.partial(_passes, shape, layers.FORMATS[name], activation)
+                for call in tuning.record(passes):
                     key = choice_table.key(call.op, call.facts)
                     if call.op in ("conv", "conv_transpose", "conv_weight_grad") and key not in seen:
                         seen.add(key)

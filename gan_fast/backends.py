@@ -8,7 +8,7 @@ proven by emulation, never yet run on a device, hence by name only). ``"auto"`` 
 operator". An explicit name is strict: what it cannot run raises and says why.
 
 Precedence: the ``backend=`` argument of a call, then :func:`use_backend`, then the environment variable
-``GAN_FAST_BACKEND``, then ``"auto"``.
+``GAN_FAST_BACKEND`` (read at the import and when a Trainer is made), then ``"auto"``.
 """
 
 from __future__ import annotations
