@@ -1,5 +1,5 @@
-"""What the shipped rules are made from: every operator call of the layer list, kernel against PyTorch, plain and with
-an activation; and what the rules in force make of such figures.
+"""What the shipped rules are made from: every operator call of the layer list, our backends against PyTorch, plain and
+with an activation; and what the rules in force make of such figures.
 
     python benchmarks/choice.py measure FILE.json     # minutes, on a quiet machine
     python benchmarks/choice.py judge FILE.json       # calls served, calls lost, gains left to PyTorch
@@ -69,18 +69,23 @@ def judge(path: Path) -> str:
     level = content["machine"]["level"]
     served, lost, left = 0, [], []
     for cell in content["cells"]:
-        ours, theirs = cell["seconds"]["cpu"], cell["seconds"]["torch"]
         backend = _rule(cell["op"], cell["facts"], level)
+        seconds = cell["seconds"]
+        theirs, best = seconds["torch"], min(seconds, key=lambda name: seconds[name])
+        ours = seconds[best if backend == "torch" else backend]
         known = ("mflop", "in_channels", "out_channels", "kernel", "stride", "batch", "channels_last", "fused")
         facts = " ".join(f"{name}={cell['facts'][name]:g}" for name in known)
-        line = f"{theirs / ours:5.2f} {1e3 * ours:8.2f} ms, PyTorch {1e3 * theirs:8.2f} ms  {cell['op']} {facts}"
-        served += backend == "cpu"
-        if backend == "cpu" and theirs < (1 - MARGIN) * ours:
+        times = ", ".join(f"{name} {1e3 * took:.2f} ms" for name, took in seconds.items())
+        line = f"{theirs / ours:5.2f} {backend}: {times}  {cell['op']} {facts}"
+        served += backend != "torch"
+        if theirs < (1 - MARGIN) * ours:
             lost.append(line)
-        if backend != "cpu" and ours < (1 - MARGIN) * theirs:
+        if seconds[best] < (1 - MARGIN) * min(theirs, ours if backend != "torch" else theirs):
             left.append(line)
     said = f"{len(content['cells'])} calls, {served} served by kernels, {len(lost)} lost, {len(left)} gains left"
-    return "\n".join(["lost:", *sorted(lost), "left to PyTorch:", *sorted(left), said])
+    return "\n".join(
+        ["lost:", *sorted(lost), "left to PyTorch, or to the slower of our backends:", *sorted(left), said]
+    )
 
 
 def _rule(op: str, facts: dict[str, Any], level: str) -> str:
@@ -101,7 +106,7 @@ def main() -> None:
     if args.what == "measure":
         calls = list(record(shapes.select(family=args.family)))
         print(f"{len(calls)} calls of {len(OPERATORS)} operators")
-        cells = tuning.measure(calls, args.rounds, lambda cell: print(f"{cell.torch / cell.cpu:5.2f} {cell.call.text}"))
+        cells = tuning.measure(calls, args.rounds, lambda cell: print(f"{cell.gain:5.2f} {cell.best} {cell.call.text}"))
         tuning.save(cells, args.file)
     print(judge(args.file))
 

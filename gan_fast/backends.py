@@ -1,11 +1,13 @@
 """Which backends exist on this machine, and which one serves a call, with the reason.
 
 Backends of the operators: ``"reference"`` (plain PyTorch, any device and dtype), ``"cpu"`` (the compiled kernels in
-``gan_fast._C``), ``"triton"`` (kernels for CUDA tensors; proven by interpreter and compiler, not yet on a device, hence
-by name only) and ``"cuda"`` (CUDA C++ kernels of a few operators in ``gan_fast._cuda``, which GAN_FAST_CUDA=1 builds;
-proven by emulation, never yet run on a device, hence by name only). ``"auto"`` is the default: it follows
-:mod:`gan_fast.choice_table` and may answer ``"torch"``, which means "call torch.nn.functional, do not enter our
-operator". An explicit name is strict: what it cannot run raises and says why.
+``gan_fast._C``), ``"gemm"`` (convolutions as products of matrices by PyTorch's BLAS between two compiled kernels, for
+many weights and few positions), ``"triton"`` (kernels for CUDA tensors; proven by interpreter and compiler, not yet on
+a device, hence by name only) and ``"cuda"`` (CUDA C++ kernels of a few operators in ``gan_fast._cuda``, which
+GAN_FAST_CUDA=1 builds; proven by emulation, never yet run on a device, hence by name only). ``"auto"`` is the
+default: it follows :mod:`gan_fast.choice_table` and may answer ``"torch"``, which means "call torch.nn.functional, do
+not enter our operator". An explicit name is strict: what it cannot run raises and says why; ``"gemm"`` stands for
+``"cpu"`` in operators that are no product.
 
 Precedence: the ``backend=`` argument of a call, then :func:`use_backend`, then the environment variable
 ``GAN_FAST_BACKEND`` (read at the import and when a Trainer is made), then ``"auto"``.
@@ -33,13 +35,15 @@ from gan_fast.choice_table import Choice
 logger = logging.getLogger(__name__)
 
 #: Names a user may ask for.
-BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
+BACKENDS = ("auto", "reference", "cpu", "gemm", "triton", "cuda")
 
 #: Operators whose CPU kernels take bfloat16 (and compute in float32); all take float32.
 BFLOAT16_OPERATORS = frozenset(
     {"act_grad", "batch_norm_act", "batch_norm_act_backward", "bce_with_logits", "bias_act", "conv", "conv_transpose",
      "conv_weight_grad"}
 )  # fmt: skip
+#: Operators that are a product of matrices.
+GEMM_OPERATORS = frozenset({"conv", "conv_transpose", "conv_weight_grad"})
 #: Operators that have kernels in the CUDA module.
 CUDA_OPERATORS = frozenset({"bce_with_logits", "conv", "conv_transpose", "conv_weight_grad"})
 _DEVICE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -154,9 +158,11 @@ def available() -> dict[str, tuple[bool, str]]:
         cpu = (False, f"the compiled module gan_fast._C is not available ({extension_error()})")
     else:
         cpu = (True, f"compiled kernels, instruction level {module.isa()}")
+    gemm = (True, "products of matrices by PyTorch's BLAS between compiled kernels") if cpu[0] else cpu
     return {
         "reference": (True, "plain PyTorch, any device and dtype"),
         "cpu": cpu,
+        "gemm": gemm,
         "triton": _triton(),
         "cuda": _cuda(),
     }
@@ -287,22 +293,22 @@ def refusal(op: str, backend: str, *, device: str, dtype: torch.dtype, rank: int
     convolution."""
     if backend in ("reference", "torch"):
         return None
-    ok, reason = (True, "") if backend == "cpu" and extension() is not None else available()[backend]
+    on_cpu = backend in ("cpu", "gemm")
+    ok, reason = (True, "") if on_cpu and extension() is not None else available()[backend]
     if not ok:
         return reason
+    kernels = {"triton": "Triton", "cuda": "CUDA", "gemm": "gemm"}.get(backend, "CPU")
     if backend == "cuda" and op not in CUDA_OPERATORS:
         return f"there are CUDA kernels of {', '.join(sorted(CUDA_OPERATORS))} only"
-    kernels, home = {"triton": ("Triton", "cuda"), "cuda": ("CUDA", "cuda")}.get(backend, ("CPU", "cpu"))
-    if backend == "triton" and triton_is_interpreted():
-        home = "cpu"
+    home = "cpu" if on_cpu or (backend == "triton" and triton_is_interpreted()) else "cuda"
     if device != home:
         return f"the {kernels} kernels need tensors on {home.replace('cpu', 'the CPU')}, got device {device!r}"
-    if backend in ("triton", "cuda"):
+    if not on_cpu:
         if dtype not in _DEVICE_DTYPES:
             return f"the {kernels} kernels take float32, bfloat16 and float16, got {dtype}"
-    elif dtype not in (torch.float32, torch.float64) and not _takes_bfloat16(op, dtype):
-        words = "float32 and bfloat16" if op in BFLOAT16_OPERATORS else "float32"
-        return f"the CPU kernels of {op} take {words} (and float64, for proof), got {dtype}"
+    elif dtype not in (torch.float32, torch.float64) and (backend == "gemm" or not _takes_bfloat16(op, dtype)):
+        words = "float32 and bfloat16" if backend == "cpu" and op in BFLOAT16_OPERATORS else "float32"
+        return f"the {kernels} kernels of {op} take {words} (and float64, for proof), got {dtype}"
     if rank is not None and rank not in (1, 2):
         return f"the {kernels} kernels do 1-D and 2-D convolutions, got {rank}-D"
     return None
@@ -333,6 +339,8 @@ def choose(
     "auto" answers "torch" where the kernels cannot run or the table says that PyTorch is faster.
     """
     name = requested(backend)
+    if name == "gemm" and op not in GEMM_OPERATORS:
+        name = "cpu"
     if name != "auto":
         why_not = refusal(op, name, device=device, dtype=dtype, rank=rank)
         if why_not is not None:

@@ -65,6 +65,9 @@ class Choice(NamedTuple):
     reason: str
 
 
+#: In sentences.
+_NAMES = {"cpu": "the kernel", "torch": "PyTorch"}
+
 Key = tuple[str, frozenset[tuple[str, Any]]]
 
 _listeners: list[Callable[[], None]] = []
@@ -200,8 +203,8 @@ def _tuned(level: str | None, threads: int) -> tuple[str | None, dict[Key, Choic
 
 
 def _why(cell: Mapping[str, Any]) -> str:
-    ours, torch_ms = 1e3 * cell["seconds"]["cpu"], 1e3 * cell["seconds"]["torch"]
-    return f"measured here by gan-fast tune: the kernel {ours:.3g} ms, PyTorch {torch_ms:.3g} ms"
+    times = ", ".join(f"{_NAMES.get(name, name)} {1e3 * took:.3g} ms" for name, took in cell["seconds"].items())
+    return f"measured here by gan-fast tune: {times}"
 
 
 def matches(rule: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:

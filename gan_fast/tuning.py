@@ -1,7 +1,7 @@
 """`gan-fast tune`: measure, on this machine, each operator call that a training makes, and keep the faster backend.
 
     calls = tuning.record(step)             # what one training step asks for
-    measured = tuning.measure(calls)        # the kernel and PyTorch take turns
+    measured = tuning.measure(calls)        # our backends and PyTorch take turns
     tuning.save(measured)                   # the automatic choice follows it from now on
 
 A call is measured at the operator's own level, with the activation that it carries: the kernel through the dispatcher
@@ -65,18 +65,28 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A measured call: medians in seconds of the kernel and of PyTorch, and the backend to use (None: undecided)."""
+    """A measured call: medians in seconds by backend ("torch" for PyTorch), and the backend to use (None:
+    undecided)."""
 
     call: Call
-    cpu: float
-    torch: float
+    seconds: Mapping[str, float]
+
+    @property
+    def best(self) -> str:
+        """The fastest of our backends."""
+        return min((name for name in self.seconds if name != "torch"), key=lambda name: self.seconds[name])
+
+    @property
+    def gain(self) -> float:
+        """PyTorch's time as a multiple of the best backend's."""
+        return self.seconds["torch"] / self.seconds[self.best]
 
     @property
     def use(self) -> str | None:
-        """ "cpu", "torch", or None where the difference is too small to tell."""
-        if abs(self.torch / self.cpu - 1) <= UNDECIDED:
+        """The fastest backend, "torch" among them, or None where it is no nearer than :data:`UNDECIDED`."""
+        if abs(self.gain - 1) <= UNDECIDED:
             return None
-        return "cpu" if self.cpu < self.torch else "torch"
+        return self.best if self.gain > 1 else "torch"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,25 +155,35 @@ def calibration() -> interleaved.Calibration:
 
 
 def measure(calls: Iterable[Call], rounds: int = 9, report: Callable[[Cell], None] | None = None) -> list[Cell]:
-    """Time every call on both backends, in turns. ``report`` gets each cell as soon as it is known."""
+    """Time every call on PyTorch and on each of our backends that can run it, in turns. ``report`` gets each cell as
+    soon as it is known."""
     cells = []
     fixed_work = calibration()
     for call in calls:
         operator = OPERATORS[call.op]
         arguments = call.make()
-        programs = {
-            "cpu": functools.partial(operator, *arguments, "cpu"),
-            "torch": functools.partial(operator.implementations["reference"], *arguments),
-        }
+        programs = {name: functools.partial(operator, *arguments, name) for name in _candidates(call)}
+        programs["torch"] = functools.partial(operator.implementations["reference"], *arguments)
         with torch.no_grad():
             first = interleaved.measure(programs, 1, calibration=fixed_work)
             shortest = min(result["seconds"] for result in first.values())
             repeats = max(1, math.ceil(SHORTEST_TURN / shortest))
             times = interleaved.measure(programs, rounds, 1, repeats, fixed_work)
-        cells.append(Cell(call, times["cpu"]["seconds"], times["torch"]["seconds"]))
+        cells.append(Cell(call, {name: result["seconds"] for name, result in times.items()}))
         if report is not None:
             report(cells[-1])
     return cells
+
+
+def _candidates(call: Call) -> list[str]:
+    """Our backends that can run the call."""
+    dtype = getattr(torch, call.facts.get("dtype", "float32"))
+    return [
+        name
+        for name in ("cpu", "gemm")
+        if name in OPERATORS[call.op].implementations
+        and backends.refusal(call.op, name, device="cpu", dtype=dtype, rank=call.facts["rank"]) is None
+    ]
 
 
 def default_file() -> Path:
@@ -196,7 +216,7 @@ def save(cells: Iterable[Cell], path: Path | None = None) -> Path:
             "op": cell.call.op,
             "facts": dict(cell.call.facts),
             "use": cell.use,
-            "seconds": {"cpu": cell.cpu, "torch": cell.torch},
+            "seconds": dict(cell.seconds),
         }
     content = {"format": choice_table.FORMAT, "machine": machine, "cells": list(entries.values())}
     text = json.dumps(content, indent=1) + "\n"

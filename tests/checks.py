@@ -18,6 +18,9 @@ from gan_fast.ops import activation as activations
 #: Backends and instruction-set levels, each tested by name.
 BACKENDS = ("reference", *(f"cpu:{level}" for level in LEVELS))
 
+#: Those of the convolutions: their products of matrices too.
+CONVOLUTION_BACKENDS = (*BACKENDS, *(f"gemm:{level}" for level in LEVELS[1:]))
+
 #: What the kernels of the operators other than the convolutions compute with.
 DTYPES = (torch.float32, torch.bfloat16)
 #: Those that take bfloat16, PyTorch's own operations being the yardstick; "+pairs": with the kernels of avx512_bf16,
@@ -26,6 +29,7 @@ BFLOAT16_BACKENDS = (*BACKENDS[1:], "cpu:portable+pairs", "cpu:avx512+pairs")
 
 #: Backends as the operators name them; float64 has one level only.
 REGISTERED = ("reference", "cpu")
+CONVOLUTION_REGISTERED = (*REGISTERED, "gemm")
 
 
 def rounds_transforms(case: ConvCase, backend: str) -> bool:
@@ -40,6 +44,9 @@ class Ran(list[tuple[str, str]]):
 
     def backends(self) -> set[str]:
         return {backend for _, backend in self}
+
+    def of_convolutions(self) -> set[str]:
+        return {backend for name, backend in self if name.startswith("conv")}
 
 
 @contextmanager

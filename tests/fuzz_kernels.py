@@ -196,6 +196,49 @@ def shape_of(geometry: tuple[int, ...], output: bool) -> tuple[int, int, int, in
     return (n, oh, ow, oc) if output else (n, ih, iw, ic)
 
 
+def weight_order(columns: int, geometry: tuple[int, ...], last: bool) -> tuple[int, ...]:
+    """The axes of a weight behind its first, as they lie in memory."""
+    kernel = geometry[7:9]
+    return (*kernel, columns) if last else (columns, *kernel)
+
+
+def plain_weight(weight: np.ndarray, last: bool) -> np.ndarray:
+    return np.moveaxis(weight, -1, 1) if last else weight
+
+
+def columns(call: Call) -> None:
+    """unfold, and fold of random columns, of images in either memory order."""
+    rng = call.rng
+    transposed, inner, image_last = (rng.random() < 0.5 for _ in range(3))
+    g = random_geometry(call, transposed)
+    image_shape, other = shape_of(g, transposed), shape_of(g, not transposed)
+    n, height, width, channels = image_shape
+    image = call.random(*image_shape) if image_last else call.random(n, channels, height, width)
+    strides = (height * width * channels, *((1, width * channels, channels) if image_last
+                                            else (height * width, width, 1)))  # fmt: skip
+    positions, count = n * other[1] * other[2], g[7] * g[8]
+    row = (channels, count) if inner else (count, channels)
+    made = call.unwritten(positions, *row)
+    given, bias = call.random(positions, *row), call.random(channels) if rng.random() < 0.6 else None
+    act = rng.randrange(5)
+    folded = call.unwritten(*image.array.shape)
+    call.about.update(op="columns", transposed=transposed, inner=inner, image_last=image_last, geometry=g, act=act)
+    call.module.unfold(call.dtype, g, transposed, image.address, strides, inner, made.address, call.threads)
+    if n:
+        call.module.fold(call.dtype, g, transposed, given.address, inner, bias.address if bias else 0, act, 0.2,
+                         folded.address, strides, call.threads)  # fmt: skip
+    pixels = image.wide if image_last else np.moveaxis(image.wide, 1, -1)
+    by_tap = np.moveaxis(given.wide, 1, -1) if inner else given.wide  # positions, taps, channels
+    unfolded, sums = np.zeros((positions, count, channels)), np.zeros(image_shape)
+    for ky, kx, my, mx in taps(g, image_shape[1:3], other[1:3]):
+        tap = ky * g[8] + kx
+        unfolded[:, tap] = np.einsum("ia,jb,nabc->nijc", my, mx, pixels, optimize=True).reshape(positions, channels)
+        sums += np.einsum("ia,jb,nijc->nabc", my, mx, by_tap[:, tap].reshape(*other[:3], channels), optimize=True)
+    call.check("the columns", made, np.moveaxis(unfolded, 1, -1) if inner else unfolded)
+    truth = activate(sums + (bias.wide if bias else 0.0), act, 0.2)
+    call.check("the folded image", folded, truth if image_last else np.moveaxis(truth, -1, 1))
+
+
 def convolution(call: Call, transposed: bool) -> None:
     rng = call.rng
     call.bfloat16()
@@ -206,20 +249,21 @@ def convolution(call: Call, transposed: bool) -> None:
     inner, outer = g[1] // groups, g[4] // groups
     x, y = call.random(*shape_of(g, False)), call.unwritten(*shape_of(g, True), offset=0 if g[2] == 260 else None)
     rows, columns = (inner, outer) if transposed else (outer, inner)
-    weight = call.random(rows * groups, columns, g[7], g[8])
+    last = rng.random() < 0.4
+    weight = call.random(rows * groups, *weight_order(columns, g, last))
     bias = call.random(outer * groups) if rng.random() < 0.6 else None
     prologue = call.random(*shape_of(g, False)) if rng.random() < 0.4 else None
     act, prologue_act = rng.randrange(5), rng.randrange(5) if prologue else 0
-    call.about.update(op="conv_transpose" if transposed else "conv", geometry=g, act=act, bias=bias is not None,
-                      prologue=prologue_act if prologue else None)  # fmt: skip
+    call.about.update(op="conv_transpose" if transposed else "conv", geometry=g, act=act, last=last,
+                      bias=bias is not None, prologue=prologue_act if prologue else None)  # fmt: skip
     function = call.module.conv_transpose if transposed else call.module.conv
-    function(call.dtype, g, x.address, weight.address, bias.address if bias else 0, y.address, act, 0.2,
+    function(call.dtype, g, x.address, weight.address, last, bias.address if bias else 0, y.address, act, 0.2,
              prologue.address if prologue else 0, prologue_act, 0.3, call.threads)  # fmt: skip
     xs = x.wide
     if prologue:
         xs = xs * act_slope(prologue.wide, prologue_act, 0.3)
     xs = xs.reshape(*xs.shape[:3], groups, inner)
-    ws = weight.wide.reshape(groups, rows, columns, g[7], g[8])
+    ws = plain_weight(weight.wide, last).reshape(groups, rows, columns, g[7], g[8])
     truth = np.zeros((*shape_of(g, True)[:3], groups, outer))
     sizes = (g[2:4], g[5:7])
     for ky, kx, my, mx in taps(g, *(sizes[::-1] if transposed else sizes)):
@@ -243,13 +287,14 @@ def weight_grad(call: Call, transposed: bool) -> None:
     inner, outer = g[1] // groups, g[4] // groups
     x, grad = call.random(*shape_of(g, False)), call.random(*shape_of(g, True))
     rows, columns = (inner, outer) if transposed else (outer, inner)
-    result = call.unwritten(rows * groups, columns, g[7], g[8])
+    last = rng.random() < 0.4
+    result = call.unwritten(rows * groups, *weight_order(columns, g, last))
     bias = call.unwritten(outer * groups) if rng.random() < 0.6 else None
     prologue = call.random(*shape_of(g, True)) if rng.random() < 0.4 else None
     act = rng.randrange(5) if prologue else 0
     call.about.update(op="conv_weight_grad", transposed=transposed, geometry=g, prologue=act if prologue else None,
-                      bias=bias is not None)  # fmt: skip
-    call.module.conv_weight_grad(call.dtype, g, transposed, x.address, grad.address, result.address,
+                      bias=bias is not None, last=last)  # fmt: skip
+    call.module.conv_weight_grad(call.dtype, g, transposed, x.address, grad.address, result.address, last,
                                  bias.address if bias else 0, prologue.address if prologue else 0, act, 0.3,
                                  call.threads)  # fmt: skip
     xs, gs = x.wide, grad.wide
@@ -263,7 +308,9 @@ def weight_grad(call: Call, transposed: bool) -> None:
     for ky, kx, my, mx in taps(g, large.shape[1:3], small.shape[1:3]):
         moved = np.einsum("ia,jb,nabgc->nijgc", my, mx, large, optimize=True)
         truth[..., ky, kx] = np.einsum("nijgr,nijgc->grc", small, moved, optimize=True)
-    truth = truth.reshape(result.array.shape)
+    truth = truth.reshape(rows * groups, columns, g[7], g[8])
+    if last:
+        truth = np.moveaxis(truth, 1, -1)
     call.check("the weight's gradient", result, truth, sums=truth)
 
 
@@ -370,7 +417,7 @@ KINDS = [
     lambda call: convolution(call, transposed=True),
     lambda call: weight_grad(call, transposed=False),
     lambda call: weight_grad(call, transposed=True),
-    lambda call: call.rng.choice((bias_act, act_grad, bce_with_logits, batch_norm))(call),
+    lambda call: call.rng.choice((bias_act, act_grad, bce_with_logits, batch_norm, columns, columns))(call),
 ]
 
 

@@ -51,7 +51,7 @@ def no_cuda_module(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_available_says_what_and_why(no_extension: None, no_cuda_module: None) -> None:
     found = backends.available()
-    assert list(found) == ["reference", "cpu", "triton", "cuda"]
+    assert list(found) == ["reference", "cpu", "gemm", "triton", "cuda"]
     assert found["reference"][0] and not found["cpu"][0]
     assert "No module named 'gan_fast._C'" in found["cpu"][1]
     usable, reason = found["cuda"]
@@ -137,7 +137,7 @@ def test_use_backend_is_undone_by_an_error_and_stays_in_its_thread(monkeypatch: 
     ("name", "near"), [("cuad", "cuda"), ("CPU", None), ("refrence", "reference"), ("torch", None)]
 )
 def test_unknown_names(name: str, near: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    match = f"unknown backend '{name}', expected one of auto, reference, cpu, triton, cuda"
+    match = f"unknown backend '{name}', expected one of auto, reference, cpu, gemm, triton, cuda"
     match += f"; did you mean '{near}'" if near else ""
     x, weight = small()
     with pytest.raises(ValueError, match="use_backend: " + match), backends.use_backend(name):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import conv_checks
 import pytest
 from cases import CONV_TRANSPOSE, ConvCase
-from checks import BACKENDS, BFLOAT16_BACKENDS, REGISTERED
+from checks import BFLOAT16_BACKENDS, CONVOLUTION_BACKENDS, CONVOLUTION_REGISTERED
 from conv_checks import ACTIVATIONS, small
 
 all_cases = pytest.mark.parametrize("case", CONV_TRANSPOSE, ids=lambda case: case.name)
 small_cases = pytest.mark.parametrize("case", small(CONV_TRANSPOSE), ids=lambda case: case.name)
-all_backends = pytest.mark.parametrize("backend", BACKENDS)
-registered = pytest.mark.parametrize("backend", REGISTERED)
+all_backends = pytest.mark.parametrize("backend", CONVOLUTION_BACKENDS)
+registered = pytest.mark.parametrize("backend", CONVOLUTION_REGISTERED)
 
 
 @all_backends

@@ -33,7 +33,7 @@ pixels, y = torch.ones(2, 8, 8, 16), torch.zeros(2, 7, 7, 1)
 
 
 def conv(geometry, x, y):
-    C.conv(0, geometry, x.data_ptr(), weight.data_ptr(), 0, y.data_ptr(), 0, 0.0, 0, 0, 0.0, threads)
+    C.conv(0, geometry, x.data_ptr(), weight.data_ptr(), False, 0, y.data_ptr(), 0, 0.0, 0, 0, 0.0, threads)
 
 
 conv(small, pixels, y)  # the threads are there before the limit is
@@ -80,17 +80,17 @@ def test_geometry_that_would_overflow_is_refused(change: dict[str, int], message
     module = kernels()
     for function in (module.conv, module.conv_transpose):
         with pytest.raises(ValueError, match=message):
-            function(0, geometry, 0, 0, 0, 0, 0, 0.0, 0, 0, 0.0, 1)
+            function(0, geometry, 0, 0, False, 0, 0, 0, 0.0, 0, 0, 0.0, 1)
     for transposed in (False, True):
         with pytest.raises(ValueError, match=message):
-            module.conv_weight_grad(0, geometry, transposed, 0, 0, 0, 0, 0, 0, 0.0, 1)
+            module.conv_weight_grad(0, geometry, transposed, 0, 0, 0, False, 0, 0, 0, 0.0, 1)
 
 
 @pytest.mark.parametrize("op", ["conv", "conv_transpose"])
 def test_no_input_channels_leave_the_bias(op: str) -> None:
     bias, y = torch.tensor([1.0, -2.0]), torch.full((1, 3, 3, 2), float("nan"))
     geometry = (1, 0, 3, 3, 2, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1)
-    getattr(kernels(), op)(0, geometry, 0, 0, bias.data_ptr(), y.data_ptr(), 1, 0.0, 0, 0, 0.0, 1)
+    getattr(kernels(), op)(0, geometry, 0, 0, False, bias.data_ptr(), y.data_ptr(), 1, 0.0, 0, 0, 0.0, 1)
     assert torch.equal(y, bias.clamp(min=0).expand_as(y))
 
 

@@ -31,9 +31,9 @@ def run(threads):
     conv, filter_grad = torch.empty(8, 12, 12, 32), torch.empty_like(filters)
     C.bias_act(0, N, 1, 1, x.data_ptr(), 0, tanh.data_ptr(), 3, 0.0, threads)
     C.bce_with_logits(0, N, x.data_ptr(), 0, 1.0, 0, 0, 1, loss.data_ptr(), grad.data_ptr(), threads)
-    C.conv(0, GEOMETRY, image.data_ptr(), filters.data_ptr(), 0, conv.data_ptr(), 0, 0.0, 0, 0, 0.0, threads)
+    C.conv(0, GEOMETRY, image.data_ptr(), filters.data_ptr(), False, 0, conv.data_ptr(), 0, 0.0, 0, 0, 0.0, threads)
     C.conv_weight_grad(
-        0, GEOMETRY, False, image.data_ptr(), conv.data_ptr(), filter_grad.data_ptr(), 0, 0, 0, 0.0, threads
+        0, GEOMETRY, False, image.data_ptr(), conv.data_ptr(), filter_grad.data_ptr(), False, 0, 0, 0, 0.0, threads
     )
     return [t.numpy().tobytes() for t in (tanh, grad, loss, conv, filter_grad)]
 

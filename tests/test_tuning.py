@@ -40,7 +40,7 @@ def one_step() -> Callable[[], object]:
 
 
 def cells(step: Callable[[], object], cpu: float, torch_time: float) -> list[tuning.Cell]:
-    return [tuning.Cell(call, cpu, torch_time) for call in tuning.record(step)]
+    return [tuning.Cell(call, {"cpu": cpu, "torch": torch_time}) for call in tuning.record(step)]
 
 
 def served(step: Callable[[], object]) -> list[str]:
@@ -84,7 +84,7 @@ def test_cells_hold_for_one_dtype(table: Path) -> None:
     for call in calls:
         assert {a.dtype for a in call.make() if isinstance(a, torch.Tensor)} == {torch.bfloat16}
         assert call.text.endswith("bfloat16")
-    tuning.save([tuning.Cell(call, 1.0, 2.0) for call in calls])
+    tuning.save([tuning.Cell(call, {"cpu": 1.0, "torch": 2.0}) for call in calls])
     assert served(step) == [], "float32 has not been measured"
     assert served(half) == ["conv:cpu", "conv_transpose:cpu", "conv_weight_grad:cpu"]
     assert len(tuning.measure(calls[:1], rounds=1)) == 1
@@ -123,10 +123,29 @@ def test_a_pass_may_go_to_pytorch_alone(table: Path) -> None:
     step = one_step()
     expected = step()
     kinds = {"conv": 1.0, "conv_transpose": 3.0, "conv_weight_grad": 1.0}
-    tuning.save([tuning.Cell(call, kinds[call.op], 2.0) for call in tuning.record(step)])
+    tuning.save([tuning.Cell(call, {"cpu": kinds[call.op], "torch": 2.0}) for call in tuning.record(step)])
     assert served(step) == ["conv:cpu", "conv_transpose:torch", "conv_weight_grad:cpu"]
     for got, wanted in zip(step(), expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_fastest_of_three_is_used(table: Path) -> None:
+    step = one_step()
+    times = {
+        "conv": {"cpu": 1.0, "gemm": 0.5, "torch": 2.0},
+        "conv_transpose": {"cpu": 3.0, "gemm": 2.5, "torch": 2.0},
+        "conv_weight_grad": {"cpu": 1.0, "gemm": 1.5, "torch": 2.0},
+    }
+    found = [tuning.Cell(call, times[call.op]) for call in tuning.record(step)]
+    assert {cell.call.op: (cell.best, cell.gain) for cell in found} == {
+        "conv": ("gemm", 4.0),
+        "conv_transpose": ("gemm", 0.8),
+        "conv_weight_grad": ("cpu", 2.0),
+    }
+    tuning.save(found)
+    assert served(step) == ["conv:gemm", "conv_transpose:torch", "conv_weight_grad:cpu"]
+    calls = [cell.call for cell in found]
+    assert [set(cell.seconds) for cell in tuning.measure(calls, rounds=1)] == [{"cpu", "gemm", "torch"}] * 3
 
 
 def test_saving_again_keeps_other_cells(table: Path) -> None:

@@ -5,9 +5,10 @@
 
 namespace gan_fast {
 
-// y = act(conv(x * act'(prologue_y)) + bias); dense channels-last x and y, weight (O, I/g, kh, kw) as torch has it. T: float, Bf16 or double.
+// y = act(conv(x * act'(prologue_y)) + bias); dense channels-last x and y, weight (O, I/g, kh, kw) as torch has it or, if
+// weight_last, in channels-last order. T: float, Bf16 or double.
 template <class T>
-void conv(const ConvGeometry& geometry, const T* x, const T* weight, T* y, const Epilogue& epilogue, const Prologue& prologue,
-          int threads);
+void conv(const ConvGeometry& geometry, const T* x, const T* weight, bool weight_last, T* y, const Epilogue& epilogue,
+          const Prologue& prologue, int threads);
 
 }  // namespace gan_fast

@@ -37,19 +37,18 @@ AxisPlan plan_conv_transpose_axis(int64_t in_size, int64_t out_size, int64_t ker
 }
 
 template <class T>
-void conv_transpose(const ConvGeometry& g, const T* x, const T* weight, T* y, const Epilogue& epilogue, const Prologue& prologue,
-                    int threads) {
+void conv_transpose(const ConvGeometry& g, const T* x, const T* weight, bool weight_last, T* y, const Epilogue& epilogue,
+                    const Prologue& prologue, int threads) {
   const AxisPlan axis_y = plan_conv_transpose_axis(g.in_h, g.out_h, g.kernel_h, g.stride_h, g.pad_h, g.dilation_h);
   const AxisPlan axis_x = plan_conv_transpose_axis(g.in_w, g.out_w, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
   const int64_t taps = g.kernel_h * g.kernel_w;
   const int64_t in = g.in_channels / g.groups, out = g.out_channels / g.groups;
-  const WeightStrides strides{in * out * taps, taps, out * taps};
+  const WeightStrides strides{in * out * taps, weight_last ? 1 : taps, out * taps, weight_last ? out : 1};
   gather_conv(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
 }
 
-template void conv_transpose<float>(const ConvGeometry&, const float*, const float*, float*, const Epilogue&, const Prologue&, int);
-template void conv_transpose<Bf16>(const ConvGeometry&, const Bf16*, const Bf16*, Bf16*, const Epilogue&, const Prologue&, int);
-template void conv_transpose<double>(const ConvGeometry&, const double*, const double*, double*, const Epilogue&, const Prologue&,
-                                     int);
+template void conv_transpose<float>(const ConvGeometry&, const float*, const float*, bool, float*, const Epilogue&, const Prologue&, int);
+template void conv_transpose<Bf16>(const ConvGeometry&, const Bf16*, const Bf16*, bool, Bf16*, const Epilogue&, const Prologue&, int);
+template void conv_transpose<double>(const ConvGeometry&, const double*, const double*, bool, double*, const Epilogue&, const Prologue&, int);
 
 }  // namespace gan_fast

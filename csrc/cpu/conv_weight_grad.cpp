@@ -147,13 +147,13 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
     const T* block = partial + range * range_sums + (n % n_step * p.taps * m_step + m % m_step) * block_sums;
     // The output is written line by line; the sums of one block, read across, stay in L1 and L2 meanwhile.
     for (int64_t j = 0; j < n_valid; ++j) {
-      S* out = grad_weight + ((group * n_channels + n * p.lanes + j) * m_channels + m * rows) * p.taps;
+      S* out = grad_weight + (group * n_channels + n * p.lanes + j) * m_channels * p.taps + m * rows * p.channel_step;
       for (int64_t i = 0; i < m_valid; ++i) {
         for (int64_t tap = 0; tap < p.taps; ++tap) {
           const T* sums = block + tap * m_step * block_sums + i * p.lanes + j;
           T sum = sums[0];
           for (int64_t split = 1; split < splits; ++split) sum += sums[split * ranges * range_sums];
-          out[i * p.taps + tap] = narrow<S>(sum);
+          out[i * p.channel_step + tap * p.tap_step] = narrow<S>(sum);
         }
       }
     }
@@ -188,15 +188,17 @@ void bias_grad(const Problem<S, W>& p, const S* grad_output, S* grad_bias) {
 }  // namespace
 
 template <class S>
-void conv_weight_grad(const ConvGeometry& g, bool transposed, const S* x, const S* grad_output, S* grad_weight, S* grad_bias,
-                      const Prologue& prologue, int threads) {
+void conv_weight_grad(const ConvGeometry& g, bool transposed, const S* x, const S* grad_output, S* grad_weight, bool weight_last,
+                      S* grad_bias, const Prologue& prologue, int threads) {
   const S* y = static_cast<const S*>(prologue.y);
   const Operand<S> input{x, nullptr, g.in_channels / g.groups, g.in_channels, g.in_h, g.in_w};
   const Operand<S> grad{grad_output, y, g.out_channels / g.groups, g.out_channels, g.out_h, g.out_w};
   const WeightGradKernels& table = weight_grad_kernels_for<S>();
   const int64_t lanes = 2 * table.vector_bytes / static_cast<int64_t>(sizeof(Arithmetic<S>)), taps = g.kernel_h * g.kernel_w;
   const Operand<S>&gathered = transposed ? grad : input, &dense = transposed ? input : grad;
-  const Problem<S, Arithmetic<S>> p{g, gathered, dense, prologue, table.rows, functions_of<S>(table), lanes, taps, threads};
+  const int64_t channel_step = weight_last ? 1 : taps, tap_step = weight_last ? gathered.channels : 1;
+  const Problem<S, Arithmetic<S>> p{g, gathered, dense, prologue, table.rows, functions_of<S>(table), lanes, taps, channel_step, tap_step,
+                                  threads};
   if (grad_bias != nullptr) bias_grad(p, grad_output, grad_bias);
   const int64_t m = p.gathered.channels, n = p.dense.channels;
   if (m == 0 || n == 0) return;
@@ -212,7 +214,8 @@ void conv_weight_grad(const ConvGeometry& g, bool transposed, const S* x, const 
     if constexpr (std::is_same_v<S, Bf16>) {
       const PairKernels* pairs = pair_kernels();
       if (pairs != nullptr && g.batch > 1) {  // a single image would be half of every word
-        const Problem<Bf16, Bf16Pair> paired{g, gathered, dense, prologue, pairs->rows, pairs->weight_grad, lanes, taps, threads};
+        const Problem<Bf16, Bf16Pair> paired{g, gathered, dense, prologue, pairs->rows, pairs->weight_grad, lanes, taps, channel_step, tap_step,
+                                             threads};
         return blocked_weight_grad(paired, grad_weight);
       }
     }
@@ -220,9 +223,9 @@ void conv_weight_grad(const ConvGeometry& g, bool transposed, const S* x, const 
   }
 }
 
-template void conv_weight_grad<float>(const ConvGeometry&, bool, const float*, const float*, float*, float*, const Prologue&, int);
-template void conv_weight_grad<Bf16>(const ConvGeometry&, bool, const Bf16*, const Bf16*, Bf16*, Bf16*, const Prologue&, int);
-template void conv_weight_grad<double>(const ConvGeometry&, bool, const double*, const double*, double*, double*, const Prologue&,
+template void conv_weight_grad<float>(const ConvGeometry&, bool, const float*, const float*, float*, bool, float*, const Prologue&, int);
+template void conv_weight_grad<Bf16>(const ConvGeometry&, bool, const Bf16*, const Bf16*, Bf16*, bool, Bf16*, const Prologue&, int);
+template void conv_weight_grad<double>(const ConvGeometry&, bool, const double*, const double*, double*, bool, double*, const Prologue&,
                                        int);
 
 }  // namespace gan_fast

@@ -86,10 +86,10 @@ struct WeightGradKernels {
 GAN_FAST_DECLARE_TABLE(WeightGradKernels, weight_grad_kernels)
 
 // x: forward input, grad_output: gradient of the forward output; dense channels-last. grad_weight in torch's layout of the forward
-// operator; grad_bias (out_channels) or null. The prologue multiplies grad_output. S: float, Bf16 or double; sums are rounded to it
+// operator or, if weight_last, in channels-last order; grad_bias (out_channels) or null. The prologue multiplies grad_output. S: float, Bf16 or double; sums are rounded to it
 // once, at the end. Results do not depend on `threads`.
 template <class S>
-void conv_weight_grad(const ConvGeometry& geometry, bool transposed, const S* x, const S* grad_output, S* grad_weight, S* grad_bias,
-                      const Prologue& prologue, int threads);
+void conv_weight_grad(const ConvGeometry& geometry, bool transposed, const S* x, const S* grad_output, S* grad_weight, bool weight_last,
+                      S* grad_bias, const Prologue& prologue, int threads);
 
 }  // namespace gan_fast

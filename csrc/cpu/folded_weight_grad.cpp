@@ -119,7 +119,7 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
       T sum = sums[0];
       for (int64_t split = 1; split < splits; ++split) sum += sums[split * split_sums];
       const int64_t n = gathered_is_few ? w : c, m = gathered_is_few ? c : w;
-      grad_weight[(n * p.gathered.channels + m) * p.taps + ky * g.kernel_w + kx] = narrow<S>(sum);
+      grad_weight[n * p.gathered.channels * p.taps + m * p.channel_step + (ky * g.kernel_w + kx) * p.tap_step] = narrow<S>(sum);
     }
   });
 }

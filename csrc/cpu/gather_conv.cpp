@@ -190,6 +190,44 @@ void Call<S, W>::lay_out() {
   }
 }
 
+// A block of weights near by, and where (output channel, input channel, tap) lies in it.
+template <class S>
+struct BlockOfWeights {
+  const S* weights;
+  int64_t out, in, tap;
+};
+
+struct Extent {
+  int64_t size, valid;  // of which `valid` exist; the others are zero
+};
+
+// Copies the weights of some channels in the runs in which they lie in memory: gathering lanes straight from there (strides that
+// are powers of two) would evict each cache line before its next use.
+template <class S>
+BlockOfWeights<S> copy_block(const S* from, const WeightStrides& strides, int64_t taps, Extent channels, Extent lanes) {
+  S* const to = static_cast<S*>(scratch(kTileA, channels.size * lanes.size * taps * sizeof(S)));
+  BlockOfWeights<S> block{to, 0, 0, 0};
+  // The axis of longest stride is taken step by step; what lies between two of its steps is one run for each tap, or one for all.
+  const bool by_lane = strides.out >= strides.in;
+  const Extent outer = by_lane ? lanes : channels, inner = by_lane ? channels : lanes;
+  const int64_t outer_stride = by_lane ? strides.out : strides.in;
+  const int64_t runs = strides.tap == 1 ? 1 : taps;
+  const int64_t length = inner.size * taps / runs, valid = inner.valid * taps / runs;
+  for (int64_t a = 0; a < outer.size; ++a) {
+    for (int64_t r = 0; r < runs; ++r) {
+      S* run = to + (a * runs + r) * length;
+      const int64_t copied = a < outer.valid ? valid : 0;
+      std::copy_n(from + a * outer_stride + r * strides.tap, copied, run);
+      std::fill(run + copied, run + length, S{});
+    }
+  }
+  const int64_t inner_step = strides.tap == 1 ? taps : 1, outer_step = inner.size * taps;
+  block.tap = strides.tap == 1 ? 1 : inner.size;
+  block.out = by_lane ? outer_step : inner_step;
+  block.in = by_lane ? inner_step : outer_step;
+  return block;
+}
+
 template <class S, class W>
 void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S* weight, W* packed, int threads) {
   const int64_t units = call.few ? 1 : call.out_blocks;
@@ -202,23 +240,13 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
     const int64_t first = first_word * kPerWord<W>, channels = words * kPerWord<W>;  // the last of which may not exist
     const S* from = weight + group * strides.group;
     W* to = packed + group * call.weights_per_group;
-    // The weights of this block, [channel][lane][tap]: read in the order in which they lie, since gathering lanes straight from
-    // torch's layout (strides that are powers of two) would evict each cache line before its next use.
     const int64_t first_out = unit * call.lanes;
-    S* lines = nullptr;
+    BlockOfWeights<S> lines{};
     if (!call.few) {
-      lines = static_cast<S*>(scratch(kTileA, channels * call.lanes * all_taps * sizeof(S)));
       const int64_t valid = std::min(call.lanes, call.out_channels - first_out);
-      for (int64_t o = 0; o < call.lanes; ++o) {
-        for (int64_t c = 0; c < channels; ++c) {
-          S* line = lines + (c * call.lanes + o) * all_taps;
-          if (o < valid && first + c < call.in_channels) {
-            std::copy_n(from + (first_out + o) * strides.out + (first + c) * strides.in, all_taps, line);
-          } else {
-            std::fill_n(line, all_taps, S{});
-          }
-        }
-      }
+      const int64_t valid_channels = std::min(channels, call.in_channels - first);
+      lines = copy_block(from + first_out * strides.out + first * strides.in, strides, all_taps, {channels, valid_channels},
+                         {call.lanes, valid});
     }
     for (const Phase& phase : call.phases) {
       const int64_t taps = static_cast<int64_t>(phase.taps.size());
@@ -230,7 +258,7 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
             for (int64_t k = 0; k < tap_group.taps; ++k) {
               W* out = base + tap_group.weights + (block * tap_group.taps + k) * kChannelBlock;
               for (int64_t c = 0; c < kChannelBlock; ++c) {
-                const S* tap = from + o * strides.out + (first + c) * strides.in + phase.taps[first_tap + k].kernel;
+                const S* tap = from + o * strides.out + (first + c) * strides.in + phase.taps[first_tap + k].kernel * strides.tap;
                 out[c] = c < channels ? word_of<W>(*tap, S{}) : W(0);
               }
             }
@@ -242,10 +270,10 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
       W* panel = to + (phase.depth_before * call.out_blocks + unit * taps * call.in_words) * call.lanes;
       for (int64_t t = 0; t < taps; ++t) {
         for (int64_t w = 0; w < words; ++w) {
-          const S* line = lines + w * kPerWord<W> * call.lanes * all_taps + phase.taps[t].kernel;
-          const S* second = line + (kPerWord<W> - 1) * call.lanes * all_taps;
+          const S* line = lines.weights + w * kPerWord<W> * lines.in + phase.taps[t].kernel * lines.tap;
+          const S* second = line + (kPerWord<W> - 1) * lines.in;
           W* out = panel + (t * call.in_words + first_word + w) * call.lanes;
-          for (int64_t o = 0; o < call.lanes; ++o) out[o] = word_of<W>(line[o * all_taps], second[o * all_taps]);
+          for (int64_t o = 0; o < call.lanes; ++o) out[o] = word_of<W>(line[o * lines.out], second[o * lines.out]);
         }
       }
     }

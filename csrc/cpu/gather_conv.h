@@ -127,9 +127,10 @@ struct GatherKernels {
 
 GAN_FAST_DECLARE_TABLE(GatherKernels, gather_kernels)
 
-// Where weight (group, output channel, input channel) lies in torch's layout of the operator; its taps are neighbours.
+// Where weight (group, output channel, input channel, tap) lies: in PyTorch's plain order taps are neighbours, in channels-last
+// order the channels of the weight's second axis are.
 struct WeightStrides {
-  int64_t group, out, in;
+  int64_t group, out, in, tap;
 };
 
 // y = act(gather(x * act'(prologue_y)) + bias); dense channels-last x and y. S: float, Bf16 or double. conv.cpp and

@@ -31,6 +31,7 @@ struct Problem {
   int rows;  // of a register block, at most
   const WeightGradFunctions<S, W>& run;
   int64_t lanes, taps;
+  int64_t channel_step, tap_step;  // in grad_weight, whose rows are the dense side's channels, of the gathered side's channels
   int threads;
 
   // Fills a line of packed pixels of one operand; `row` may lie outside, columns too. With words of pairs, the next image's pixels

@@ -136,7 +136,7 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
         T* const line = lines + c * all_taps * lanes;
         for (int64_t o = 0; o < lanes; ++o) {
           const S* taps = from + (first_out + o) * strides.out + (w * kPerWord<W> + c) * strides.in;
-          for (int64_t k = 0; k < all_taps; ++k) line[k * lanes + o] = o < valid ? widen(taps[k]) : T(0);
+          for (int64_t k = 0; k < all_taps; ++k) line[k * lanes + o] = o < valid ? widen(taps[k * strides.tap]) : T(0);
         }
       }
       for (const Phase& phase : call.phases) {

@@ -242,7 +242,8 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, S* grad_weight) {
         for (int k = 0; k < 9; ++k) {
           const int64_t tap = call.filters[plane].kernel[k];
           if (tap < 0) continue;
-          S* out = grad_weight + ((group * p.dense.channels + n * p.lanes) * p.gathered.channels + m * call.rows + i) * p.taps + tap;
+          S* out = grad_weight + (group * p.dense.channels + n * p.lanes) * p.gathered.channels * p.taps +
+                   (m * call.rows + i) * p.channel_step + tap * p.tap_step;
           for (int64_t j = 0; j < n_valid; ++j) out[j * p.gathered.channels * p.taps] = narrow<S>(taps[k * p.lanes + j]);
         }
       }

@@ -67,10 +67,8 @@ def run(args: argparse.Namespace) -> int:
     width = max((len(call.text) for call in calls), default=0)
 
     def report(cell: tuning.Cell) -> None:
-        print(
-            f"{cell.call.text:{width}s}  kernel {1e3 * cell.cpu:8.3f} ms  PyTorch {1e3 * cell.torch:8.3f} ms  "
-            f"x{cell.torch / cell.cpu:5.2f}  {cell.use or 'undecided: the shipped rules'}"
-        )
+        times = "  ".join(f"{name} {1e3 * took:8.3f} ms" for name, took in cell.seconds.items())
+        print(f"{cell.call.text:{width}s}  {times}  x{cell.gain:5.2f}  {cell.use or 'undecided: the shipped rules'}")
         sys.stdout.flush()
 
     cells = tuning.measure(calls, args.rounds, report)

@@ -157,7 +157,7 @@ def make_cpu(op: str) -> Any:
         rank = input.dim() - 2
         memory_format = layout.output_format(input, weight)
         shape = (input.shape[0], geometry.out_channels(weight.shape, groups, op == "conv_transpose"), *out_size)
-        x, w = layout.to_kernel(input), weight.contiguous()
+        x, (w, weight_last) = layout.to_kernel(input), layout.dense_weight(weight)
         b = None if bias is None else bias.contiguous()
         py = None if prologue_y is None else layout.to_kernel(prologue_y)
         out = layout.empty_for_kernel(shape, input.dtype)
@@ -167,6 +167,7 @@ def make_cpu(op: str) -> Any:
                 kernel_code(input.shape, shape, weight.shape[2:], g),
                 _kernels.pointer(x),
                 _kernels.pointer(w),
+                weight_last,
                 _kernels.pointer(b),
                 _kernels.pointer(out),
                 activation.CODES[act],

@@ -75,6 +75,12 @@ def to_kernel(x: Tensor) -> Tensor:
     return memory.empty(x.shape, memory.channels_last_stride(x.shape), x.dtype).copy_(x)
 
 
+def dense_weight(weight: Tensor) -> tuple[Tensor, bool]:
+    """The weight dense in memory, and whether in channels-last order, which it keeps; a copy only where needed."""
+    last = is_channels_last(weight)
+    return weight.contiguous(memory_format=named(last)), last
+
+
 def empty_for_kernel(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Uninitialised 4-D tensor in channels-last memory for a kernel to write; ``shape`` as :func:`to_kernel` takes
     it.

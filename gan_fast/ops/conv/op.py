@@ -2,7 +2,7 @@
 
 from gan_fast.ops import _triton
 from gan_fast.ops import convolution as shared
-from gan_fast.ops.conv import cpu, cuda, reference
+from gan_fast.ops.conv import cpu, cuda, gemm, reference
 from gan_fast.ops.registry import Operator
 
 conv = Operator(
@@ -11,6 +11,7 @@ conv = Operator(
     implementations={
         "reference": reference.conv,
         "cpu": cpu.conv,
+        "gemm": gemm.conv,
         "triton": _triton.on_demand("conv"),
         "cuda": cuda.conv,
     },

@@ -2,7 +2,7 @@
 
 from gan_fast.ops import _triton
 from gan_fast.ops import convolution as shared
-from gan_fast.ops.conv_transpose import cpu, cuda, reference
+from gan_fast.ops.conv_transpose import cpu, cuda, gemm, reference
 from gan_fast.ops.registry import Operator
 
 conv_transpose = Operator(
@@ -11,6 +11,7 @@ conv_transpose = Operator(
     implementations={
         "reference": reference.conv_transpose,
         "cpu": cpu.conv_transpose,
+        "gemm": gemm.conv_transpose,
         "triton": _triton.on_demand("conv_transpose"),
         "cuda": cuda.conv_transpose,
     },

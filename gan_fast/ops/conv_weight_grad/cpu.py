@@ -29,11 +29,11 @@ def conv_weight_grad(
 ) -> tuple[Tensor, Tensor]:
     """Same arguments as the reference; float32, bfloat16 or float64 on the CPU, 1-D and 2-D."""
     shape = weight_shape(input, grad_output, kernel_size, groups, transposed)
-    weight_grad = input.new_empty(shape)
-    bias_grad = input.new_empty(grad_output.shape[1] if want_bias else 0)
     memory_format = layout.named(channels_last)
+    weight_grad = torch.empty(shape, dtype=input.dtype, memory_format=memory_format)
+    bias_grad = input.new_empty(grad_output.shape[1] if want_bias else 0)
     if input.shape[0] == 0:
-        return layout.with_format(weight_grad.zero_(), memory_format), bias_grad.zero_()
+        return weight_grad.zero_(), bias_grad.zero_()
     out_size = grad_output.shape[2:]
     x, g = layout.to_kernel(input), layout.to_kernel(grad_output)
     py = None if prologue_y is None else layout.to_kernel(prologue_y)
@@ -49,10 +49,11 @@ def conv_weight_grad(
         _kernels.pointer(x),
         _kernels.pointer(g),
         _kernels.pointer(weight_grad),
+        channels_last,
         _kernels.pointer(bias_grad) if want_bias else 0,
         _kernels.pointer(py),
         activation.CODES[prologue_activation],
         prologue_slope,
         torch.get_num_threads(),
     )
-    return layout.with_format(weight_grad, memory_format), bias_grad
+    return weight_grad, bias_grad

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gan_fast.ops import _triton, layout
 from gan_fast.ops import convolution as shared
-from gan_fast.ops.conv_weight_grad import cpu, cuda, reference
+from gan_fast.ops.conv_weight_grad import cpu, cuda, gemm, reference
 from gan_fast.ops.conv_weight_grad.reference import weight_shape
 from gan_fast.ops.registry import OPERATORS, Operator
 
@@ -136,6 +136,7 @@ conv_weight_grad = Operator(
     implementations={
         "reference": reference.conv_weight_grad,
         "cpu": cpu.conv_weight_grad,
+        "gemm": gemm.conv_weight_grad,
         "triton": _triton.on_demand("conv_weight_grad"),
         "cuda": cuda.conv_weight_grad,
     },
