@@ -128,7 +128,7 @@ def _explain_convolution(layer: Any, shape: tuple[int, ...] | None) -> tuple[Cho
     if shape is not None and form is not None:
         return _passes(transposed, common, shape, weight.shape, form)
     # Large enough for every rule on size; what is left depends on the layer alone.
-    one, unlimited = (1, 1, *[1] * rank), ("mflop", "batch", "in_pixels", "out_pixels")
+    one, unlimited = (1, 1, *[1] * rank), ("mflop", "batch", "positions", "in_pixels", "out_pixels")
     return _passes(transposed, common, one, weight.shape, _unknown(layer, rank), dict.fromkeys(unlimited, math.inf))
 
 

@@ -200,7 +200,7 @@ def _keeps_channels_last() -> bool:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
         return False
-    return backends.requested() in ("auto", "cpu") and backends.extension() is not None
+    return backends.requested() in ("auto", "cpu", "gemm") and backends.extension() is not None
 
 
 def _is_image(value: Any) -> bool:

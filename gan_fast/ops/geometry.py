@@ -212,8 +212,8 @@ def facts(
     groups = geometry.groups
     kernel = math.prod(weight[2:])
     # Products: every input (transposed) or output (not) position meets every tap once.
-    positions = math.prod(input[2:]) if transposed else math.prod(geometry.out_size)
-    macs = input[0] * positions * kernel * weight[0] * weight[1]
+    positions = input[0] * math.prod(input[2:] if transposed else geometry.out_size)
+    macs = positions * kernel * weight[0] * weight[1]
     inner, outer = weight[0] // groups, weight[1]
     return {
         "mflop": 2e-6 * macs,
@@ -223,6 +223,7 @@ def facts(
         "narrow": min(inner, outer),
         "mweights": 1e-6 * kernel * inner * outer,
         "kernel": kernel,
+        "positions": positions,
         "in_pixels": math.prod(input[2:]),
         "out_pixels": math.prod(geometry.out_size),
         "stride": max(geometry.stride),

@@ -124,7 +124,6 @@ def plan(
     if asked != "auto":
         return geometry, Choice("collapse", "asked for by name")
     known: dict[str, Any] = geometries.facts(True, input, collapsed_shape(weight, geometry), geometry, False)
-    known["positions"] = known["batch"] * known["in_pixels"]
     return geometry, choice_table.look_up("upsample_conv", known, backends.instruction_level())
 
 

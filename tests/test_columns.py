@@ -1,0 +1,88 @@
+"""What gan_fast.ops.columns adds to the checks of the convolutions on backend "gemm": parts of a batch, products of few
+rows, and when the automatic choice takes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from checks import recorded
+from native import kernels
+from torch import Tensor
+
+from gan_fast import backends, choice_table, functional
+from gan_fast.choice_table import Choice
+from gan_fast.ops import columns
+
+FUNCTIONS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "conv": (functional.conv2d, (6, 5, 3, 3)),
+    "conv_transpose": (functional.conv_transpose2d, (5, 6, 3, 3)),
+}
+
+
+def passes(function: Any, x: Tensor, weight: Tensor, backend: str) -> tuple[Tensor, ...]:
+    """Output and both gradients."""
+    x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+    y = function(x, weight, stride=2, padding=1, backend=backend)
+    return (y, *torch.autograd.grad(y.square().sum(), (x, weight)))
+
+
+@pytest.mark.parametrize("op", FUNCTIONS)
+@pytest.mark.parametrize("most", [1, 5000, 1 << 30])
+def test_a_batch_may_go_in_parts(op: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels()
+    function, shape = FUNCTIONS[op]
+    x, weight = torch.randn(7, 5, 9, 8, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    expected = passes(function, x, weight, "reference")
+    monkeypatch.setattr(columns, "MOST_BYTES", most)
+    assert len(list(columns.parts(7, 1000))) == {1: 7, 5000: 2, 1 << 30: 1}[most]
+    for got, wanted in zip(passes(function, x, weight, "gemm"), expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch", [9, 10, 55, 56])
+def test_products_of_few_rows_with_many_columns(batch: int) -> None:
+    """Around the bounds from which the transpose is multiplied."""
+    kernels()
+    x, weight = torch.randn(batch, 4, 3, 3, dtype=torch.float64), torch.randn(400, 4, 3, 3, dtype=torch.float64)
+    got, wanted = (functional.conv2d(x, weight, backend=name) for name in ("gemm", "reference"))
+    assert got.shape == (batch, 400, 1, 1)
+    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gemm"])
+@pytest.mark.parametrize("op", FUNCTIONS)
+def test_weights_in_any_memory(op: str, backend: str) -> None:
+    """Dense in either format, and neither: a slice in channels_last order has its strides but not its memory."""
+    kernels()
+    function, shape = FUNCTIONS[op]
+    x, weight = torch.randn(2, 5, 9, 8, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    expected = passes(function, x, weight, "reference")
+    wide = torch.zeros(shape[0], 2 * shape[1], *shape[2:], dtype=torch.float64)
+    sliced = wide.to(memory_format=torch.channels_last)[:, : shape[1]]
+    forms = [weight, weight.to(memory_format=torch.channels_last), sliced.copy_(weight), weight.flip(3).flip(3)]
+    forms.append(weight.transpose(2, 3).contiguous().transpose(2, 3))
+    for form in forms:
+        for got, wanted in zip(passes(function, x, form, backend), expected, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_other_operators_run_on_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels()
+    x = torch.randn(4, 5, 8, 8)
+    with recorded(monkeypatch) as ran, backends.use_backend("gemm"):
+        functional.bias_act(functional.conv2d(x, torch.randn(6, 5, 3, 3)), torch.randn(6), activation="tanh")
+    assert ran == [("conv", "gemm"), ("bias_act", "cpu")]
+
+
+def test_bfloat16_is_never_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels()
+    rule = {"ops": ["conv"], "when": {}, "use": "gemm", "why": "for the test"}
+    last = {"ops": ["conv"], "when": {}, "use": "cpu", "why": "the next one"}
+    monkeypatch.setattr(choice_table, "_rules_for", lambda level: [rule, last])
+    facts = {"rank": 2, "mflop": 1.0}
+    assert backends.choose("conv", **facts) == Choice("gemm", "for the test")
+    assert backends.choose("conv", dtype=torch.bfloat16, **facts) == Choice("cpu", "the next one")
+    with pytest.raises(RuntimeError, match="the gemm kernels of conv take float32"):
+        backends.choose("conv", backend="gemm", dtype=torch.bfloat16, **facts)
