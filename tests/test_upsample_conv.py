@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from native import kernels
 from swap_networks import close
 from tolerance import Errors, assert_as_good, errors
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import gan_fast
 from gan_fast import functional
@@ -88,6 +90,58 @@ def test_the_kernel_for_factor_2_and_size_3() -> None:
     close(two[0, 0], collapsed.flatten()[:, None] * torch.tensor([4.0, 6.0, 3.0, 1.0]))
     (grad,) = torch.autograd.grad((collapsed.flatten() * torch.tensor([1.0, 10.0, 100.0, 1000.0])).sum(), weight)
     assert grad.tolist() == [1100.0, 110.0, 11.0]
+
+
+@pytest.fixture
+def no_matrices(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Tensor]:
+    kept: dict[Any, Tensor] = {}
+    monkeypatch.setattr(upsample_conv, "_matrices", kept)
+    return kept
+
+
+@contextlib.contextmanager
+def nothing() -> Iterator[None]:
+    yield
+
+
+def in_vmap(weight: Tensor) -> None:
+    torch.func.vmap(lambda w: upsample_conv.collapse(w, (2, 2)))(weight[None])
+
+
+def in_grad(weight: Tensor) -> None:
+    torch.func.grad(lambda w: upsample_conv.collapse(w, (2, 2)).sum())(weight.detach())
+
+
+@pytest.mark.parametrize("world", [nothing, torch.inference_mode, torch.no_grad, FakeTensorMode, in_vmap, in_grad])
+def test_the_matrix_is_kept_but_never_one_of_another_world(world: Any, no_matrices: dict[Any, Tensor]) -> None:
+    weight = torch.randn(3, 2, 3, 3, requires_grad=True)
+    if world in (in_vmap, in_grad):
+        world(weight)
+    else:
+        with world():
+            upsample_conv.collapse(torch.empty(3, 2, 3, 3), (2, 2))
+    assert torch.autograd.gradgradcheck(
+        lambda w: upsample_conv.collapse(w.float(), (2, 2)).double() ** 2,
+        weight.detach().double().requires_grad_(),
+        eps=0.5,
+        atol=1e-3,
+    )  # a square, which differences of any width give exactly, up to float32's rounding
+    (kept,) = no_matrices.values()
+    assert type(kept) is Tensor and not kept.is_inference()
+    in_vmap(weight)
+    in_grad(weight)
+    with FakeTensorMode() as mode:
+        fake = upsample_conv.collapse(mode.from_tensor(weight), (2, 2))
+    assert type(fake) is FakeTensor and fake.shape == (2, 3, 4, 4)
+    assert list(no_matrices.values()) == [kept]
+
+
+def test_only_so_many_matrices_are_kept(no_matrices: dict[Any, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upsample_conv, "MOST_KEPT", 3 * 4 + 5 * 6)
+    for size in (3, 5, 7, 5, 3):
+        weight = torch.randn(2, 2, size)
+        assert upsample_conv.collapse(weight, (2,)).shape == (2, 2, size + 1)
+    assert [matrix.shape for matrix in no_matrices.values()] == [(3, 4), (5, 6)]
 
 
 @pytest.mark.parametrize("activation", [None, "tanh", "leaky_relu"])

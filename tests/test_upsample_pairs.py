@@ -8,12 +8,17 @@ from typing import Any
 import pytest
 import torch
 from native import kernels
+from stand_in_device import StandIn
 from swap_networks import agree, close, pair
+from tiny_gan import assert_same_state
 from torch import Tensor, nn
 
 import gan_fast
-from gan_fast import accelerate, explain, restore
+from gan_fast import accelerate, explain, restore, use_backend
+from gan_fast.ops import upsample_conv
 from gan_fast.sequential import Sequential
+from gan_fast.suite import peers
+from gan_fast.training import Trainer, cuda, step_graph
 
 
 def blocks() -> nn.Sequential:
@@ -229,3 +234,38 @@ def test_explain_knows_the_pair() -> None:
     assert convolutions()[:2] == ["Upsample + Conv2d", "UpsamplingNearest2d + Conv2d"]
     restore(network)
     assert convolutions() == ["Conv2d"] * 3
+
+
+def test_a_recorded_step_collapses_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch-GAN's DCGAN as one graph: what the pairs' weights are multiplied by is there before the recording."""
+    kernels()
+    device = StandIn()
+    monkeypatch.setattr(cuda, "device_for", lambda _: device)
+    monkeypatch.setattr(upsample_conv, "_matrices", {})
+    collapsed = []
+    collapse = upsample_conv.collapse
+
+    def noting(weight: Tensor, factors: tuple[int, ...]) -> Tensor:
+        collapsed.append(factors)
+        return collapse(weight, factors)
+
+    monkeypatch.setattr(upsample_conv, "collapse", noting)
+    batches = [torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(n)) * 2 - 1 for n in range(4)]
+    found = []
+    with use_backend("cpu"):
+        for cuda_graph in (True, False):
+            torch.manual_seed(0)
+            networks = peers.pytorch_gan_dcgan(5, size=16, width=8)
+            accelerate(*networks)
+            trainer = Trainer(
+                *networks, latent_dim=5, batch_size=4, outdir=None, device="cpu", progress=False, cuda_graph=cuda_graph
+            )
+            torch.manual_seed(5)  # dropout
+            collapsed.clear()
+            told = [trainer.train_step(batch) for batch in batches]
+            times = step_graph._REHEARSALS + 1 if cuda_graph else len(batches)
+            assert collapsed == [(2, 2), (2, 2)] * times
+            found.append([dict(network.state_dict()) for network in networks])
+            found[-1].append({"losses": torch.stack([value for m in told for value in (m.d_loss, m.g_loss)])})
+    assert (device.recordings, device.replays) == (1, 4)
+    assert_same_state(*found)

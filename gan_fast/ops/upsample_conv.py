@@ -33,7 +33,14 @@ from gan_fast.ops.geometry import Geometry
 #: arithmetic now and then takes an element once too often and its neighbour once too rarely.
 LARGEST_FACTOR = 24
 
+#: Elements of all the matrices that are kept. Beyond that a call makes its own; none is ever given up for another,
+#: because a recorded graph goes on reading where it was.
+MOST_KEPT = 2**20
+
 Factor = float | Sequence[float]
+
+#: What :func:`collapse` multiplies by, by device, dtype, kernel and factors.
+_matrices: dict[tuple[torch.device, torch.dtype, tuple[int, ...], tuple[int, ...]], Tensor] = {}
 
 
 def whole_factors(scale_factor: Factor, rank: int) -> tuple[int, ...] | None:
@@ -100,10 +107,28 @@ def _sums(kernel: tuple[int, ...], factors: tuple[int, ...]) -> tuple[tuple[floa
 def collapse(weight: Tensor, factors: tuple[int, ...]) -> Tensor:
     """The transposed convolution's weight (C, OC, kernel + factors - 1) of a convolution's weight (OC, C, kernel)."""
     kernel = tuple(weight.shape[2:])
-    sums = _sums.__wrapped__ if torch.compiler.is_compiling() else _sums  # the compiler traces no caches
-    matrix = torch.tensor(sums(kernel, factors), dtype=weight.dtype, device=weight.device)
+    if torch.compiler.is_compiling():  # the compiler traces no caches
+        matrix = torch.tensor(_sums.__wrapped__(kernel, factors), dtype=weight.dtype, device=weight.device)
+    else:
+        matrix = _matrix(weight, kernel, factors)
     taps = weight.transpose(0, 1).contiguous().flatten(2) @ matrix
     return taps.unflatten(2, collapsed_kernel(kernel, factors))
+
+
+def _matrix(weight: Tensor, kernel: tuple[int, ...], factors: tuple[int, ...]) -> Tensor:
+    """:func:`_sums` as a tensor that goes with ``weight``; it is made once, since its way to a device is a copy that
+    waits for it, which the recording of a CUDA graph does not allow."""
+    if type(weight) not in (Tensor, torch.nn.Parameter):  # a fake tensor, or another subclass with a world of its own
+        return torch.tensor(_sums(kernel, factors), dtype=weight.dtype, device=weight.device)
+    key = (weight.device, weight.dtype, kernel, factors)
+    found = _matrices.get(key)
+    if found is None:
+        with torch.inference_mode(False):  # else no later call could save it for its backward pass
+            found = torch.tensor(_sums(kernel, factors), dtype=weight.dtype, device=weight.device)
+        if type(found) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(found):
+            if found.numel() + sum(matrix.numel() for matrix in _matrices.values()) <= MOST_KEPT:
+                _matrices[key] = found
+    return found
 
 
 @lru_cache(maxsize=4096)
