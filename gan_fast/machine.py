@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import platform
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["caches", "cpu_model"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["caches", "cpu_model", "device"]
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_DRIVER = Path("/proc/driver/nvidia/version")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -36,3 +44,31 @@ def caches(folder: Path = _CACHES) -> dict[str, int]:
         if kind != "Instruction" and number.isdecimal():
             found[f"L{level}"] = int(number) * _UNITS.get(unit, 1)
     return found
+
+
+def _driver() -> str:
+    """Version of NVIDIA's driver as Linux gives it; "unknown" where it does not."""
+    try:
+        found = re.search(r"\d+\.[\d.]*\d", _DRIVER.read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return "unknown" if found is None else found[0]
+
+
+def device(which: torch.device) -> dict[str, str]:
+    """What a compiled kernel's worth on ``which`` hangs on: the device with its capability, the driver, and the
+    versions of PyTorch, cuDNN and Triton."""
+    import torch
+
+    found = {"device": which.type}
+    if which.type == "cuda":
+        found = {
+            "device": torch.cuda.get_device_name(which),
+            "capability": ".".join(map(str, torch.cuda.get_device_capability(which))),
+            "driver": _driver(),
+            "cudnn": str(torch.backends.cudnn.version()),
+        }
+    triton = "none"
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        triton = importlib.metadata.version("triton")
+    return {**found, "torch": str(torch.__version__), "triton": triton}

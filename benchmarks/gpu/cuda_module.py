@@ -27,6 +27,7 @@ from .journal import Row, row
 from .kernels import CASES, REPEATS, calls_of, compare, elementwise_calls, flat, same
 from .layers import PASSES, by_operators, cost, problem
 from .tasks import Task
+from .verdicts import raw_kernels
 
 STAGE, FIGURES = "check cuda", "cuda"
 #: Channels that the convolutions' kernels have on one side.
@@ -97,7 +98,7 @@ def repeated(settings: Settings, name: str, which: str) -> list[Row]:
     aside, noise = torch.cuda.Stream(), torch.zeros(1 << 22, device=settings.device)
     for what, (call, tensors) in problems(settings, which).items():
         given = {key: None if t is None else t.to(DTYPES[name]) for key, t in tensors.items()}
-        with torch.no_grad(), precision(name):
+        with torch.no_grad(), precision(name), raw_kernels():
             first = [t.clone() for t in flat(call("cuda", **given))]
             different = 0
             for turn in range(1, REPEATS):
@@ -152,7 +153,7 @@ def layer_shapes(settings: Settings) -> list[LayerShape]:
 def figure(shape: LayerShape, settings: Settings, name: str) -> list[Row]:
     """Times of a layer's three passes."""
     rows = []
-    with precision(name):
+    with precision(name), raw_kernels():
         calls = by_operators(shape, problem(shape, settings, name, "channels_last"), "cuda")
         for which in PASSES:
             timing = kernel_time(calls[which], settings)
@@ -195,7 +196,7 @@ def main() -> None:
         for which in ("conv", "bce"):
             for call, tensors in problems(settings, which).values():
                 given = {key: None if t is None else t.to(DTYPES[name]) for key, t in tensors.items()}
-                with torch.no_grad(), precision(name):
+                with torch.no_grad(), precision(name), raw_kernels():
                     call("cuda", **given)
     torch.cuda.synchronize()
 

@@ -47,7 +47,7 @@ class Verdict:
 @contextlib.contextmanager
 def uses_kernels() -> Iterator[Used]:
     """Counts launches of our kernels within the block."""
-    from gan_fast.ops import _triton, triton_check
+    from gan_fast.ops import _triton, first_use
 
     used, launch = Used(), _triton.launch
 
@@ -60,19 +60,19 @@ def uses_kernels() -> Iterator[Used]:
         yield used
     finally:
         _triton.launch = launch
-        used.served = tuple(triton_check.disabled())
+        used.served = tuple(first_use.disabled())
 
 
 @contextlib.contextmanager
 def raw_kernels() -> Iterator[None]:
     """The kernels themselves within the block, without the check at first use, behind which PyTorch would serve."""
-    from gan_fast.ops import triton_check
+    from gan_fast.ops import first_use
 
-    devices, triton_check.DEVICES = triton_check.DEVICES, []
+    devices, first_use.DEVICES = first_use.DEVICES, []
     try:
         yield
     finally:
-        triton_check.DEVICES = devices
+        first_use.DEVICES = devices
 
 
 def truncated(tensor: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -37,24 +36,6 @@ class Launch(NamedTuple):
 
 _recorder: Callable[[Launch], None] | None = None
 _forced: Tile | None = None
-
-
-def on_demand(operator: str) -> Callable[..., Any]:
-    """The Triton implementation of ``operator``: its module, and triton with it, is imported at the first call.
-
-    Kernels that are new to the device are checked first (:mod:`gan_fast.ops.triton_check`); PyTorch serves where they
-    fail.
-    """
-
-    def implementation(*arguments: Any) -> Any:
-        from gan_fast.ops import triton_check
-
-        kernel = getattr(importlib.import_module(f"gan_fast.ops.{operator}.triton"), operator)
-        reference = getattr(importlib.import_module(f"gan_fast.ops.{operator}.reference"), operator)
-        serves = kernel if triton_check.may_run(operator, arguments, kernel, reference) else reference
-        return serves(*arguments)
-
-    return implementation
 
 
 def launch(

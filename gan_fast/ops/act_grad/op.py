@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast.ops import _triton, activation
+from gan_fast.ops import activation, first_use
 from gan_fast.ops.act_grad import cpu, reference
 from gan_fast.ops.convolution import batch_first, check_same, prologue_grads
 from gan_fast.ops.registry import OPERATORS, Operator
@@ -57,7 +57,7 @@ act_grad = Operator(
     implementations={
         "reference": reference.act_grad,
         "cpu": cpu.act_grad,
-        "triton": _triton.on_demand("act_grad"),
+        "triton": first_use.checked("act_grad", "triton"),
     },
     check=_check,
     outputs=_outputs,

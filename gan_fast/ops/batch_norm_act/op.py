@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast.ops import _triton, layout, normalization
+from gan_fast.ops import first_use, layout, normalization
 from gan_fast.ops.batch_norm_act import cpu, reference
 from gan_fast.ops.registry import OPERATORS, Operator
 
@@ -72,7 +72,7 @@ batch_norm_act = Operator(
     implementations={
         "reference": reference.batch_norm_act,
         "cpu": cpu.batch_norm_act,
-        "triton": _triton.on_demand("batch_norm_act"),
+        "triton": first_use.checked("batch_norm_act", "triton"),
     },
     check=_check,
     outputs=_outputs,

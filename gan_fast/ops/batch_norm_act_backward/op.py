@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast.ops import _triton, activation, layout, normalization
+from gan_fast.ops import activation, first_use, layout, normalization
 from gan_fast.ops.batch_norm_act_backward import cpu, reference
 from gan_fast.ops.convolution import check_same
 from gan_fast.ops.normalization import per_channel
@@ -136,7 +136,7 @@ batch_norm_act_backward = Operator(
     implementations={
         "reference": reference.batch_norm_act_backward,
         "cpu": cpu.batch_norm_act_backward,
-        "triton": _triton.on_demand("batch_norm_act_backward"),
+        "triton": first_use.checked("batch_norm_act_backward", "triton"),
     },
     check=_check,
     outputs=_outputs,

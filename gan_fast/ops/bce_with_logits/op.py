@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast.ops import _triton
-from gan_fast.ops.bce_with_logits import cpu, cuda, reference
+from gan_fast.ops import first_use
+from gan_fast.ops.bce_with_logits import cpu, reference
 from gan_fast.ops.bce_with_logits.reference import log_weight
 from gan_fast.ops.convolution import check_same
 from gan_fast.ops.registry import Operator
@@ -115,8 +115,8 @@ bce_with_logits = Operator(
     implementations={
         "reference": reference.bce_with_logits,
         "cpu": cpu.bce_with_logits,
-        "triton": _triton.on_demand("bce_with_logits"),
-        "cuda": cuda.bce_with_logits,
+        "triton": first_use.checked("bce_with_logits", "triton"),
+        "cuda": first_use.checked("bce_with_logits", "cuda"),
     },
     check=_check,
     outputs=_outputs,

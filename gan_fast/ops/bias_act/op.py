@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast.ops import _triton, activation
+from gan_fast.ops import activation, first_use
 from gan_fast.ops.bias_act import cpu, reference
 from gan_fast.ops.convolution import batch_first, check_same, into_channels, through_activation
 from gan_fast.ops.registry import OPERATORS, Operator
@@ -62,7 +62,7 @@ bias_act = Operator(
     implementations={
         "reference": reference.bias_act,
         "cpu": cpu.bias_act,
-        "triton": _triton.on_demand("bias_act"),
+        "triton": first_use.checked("bias_act", "triton"),
     },
     check=_check,
     outputs=_outputs,

@@ -1,8 +1,8 @@
 """Registration of gan_fast::conv: schema, backends, fake kernel, derivative."""
 
-from gan_fast.ops import _triton
 from gan_fast.ops import convolution as shared
-from gan_fast.ops.conv import cpu, cuda, gemm, reference
+from gan_fast.ops import first_use
+from gan_fast.ops.conv import cpu, gemm, reference
 from gan_fast.ops.registry import Operator
 
 conv = Operator(
@@ -12,8 +12,8 @@ conv = Operator(
         "reference": reference.conv,
         "cpu": cpu.conv,
         "gemm": gemm.conv,
-        "triton": _triton.on_demand("conv"),
-        "cuda": cuda.conv,
+        "triton": first_use.checked("conv", "triton"),
+        "cuda": first_use.checked("conv", "cuda"),
     },
     check=shared.make_check("conv", transposed=False),
     outputs=shared.make_outputs(transposed=False),

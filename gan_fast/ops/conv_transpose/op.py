@@ -1,8 +1,8 @@
 """Registration of gan_fast::conv_transpose: schema, backends, fake kernel, derivative."""
 
-from gan_fast.ops import _triton
 from gan_fast.ops import convolution as shared
-from gan_fast.ops.conv_transpose import cpu, cuda, gemm, reference
+from gan_fast.ops import first_use
+from gan_fast.ops.conv_transpose import cpu, gemm, reference
 from gan_fast.ops.registry import Operator
 
 conv_transpose = Operator(
@@ -12,8 +12,8 @@ conv_transpose = Operator(
         "reference": reference.conv_transpose,
         "cpu": cpu.conv_transpose,
         "gemm": gemm.conv_transpose,
-        "triton": _triton.on_demand("conv_transpose"),
-        "cuda": cuda.conv_transpose,
+        "triton": first_use.checked("conv_transpose", "triton"),
+        "cuda": first_use.checked("conv_transpose", "cuda"),
     },
     check=shared.make_check("conv_transpose", transposed=True),
     outputs=shared.make_outputs(transposed=True),

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast.ops import _triton, layout
 from gan_fast.ops import convolution as shared
-from gan_fast.ops.conv_weight_grad import cpu, cuda, gemm, reference
+from gan_fast.ops import first_use, layout
+from gan_fast.ops.conv_weight_grad import cpu, gemm, reference
 from gan_fast.ops.conv_weight_grad.reference import weight_shape
 from gan_fast.ops.registry import OPERATORS, Operator
 
@@ -137,8 +137,8 @@ conv_weight_grad = Operator(
         "reference": reference.conv_weight_grad,
         "cpu": cpu.conv_weight_grad,
         "gemm": gemm.conv_weight_grad,
-        "triton": _triton.on_demand("conv_weight_grad"),
-        "cuda": cuda.conv_weight_grad,
+        "triton": first_use.checked("conv_weight_grad", "triton"),
+        "cuda": first_use.checked("conv_weight_grad", "cuda"),
     },
     check=_check,
     outputs=_outputs,

@@ -12,7 +12,7 @@ import torch
 import triton_proof
 from torch import Tensor
 
-from gan_fast.ops import OPERATORS, _triton, triton_check
+from gan_fast.ops import OPERATORS, _triton, first_use
 from gan_fast.ops.conv import triton as conv_module
 
 __all__ = ["triton_proof"]  # imported for its conditions: triton, interpreted
@@ -23,12 +23,12 @@ FORM = ([2, 2], [1, 1], [1, 1], 1, [3, 3], "leaky_relu", 0.2)
 @pytest.fixture(autouse=True)
 def checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """The interpreter's tensors count as a device, whose verdicts go to an empty folder."""
-    monkeypatch.setattr(triton_check, "DEVICES", ["cpu"])
+    monkeypatch.setattr(first_use, "DEVICES", ["cpu"])
     monkeypatch.setenv("GAN_FAST_CACHE", str(tmp_path))
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    triton_check.forget()
+    first_use.forget()
     yield
-    triton_check.forget()
+    first_use.forget()
 
 
 def call(batch: int = 3, dtype: torch.dtype = torch.float32, fill: float = 1.0) -> Tensor:
@@ -57,7 +57,7 @@ def test_a_good_kernel_is_checked_once_per_variant(monkeypatch: pytest.MonkeyPat
     assert len(runs) == 3
     call(dtype=torch.float16)
     assert len(runs) == 5
-    triton_check.forget()  # a new process finds the verdicts on disk
+    first_use.forget()  # a new process finds the verdicts on disk
     call()
     assert len(runs) == 6
 
