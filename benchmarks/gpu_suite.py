@@ -45,8 +45,8 @@ def arguments_of(argv: list[str] | None) -> argparse.Namespace:
 
 
 def environment(device: str) -> dict[str, str]:
-    """The workers' environment: on a CPU Triton's kernels run in its interpreter."""
-    found = dict(os.environ)
+    """The workers' environment: no table of `gan-fast tune`; on a CPU Triton's kernels run in its interpreter."""
+    found = {**os.environ, "GAN_FAST_TABLE": "shipped"}
     if device == "cpu":
         found |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     else:

@@ -3,11 +3,11 @@
 Backends of the operators: ``"reference"`` (plain PyTorch, any device and dtype), ``"cpu"`` (the compiled kernels in
 ``gan_fast._C``), ``"gemm"`` (convolutions as products of matrices by PyTorch's BLAS between two compiled kernels, for
 many weights and few positions), ``"triton"`` (kernels for CUDA tensors; proven by interpreter and compiler, not yet on
-a device, hence by name only) and ``"cuda"`` (CUDA C++ kernels of a few operators in ``gan_fast._cuda``, which
-GAN_FAST_CUDA=1 builds; proven by emulation, never yet run on a device, hence by name only). ``"auto"`` is the
-default: it follows :mod:`gan_fast.choice_table` and may answer ``"torch"``, which means "call torch.nn.functional, do
-not enter our operator". An explicit name is strict: what it cannot run raises and says why; ``"gemm"`` stands for
-``"cpu"`` in operators that are no product.
+a device) and ``"cuda"`` (CUDA C++ kernels of a few operators in ``gan_fast._cuda``, which GAN_FAST_CUDA=1 builds;
+proven by emulation, never yet run on a device). Both of a GPU's serve by name only, or where `gan-fast tune` found them
+faster on this very device. ``"auto"`` is the default: it follows :mod:`gan_fast.choice_table` and may answer
+``"torch"``, which means "call torch.nn.functional, do not enter our operator". An explicit name is strict: what it
+cannot run raises and says why; ``"gemm"`` stands for ``"cpu"`` in operators that are no product.
 
 Precedence: the ``backend=`` argument of a call, then :func:`use_backend`, then the environment variable
 ``GAN_FAST_BACKEND`` (read at the import and when a Trainer is made), then ``"auto"``.
@@ -46,6 +46,8 @@ BFLOAT16_OPERATORS = frozenset(
 GEMM_OPERATORS = frozenset({"conv", "conv_transpose", "conv_weight_grad"})
 #: Operators that have kernels in the CUDA module.
 CUDA_OPERATORS = frozenset({"bce_with_logits", "conv", "conv_transpose", "conv_weight_grad"})
+#: Type of the devices that have Triton's and CUDA's kernels.
+GPU = "cuda"
 _DEVICE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _context: ContextVar[str | None] = ContextVar("gan_fast_backend", default=None)
@@ -146,9 +148,37 @@ def instruction_level() -> str | None:
     return None if module is None else module.isa()
 
 
-def table_hash() -> str:
-    """Identity of the tables that decide here, shipped rules and cells of this machine; part of a checkpoint."""
-    return choice_table.table_hash(instruction_level())
+def table_hash(device: str = "cpu") -> str:
+    """Identity of the tables that decide on this type of device, shipped rules and cells of this machine; part of a
+    checkpoint."""
+    return choice_table.table_hash(None if device == GPU else instruction_level(), device == GPU)
+
+
+def uses_tf32(dtype: torch.dtype) -> bool:
+    """Whether a GPU rounds the operands of products in ``dtype`` to TF32, as torch's setting for convolutions says."""
+    if dtype != torch.float32:
+        return False
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]  # made at run time by torch
+
+
+@contextlib.contextmanager
+def products(tf32: bool) -> Iterator[None]:
+    """Within the ``with`` block a GPU rounds the operands of float32 products to TF32, or does not."""
+    cudnn: Any = torch.backends.cudnn  # its stub does not know .conv
+    settings = (cudnn.conv, torch.backends.cuda.matmul)
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = "tf32" if tf32 else "ieee"
+    try:
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
+
+
+def circumstances(on_gpu: bool) -> tuple[object, ...]:
+    """What a choice depends on beside the call."""
+    return (uses_tf32(torch.float32),) if on_gpu else (extension(), torch.get_num_threads())
 
 
 def available() -> dict[str, tuple[bool, str]]:
@@ -187,7 +217,7 @@ def _triton() -> tuple[bool, str]:
         return True, "Triton's interpreter, on CPU tensors, for proof"
     if not torch.cuda.is_available():
         return False, "no CUDA device (TRITON_INTERPRET=1 runs the kernels on CPU tensors, slowly, for proof)"
-    return True, "Triton kernels for CUDA tensors; unproven on a device, hence by name only"
+    return True, "Triton kernels for CUDA tensors; unproven on a device, hence by name or after gan-fast tune only"
 
 
 def _cuda() -> tuple[bool, str]:
@@ -196,7 +226,10 @@ def _cuda() -> tuple[bool, str]:
         return False, f"not built ({cuda_extension_error()}); with CUDA's nvcc, in a clone: {_CUDA_BUILD}"
     if not torch.cuda.is_available():
         return False, "no CUDA device"
-    return True, "CUDA C++ kernels of a few operators; never yet run on a device, hence by name only"
+    return (
+        True,
+        "CUDA C++ kernels of a few operators; unproven on a device, hence by name or after gan-fast tune only",
+    )
 
 
 def empty_cache() -> None:
@@ -324,6 +357,11 @@ def _log_once(op: str, reason: str) -> None:
     logger.info("%s runs on PyTorch: %s", op, reason)
 
 
+def question(*, device: str, dtype: torch.dtype, rank: int | None = None, **facts: Any) -> dict[str, Any]:
+    """An operator's facts in the form in which the tables are asked."""
+    return {"rank": rank, **facts, **choice_table.dtype_facts(dtype, device == GPU and uses_tf32(dtype))}
+
+
 def choose(
     op: str,
     *,
@@ -336,7 +374,8 @@ def choose(
     """Which backend serves a call of operator ``op``, and why.
 
     ``backend``: what was asked for (None: see :func:`requested`). An explicit one that cannot run raises RuntimeError;
-    "auto" answers "torch" where the kernels cannot run or the table says that PyTorch is faster.
+    "auto" answers "torch" where the kernels cannot run or the table says that PyTorch is faster, and on a GPU for
+    everything that was not measured there.
     """
     name = requested(backend)
     if name == "gemm" and op not in GEMM_OPERATORS:
@@ -349,8 +388,9 @@ def choose(
                 "Use backend 'auto' to let PyTorch serve what it cannot."
             )
         return Choice(name, "asked for by name")
-    if device == "cuda":
-        return Choice("torch", "on CUDA PyTorch serves; backend 'triton' is by name only, unproven on a device")
+    asked = question(device=device, dtype=dtype, rank=rank, **facts)
+    if device == GPU:
+        return choice_table.decide_on_gpu(op, asked)
     if dtype != torch.float32 and not _takes_bfloat16(op, dtype):
         words = "float32 and bfloat16" if op in BFLOAT16_OPERATORS else "float32"
         return Choice("torch", f"{dtype} is served by PyTorch, the CPU kernels of {op} are for {words}")
@@ -358,4 +398,4 @@ def choose(
     if why_not is not None:
         _log_once(op, why_not)
         return Choice("torch", why_not)
-    return choice_table.decide(op, {"rank": rank, **facts, **choice_table.dtype_facts(dtype)}, instruction_level())
+    return choice_table.decide(op, asked, instruction_level())

@@ -2,9 +2,11 @@
 measured on this machine.
 
 A *cell* is one operator with one set of facts (see backends_table.json); what was measured outweighs any rule. Cells
-come from a file in the cache folder, one for each processor, instruction level and number of threads, or from the file
-that GAN_FAST_TABLE names ("shipped": rules only). Nothing is ever measured while a network trains: the same table gives
-the same kernels, and so the same bits.
+come from a file in the cache folder, one for each processor, instruction level and number of threads, and one for each
+GPU, which holds for one driver and one version of everything; or from the file that GAN_FAST_TABLE names ("shipped":
+rules only). For a GPU there are no rules: PyTorch serves what has no cell. A GPU's cell also tells the tile that was
+fastest there, whoever serves. Nothing is ever measured while a network trains: the same table gives the same kernels,
+and so the same bits.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gan_fast import __version__, machine
 from gan_fast.cache import cache_dir
 from gan_fast.machine import cpu_model
 
@@ -32,13 +35,17 @@ __all__ = [
     "always",
     "cells",
     "decide",
+    "decide_on_gpu",
     "dtype_facts",
     "forget",
+    "gpu",
+    "gpu_file",
     "look_up",
     "matches",
     "on_change",
     "rules",
     "table_hash",
+    "tile",
     "tuned_file",
 ]
 
@@ -70,6 +77,17 @@ _NAMES = {"cpu": "the kernel", "torch": "PyTorch"}
 
 Key = tuple[str, frozenset[tuple[str, Any]]]
 
+
+class _Table(NamedTuple):
+    """A file's cells: its hash (None: there is no file), what they answer, and their tiles."""
+
+    identity: str | None
+    cells: dict[Key, Choice]
+    tiles: dict[Key, tuple[int, ...]]
+
+
+_NOTHING = _Table(None, {}, {})
+_UNMEASURED = Choice("torch", "on CUDA PyTorch serves what gan-fast tune has not measured on this device")
 _listeners: list[Callable[[], None]] = []
 _forced: Choice | None = None
 
@@ -100,41 +118,73 @@ def look_up(op: str, facts: Mapping[str, Any], level: str | None) -> Choice:
     return Choice("torch", f"no rule of {SHIPPED} covers {op}")
 
 
+def decide_on_gpu(op: str, facts: Mapping[str, Any]) -> Choice:
+    """The same for a call on the current GPU: only what was measured there goes to a kernel of ours."""
+    if _forced is not None:
+        return _forced
+    return _on_gpu().cells.get(key(op, facts), _UNMEASURED)
+
+
+def tile(op: str, facts: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The tile that was fastest on the current GPU for Triton's kernel; None where nothing was measured."""
+    return _on_gpu().tiles.get(key(op, facts))
+
+
 def key(op: str, facts: Mapping[str, Any]) -> Key:
     """What a cell is looked up by."""
     return op, frozenset(facts.items())
 
 
-def dtype_facts(dtype: torch.dtype) -> dict[str, str]:
-    """What a call's facts say of its dtype: nothing in float32. Shipped rules do not ask; measured cells hold for one
-    dtype."""
+def dtype_facts(dtype: torch.dtype, tf32: bool = False) -> dict[str, str]:
+    """What a call's facts say of its dtype: nothing in float32, "tf32" where products of it are rounded. Shipped rules
+    do not ask; measured cells hold for one dtype."""
+    if tf32:
+        return {"dtype": "tf32"}
     return {} if dtype == torch.float32 else {"dtype": str(dtype).removeprefix("torch.")}
 
 
 def cells(level: str | None) -> dict[Key, Choice]:
     """What was measured on this machine with this many threads: {} if nothing was."""
-    return _tuned(level, torch.get_num_threads())[1]
+    return _tuned(level, torch.get_num_threads()).cells
 
 
-def table_hash(level: str | None) -> str:
+def table_hash(level: str | None, on_gpu: bool = False) -> str:
     """First 16 hex digits of the sha256 of rules and cells in force; part of a checkpoint, since they decide which
     kernel (hence which rounding) a run uses."""
-    tuned = _tuned(level, torch.get_num_threads())[0]
+    tuned = (_on_gpu() if on_gpu else _tuned(level, torch.get_num_threads())).identity
     return _shipped()[0] if tuned is None else hashlib.sha256((_shipped()[0] + tuned).encode()).hexdigest()[:16]
 
 
 def tuned_file(level: str, threads: int, cpu: str) -> Path:
     """Where the cells of such a machine are kept unless GAN_FAST_TABLE names a file."""
+    return _file(f"{_slug(cpu)}-{level}-{threads}threads")
+
+
+def gpu(index: int) -> dict[str, str]:
+    """What a GPU's cells hold for: device, driver and versions."""
+    return {**machine.device(torch.device("cuda", index)), "gan_fast": __version__}
+
+
+def gpu_file(name: str) -> Path:
+    """Where the cells of a GPU of this name are kept unless GAN_FAST_TABLE names a file."""
+    return _file(_slug(name))
+
+
+def _file(stem: str) -> Path:
     chosen = os.environ.get("GAN_FAST_TABLE")
     if chosen and chosen != "shipped":
         return Path(chosen).expanduser()
-    name = re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-")
-    return cache_dir() / "tuned" / f"{name}-{level}-{threads}threads.json"
+    return cache_dir() / "tuned" / f"{stem}.json"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def forget() -> None:
     """Read the tables anew at the next choice; what was remembered of earlier choices goes too."""
     _tuned.cache_clear()
+    _tuned_on_gpu.cache_clear()
     for listener in _listeners:
         listener()
 
@@ -171,37 +221,56 @@ def _rules_for(level: str | None) -> list[dict[str, Any]]:
 
 
 @functools.cache
-def _tuned(level: str | None, threads: int) -> tuple[str | None, dict[Key, Choice]]:
-    """Hash and cells of the file for this machine; (None, {}) without one."""
-    if level is None or os.environ.get("GAN_FAST_TABLE") == "shipped":
-        return None, {}
-    path = tuned_file(level, threads, cpu_model())
+def _tuned(level: str | None, threads: int) -> _Table:
+    if level is None:
+        return _NOTHING
+    return _read(tuned_file(level, threads, cpu_model()), {"level": level, "threads": threads})
+
+
+def _on_gpu() -> _Table:
+    return _tuned_on_gpu(torch.cuda.current_device()) if torch.cuda.is_available() else _NOTHING
+
+
+@functools.cache
+def _tuned_on_gpu(index: int) -> _Table:
+    here = gpu(index)
+    return _read(gpu_file(here["device"]), here)
+
+
+def _read(path: Path, here: Mapping[str, Any]) -> _Table:
+    """The table of the file at ``path`` if it was measured ``here``; without one, or with one of another machine,
+    :data:`_NOTHING`."""
+    chosen = os.environ.get("GAN_FAST_TABLE")
+    if chosen == "shipped":
+        return _NOTHING
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        if os.environ.get("GAN_FAST_TABLE"):
+        if chosen:
             logger.warning("GAN_FAST_TABLE: %s cannot be read (%s), the shipped rules decide", path, error)
-        return None, {}
+        return _NOTHING
     try:
         content = json.loads(text)
-        machine = content["machine"]
-        there = (content["format"], machine["level"], machine["threads"])
-        found = {
-            key(cell["op"], cell["facts"]): Choice(cell["use"], _why(cell)) for cell in content["cells"] if cell["use"]
-        }
+        there = {"format": content["format"], **content["machine"]}
+        found, tiles = {}, {}
+        for cell in content["cells"]:
+            what = key(cell["op"], cell["facts"])
+            if cell["use"]:
+                found[what] = Choice(str(cell["use"]), _why(cell))
+            if cell.get("tile"):
+                tiles[what] = tuple(int(number) for number in cell["tile"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning("%s is no table of gan-fast tune (%s: %s), not used", path, type(error).__name__, error)
-        return None, {}
-    if there != (FORMAT, level, threads):
-        logger.warning(
-            "%s was measured for level %s and %s threads (format %s), here are level %s and %s threads (format %s): "
-            "not used; gan-fast tune makes a new one",
-            path,
-            *(there[1], there[2], there[0]),
-            *(level, threads, FORMAT),
-        )
-        return None, {}
-    return hashlib.sha256(text.encode()).hexdigest()[:16], found
+        return _NOTHING
+    if chosen and ("threads" in there) != ("threads" in here):
+        return _NOTHING  # the one file is a GPU's, and here the processor asks, or the other way round
+    expected = {"format": FORMAT, **here}
+    other = [name for name in expected if there.get(name) != expected[name]]
+    if other:
+        was, is_ = (" and ".join(f"{name} {facts.get(name)}" for name in other) for facts in (there, expected))
+        logger.warning("%s was measured for %s, here is %s: not used; gan-fast tune makes a new one", path, was, is_)
+        return _NOTHING
+    return _Table(hashlib.sha256(text.encode()).hexdigest()[:16], found, tiles)
 
 
 def _why(cell: Mapping[str, Any]) -> str:

@@ -6,11 +6,14 @@
 
 A call is measured at the operator's own level, with the activation that it carries: the kernel through the dispatcher
 (what a Python operator costs is part of it), PyTorch as its own operations. Where the two are within
-:data:`UNDECIDED` of each other the shipped rules go on deciding.
+:data:`UNDECIDED` of each other the shipped rules go on deciding. On a GPU everything that can serve a call takes part:
+each of the few tiles that Triton's kernel may be compiled with, the CUDA module, and PyTorch (cuDNN); kernels that the
+check at first use finds wrong do not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -25,10 +28,11 @@ from torch import Tensor
 
 import gan_fast
 from gan_fast import backends, choice_table
-from gan_fast.bench import interleaved
+from gan_fast.bench import interleaved, on_device
 from gan_fast.cache import atomic_write
 from gan_fast.choice_table import Choice
 from gan_fast.machine import cpu_model
+from gan_fast.ops import _triton, first_use
 from gan_fast.ops.registry import OPERATORS, Operator, recording
 
 __all__ = ["UNDECIDED", "Call", "Cell", "calibration", "default_file", "measure", "record", "save", "served"]
@@ -39,20 +43,27 @@ logger = logging.getLogger(__name__)
 UNDECIDED = 0.03
 #: A turn lasts at least so many seconds, by repeating what is shorter.
 SHORTEST_TURN = 2e-3
+#: Our backends by the kind of device that they are for.
+_ON_CPU, _ON_GPU = ("cpu", "gemm"), ("triton", "cuda")
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One kind of call: the operator, what the choice may ask about it, and the arguments without their tensors."""
+    """One kind of call: the operator, what the choice may ask about it, the arguments without their tensors, the type
+    of device, and the backends that have kernels for it."""
 
     op: str
     facts: Mapping[str, Any]
     arguments: tuple[Any, ...]
+    device: str = "cpu"
+    backends: tuple[str, ...] = ("cpu",)
 
     def make(self) -> list[Any]:
         """Arguments of this kind, with new random tensors."""
         generator = torch.Generator().manual_seed(0)
-        return [value.make(generator) if isinstance(value, _TensorLike) else value for value in self.arguments]
+        return [
+            value.make(generator, self.device) if isinstance(value, _TensorLike) else value for value in self.arguments
+        ]
 
     @property
     def text(self) -> str:
@@ -65,11 +76,12 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A measured call: medians in seconds by backend ("torch" for PyTorch), and the backend to use (None:
-    undecided)."""
+    """A measured call: medians in seconds by backend ("torch" for PyTorch), the backend to use (None: undecided), and
+    the fastest tile of Triton's kernel."""
 
     call: Call
     seconds: Mapping[str, float]
+    tile: _triton.Tile | None = None
 
     @property
     def best(self) -> str:
@@ -95,41 +107,45 @@ class _TensorLike:
     stride: tuple[int, ...]
     dtype: torch.dtype
 
-    def make(self, generator: torch.Generator) -> Tensor:
+    def make(self, generator: torch.Generator, device: str) -> Tensor:
         # By strides, since a gradient may be expanded from fewer elements.
         held = 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
-        numbers = (torch.randn(held, generator=generator) * 0.1).to(self.dtype)
+        numbers = (torch.randn(held, generator=generator) * 0.1).to(device, self.dtype)
         return numbers.as_strided(self.shape, self.stride)
 
 
 def record(step: Callable[[], Any]) -> list[Call]:
-    """The different calls in float32 and bfloat16 of the CPU kernels' operators that ``step()`` makes, as if kernels
-    served them all.
+    """The different calls that ``step()`` makes of operators for which there are kernels here: on the CPU in float32
+    and bfloat16, on a GPU also in float16. The step runs on the reference.
 
     Raises:
-        RuntimeError: the compiled module is not available, so there is nothing to choose from.
+        RuntimeError: no kernels are available, so there is nothing to choose from.
     """
-    if backends.extension() is None:
+    if not any(backends.available()[name][0] for name in (*_ON_CPU, *_ON_GPU)):
         raise RuntimeError(f"there is nothing to tune without the compiled module: {backends.extension_error()}")
     found: dict[choice_table.Key, Call] = {}
 
     def recorder(operator: Operator, arguments: list[Any], _: Choice) -> None:
         facts = operator.facts(*arguments)
-        device, dtype, rank = facts.pop("device"), facts.pop("dtype"), facts.get("rank")
-        refused = backends.refusal(operator.name, "cpu", device=device, dtype=dtype, rank=rank)
-        if dtype not in (torch.float32, torch.bfloat16) or refused is not None:
+        device, dtype, rank = facts["device"], facts["dtype"], facts.get("rank")
+        kernels = tuple(
+            name
+            for name in (_ON_GPU if device == backends.GPU else _ON_CPU)
+            if name in operator.implementations
+            and backends.refusal(operator.name, name, device=device, dtype=dtype, rank=rank) is None
+        )
+        if dtype == torch.float64 or not kernels:
             return
-        facts.update(choice_table.dtype_facts(dtype))
-        facts.setdefault("rank", None)
-        key = choice_table.key(operator.name, facts)
+        asked = backends.question(**facts)
+        key = choice_table.key(operator.name, asked)
         if key not in found:
             specs = tuple(
                 _TensorLike(tuple(value.shape), value.stride(), value.dtype) if isinstance(value, Tensor) else value
                 for value in arguments
             )
-            found[key] = Call(operator.name, facts, specs)
+            found[key] = Call(operator.name, asked, specs, device, kernels)
 
-    with choice_table.always(Choice("cpu", "being recorded")), recording(recorder):
+    with choice_table.always(Choice("reference", "being recorded")), recording(recorder):
         step()
     return list(found.values())
 
@@ -154,70 +170,157 @@ def calibration() -> interleaved.Calibration:
     return interleaved.Calibration(None if module is None else lambda rounds: module.fma_peak(1000 * rounds, threads))
 
 
-def measure(calls: Iterable[Call], rounds: int = 9, report: Callable[[Cell], None] | None = None) -> list[Cell]:
-    """Time every call on PyTorch and on each of our backends that can run it, in turns. ``report`` gets each cell as
-    soon as it is known."""
+def measure(
+    calls: Iterable[Call],
+    rounds: int = 9,
+    report: Callable[[Cell], None] | None = None,
+    clock: on_device.Clock = on_device.one_by_one,
+) -> list[Cell]:
+    """Time every call on all that can serve it, in turns.
+
+    Args:
+        calls: what was recorded.
+        rounds: turns of each.
+        report: gets each cell as soon as it is known.
+        clock: how calls on a GPU are timed: :func:`on_device.one_by_one` or, for steps that are captured,
+            :func:`on_device.as_graph`.
+    """
     cells = []
-    fixed_work = calibration()
+    fixed_work: interleaved.Calibration | None = None
     for call in calls:
-        operator = OPERATORS[call.op]
-        arguments = call.make()
-        programs = {name: functools.partial(operator, *arguments, name) for name in _candidates(call)}
-        programs["torch"] = functools.partial(operator.implementations["reference"], *arguments)
+        cell: Cell | None
         with torch.no_grad():
-            first = interleaved.measure(programs, 1, calibration=fixed_work)
-            shortest = min(result["seconds"] for result in first.values())
-            repeats = max(1, math.ceil(SHORTEST_TURN / shortest))
-            times = interleaved.measure(programs, rounds, 1, repeats, fixed_work)
-        cells.append(Cell(call, {name: result["seconds"] for name, result in times.items()}))
+            if call.device == backends.GPU:
+                cell = _race(call, rounds, clock)
+            else:
+                fixed_work = calibration() if fixed_work is None else fixed_work
+                cell = _take_turns(call, rounds, fixed_work)
+        if cell is None:
+            continue
+        cells.append(cell)
         if report is not None:
-            report(cells[-1])
+            report(cell)
     return cells
 
 
-def _candidates(call: Call) -> list[str]:
-    """Our backends that can run the call."""
-    dtype = getattr(torch, call.facts.get("dtype", "float32"))
-    return [
-        name
-        for name in ("cpu", "gemm")
-        if name in OPERATORS[call.op].implementations
-        and backends.refusal(call.op, name, device="cpu", dtype=dtype, rank=call.facts["rank"]) is None
-    ]
+def _take_turns(call: Call, rounds: int, fixed_work: interleaved.Calibration) -> Cell:
+    """The CPU's backends and PyTorch."""
+    operator = OPERATORS[call.op]
+    arguments = call.make()
+    programs = {name: functools.partial(operator, *arguments, name) for name in call.backends}
+    programs["torch"] = functools.partial(operator.implementations["reference"], *arguments)
+    first = interleaved.measure(programs, 1, calibration=fixed_work)
+    shortest = min(result["seconds"] for result in first.values())
+    repeats = max(1, math.ceil(SHORTEST_TURN / shortest))
+    times = interleaved.measure(programs, rounds, 1, repeats, fixed_work)
+    return Cell(call, {name: result["seconds"] for name, result in times.items()})
 
 
-def default_file() -> Path:
-    """Where this machine's cells are kept: in the cache folder, or where GAN_FAST_TABLE says."""
+def _race(call: Call, rounds: int, clock: on_device.Clock) -> Cell | None:
+    """Every kernel and tile that is healthy on this GPU, and PyTorch; None if no kernel is."""
+    operator = OPERATORS[call.op]
+    arguments = call.make()
+    runs: dict[str, tuple[str, _triton.Tile | None]] = {}
+    with backends.products(call.facts.get("dtype") == "tf32"):
+        for name in call.backends:
+            for tile in _tiles(call.op, arguments) if name == "triton" else (None,):
+                if _is_fit(call.op, name, tile, arguments):
+                    runs[f"{name} {tile}"] = (name, tile)
+        if not runs:
+            return None
+        programs = {
+            label: functools.partial(_run, tile, operator, *arguments, name) for label, (name, tile) in runs.items()
+        }
+        programs["torch"] = functools.partial(operator.implementations["reference"], *arguments)
+        times = on_device.measure(programs, rounds, clock)
+    order = sorted(runs, key=times.__getitem__)
+    fastest = {runs[label][0]: times[label] for label in reversed(order)}
+    tile = next((runs[label][1] for label in order if runs[label][1] is not None), None)
+    return Cell(
+        call, {**{name: fastest[name] for name in call.backends if name in fastest}, "torch": times["torch"]}, tile
+    )
+
+
+def _run(tile: _triton.Tile | None, run: Callable[..., Any], *arguments: Any) -> Any:
+    with contextlib.nullcontext() if tile is None else _triton.tile(tile):
+        return run(*arguments)
+
+
+def _tiles(op: str, arguments: list[Any]) -> list[_triton.Tile | None]:
+    """What Triton's kernel of a call may be compiled with, without those that come to the same; [None] if it has no
+    tiles."""
+    kernel = first_use.module_function(op, "triton")
+    named = next((launch.tiles for launch in _triton.launches(kernel, arguments) if launch.tiles), ())
+    different: dict[str, _triton.Tile | None] = {}
+    for tile in named:
+        with _triton.tile(tile):
+            launches = _triton.launches(kernel, arguments)
+        different.setdefault(str([(*launch[3:6], launch.programs) for launch in launches]), tile)
+    return list(different.values()) or [None]
+
+
+def _is_fit(op: str, backend: str, tile: _triton.Tile | None, arguments: list[Any]) -> bool:
+    """Whether a kernel passes the check at first use, and runs."""
+    try:
+        return bool(_run(tile, first_use.passes, op, backend, tuple(arguments))) and (
+            _run(tile, OPERATORS[op], *arguments, backend) is not None
+        )
+    except Exception as error:
+        if not isinstance(error, RuntimeError) and type(error).__name__ != "OutOfResources":
+            raise
+        logger.info("%s on %s with %s does not take part: %s", op, backend, tile, error)
+        return False
+
+
+def default_file(device: str = "cpu") -> Path:
+    """Where this machine's cells for a type of device are kept: in the cache folder, or where GAN_FAST_TABLE says."""
+    if device == backends.GPU:
+        return choice_table.gpu_file(_machine(device)["device"])
     level = backends.instruction_level()
     return choice_table.tuned_file(level or "none", torch.get_num_threads(), cpu_model())
 
 
-def save(cells: Iterable[Cell], path: Path | None = None) -> Path:
-    """Write the cells beside those that the file has already (a new one replaces its own kind); in force at once.
-
-    Args:
-        cells: what was measured.
-        path: the file; by default :func:`default_file`, which the choice reads by itself.
-
-    Returns:
-        The file.
-    """
-    path = default_file() if path is None else path
-    machine = {
+def _machine(device: str) -> dict[str, Any]:
+    """What cells of a type of device hold for."""
+    if device == backends.GPU:
+        return choice_table.gpu(torch.cuda.current_device())
+    return {
         "cpu": cpu_model(),
         "level": backends.instruction_level(),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "gan_fast": gan_fast.__version__,
     }
+
+
+def save(cells: Iterable[Cell], path: Path | None = None) -> Path:
+    """Write the cells beside those that the file has already (a new one replaces its own kind); in force at once.
+
+    Args:
+        cells: what was measured, all on one type of device.
+        path: the file; by default :func:`default_file`, which the choice reads by itself.
+
+    Returns:
+        The file.
+    """
+    cells = list(cells)
+    devices = {cell.call.device for cell in cells} or {"cpu"}
+    if len(devices) > 1:
+        raise ValueError(f"cells: got those of {' and '.join(sorted(devices))}, expected one type of device for a file")
+    (device,) = devices
+    path = default_file(device) if path is None else path
+    machine = _machine(device)
     entries = {choice_table.key(entry["op"], entry["facts"]): entry for entry in _kept(path, machine)}
     for cell in cells:
-        entries[choice_table.key(cell.call.op, cell.call.facts)] = {
+        entry: dict[str, Any] = {
             "op": cell.call.op,
             "facts": dict(cell.call.facts),
             "use": cell.use,
             "seconds": dict(cell.seconds),
         }
+        if cell.tile is not None:
+            entry["tile"] = list(cell.tile)
+        entries[choice_table.key(cell.call.op, cell.call.facts)] = entry
     content = {"format": choice_table.FORMAT, "machine": machine, "cells": list(entries.values())}
     text = json.dumps(content, indent=1) + "\n"
 

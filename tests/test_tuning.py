@@ -165,8 +165,8 @@ def test_cells_of_another_machine_are_not_followed(table: Path, caplog: pytest.L
     table.write_text(json.dumps(content))
     choice_table.forget()
     assert served(step) == []
-    there = content["machine"]
-    assert f"measured for level {there['level']} and {there['threads']} threads" in caplog.text
+    there = content["machine"]["threads"]
+    assert f"measured for threads {there}, here is threads {there - 1}: not used" in caplog.text
     tuning.save(cells(lambda: functional.bias_act(torch.randn(4, 8), torch.randn(8)), 1.0, 2.0))
     assert [cell["op"] for cell in json.loads(table.read_text())["cells"]] == ["bias_act"]
 

@@ -13,7 +13,7 @@ from functools import partial
 
 from gan_fast.suite.shapes import SHAPES, LayerShape
 
-from . import ceilings, cuda_module, graph_checks, kernels, layers, steps, trace
+from . import ceilings, cuda_module, graph_checks, kernels, layers, steps, trace, tuned
 from .device import Settings
 from .journal import Row
 from .tasks import Phase, Task
@@ -194,6 +194,7 @@ def check_tasks(settings: Settings) -> list[Task]:
         for name in settings.precisions[: 1 if settings.tiny else None]:
             key = f"check/tiles/{case.op}/{case.name}/{name}"
             add(key, 2, partial(kernels.check_tiles, case, settings, name), name, estimate=8.0)
+    add("check/tune", 3, partial(tuned.check, settings), "fp32", estimate=30.0)
     small = [case for case in kernels.CASES if case.name in ("k3s2", "few_in")]
     checked = [name for name in CHECKED if name in (*settings.precisions, "fp16")]
     for number, case in enumerate(small if settings.tiny else kernels.CASES):

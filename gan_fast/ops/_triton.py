@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from gan_fast import backends
 
 #: Most positions or rows that a kernel numbers with 32 bits, with room for the last tile's overhang.
 MOST_ROWS = 2**31 - 2**16
@@ -24,7 +27,8 @@ class Tile(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """One launch: the kernel, the number of its programs, its arguments and its compile-time constants."""
+    """One launch: the kernel, the number of its programs, its arguments and compile-time constants; and the tiles that
+    its own was chosen from, for kernels with a matrix product."""
 
     kernel: Any
     programs: int
@@ -32,19 +36,26 @@ class Launch(NamedTuple):
     constants: Mapping[str, Any]
     warps: int
     stages: int
+    tiles: tuple[Tile, ...] = ()
+
+
+class _Forced(threading.local):
+    """What :func:`tile` asks for, of each thread: a backward pass runs in one of its own."""
+
+    tile: Tile | None = None
 
 
 _recorder: Callable[[Launch], None] | None = None
-_forced: Tile | None = None
+_forced = _Forced()
 
 
 def launch(
     kernel: Any, programs: int, device: torch.device, arguments: Mapping[str, Any], constants: Mapping[str, Any],
-    warps: int, stages: int,
+    warps: int, stages: int, tiles: tuple[Tile, ...] = (),
 ) -> None:  # fmt: skip
     """Start a kernel on the caller's current stream of ``device``; under :func:`recording` only note it."""
     if _recorder is not None:
-        _recorder(Launch(kernel, programs, arguments, constants, warps, stages))
+        _recorder(Launch(kernel, programs, arguments, constants, warps, stages, tiles))
         return
     # Triton launches on the current device, which need not be that of the tensors.
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
@@ -62,6 +73,14 @@ def recording(recorder: Callable[[Launch], None]) -> Iterator[None]:
         _recorder = before
 
 
+def launches(kernel: Callable[..., Any], arguments: Sequence[Any]) -> list[Launch]:
+    """What a call would launch."""
+    found: list[Launch] = []
+    with recording(found.append):
+        kernel(*arguments)
+    return found
+
+
 def is_recording() -> bool:
     """Whether :func:`recording` is in force."""
     return _recorder is not None
@@ -69,26 +88,23 @@ def is_recording() -> bool:
 
 @contextlib.contextmanager
 def tile(forced: Tile) -> Iterator[None]:
-    """Within the ``with`` block kernels with a matrix product take this configuration, cut to their channels."""
-    global _forced
-    before, _forced = _forced, forced
+    """Within the ``with`` block kernels with a matrix product take this configuration, cut to their channels, in this
+    thread."""
+    before, _forced.tile = _forced.tile, forced
     try:
         yield
     finally:
-        _forced = before
+        _forced.tile = before
 
 
 def forced_tile() -> Tile | None:
     """The configuration that :func:`tile` asks for."""
-    return _forced
+    return _forced.tile
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How float32 is multiplied, as torch's setting for convolutions says: "ieee" or "tf32"."""
-    if dtype != torch.float32:
-        return "ieee"  # half types have one way only
-    setting = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]  # made at run time by torch
-    return "tf32" if setting == "tf32" else "ieee"
+    """How the matrix unit multiplies: "ieee" or, for float32, perhaps "tf32"; half types have one way only."""
+    return "tf32" if backends.uses_tf32(dtype) else "ieee"
 
 
 def dense(x: Tensor) -> Tensor:

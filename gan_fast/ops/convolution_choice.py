@@ -87,11 +87,10 @@ def enters(
     wanted: Wanted,
     device: str,
     dtype: torch.dtype,
-    extension: object,
-    threads: int,
+    circumstances: tuple[object, ...],
 ) -> bool:
     """Whether an automatic choice has the call enter our operator; remembered, for training asks the same few hundred
-    questions. ``extension`` and ``threads`` are what the choice depends on beside the call.
+    questions. ``circumstances``: what :func:`gan_fast.backends.circumstances` says.
     """
     needed = (True, *wanted)
     calls = passes(transposed, input, weight, geometry, formats, fused)

@@ -61,7 +61,7 @@ def look_up(backend: str | None, kind: object, input: Tensor, weight: Tensor, *r
         key = (
             kind, input.shape, input.stride(), input.dtype, input.requires_grad, weight.shape, weight.stride(),
             weight.requires_grad, rest, torch.is_grad_enabled(), torch._C._is_any_autocast_enabled(),
-            torch.get_num_threads(),
+            torch.get_num_threads(), input.is_cuda and backends.circumstances(True),
         )  # fmt: skip
         return key, _known.get(key, _UNKNOWN)
     except (AttributeError, RuntimeError, TypeError):
@@ -183,7 +183,7 @@ def enters(transposed: bool, x: Tensor, weight: Tensor, geometry: Geometry, act:
     fused = act != "none" and activations.fusable(act, negative_slope)
     return convolution_choice.enters(
         transposed, tuple(x.shape), tuple(weight.shape), geometry, convolution_choice.formats(x, weight), fused,
-        convolution_choice.wanted(x, weight), x.device.type, x.dtype, backends.extension(), torch.get_num_threads(),
+        convolution_choice.wanted(x, weight), x.device.type, x.dtype, backends.circumstances(x.is_cuda),
     )  # fmt: skip
 
 
@@ -206,11 +206,12 @@ def wants_channels_last(
     if geometry is None:
         return False
     fused = activation not in (None, "none") and activations.fusable(activation, negative_slope)
-    dtype = torch.get_autocast_dtype("cpu") if autocast_enabled("cpu") else input.dtype
+    device = input.device.type
+    dtype = torch.get_autocast_dtype(device) if autocast_enabled(device) else input.dtype
     formats = convolution_choice.Formats(True, True, layout.is_channels_last(weight))
     return convolution_choice.enters(
         kind < 0, tuple(input.shape), tuple(weight.shape), geometry, formats, fused,
-        convolution_choice.wanted(input, weight), "cpu", dtype, backends.extension(), torch.get_num_threads(),
+        convolution_choice.wanted(input, weight), device, dtype, backends.circumstances(input.is_cuda),
     )  # fmt: skip
 
 

@@ -5,7 +5,8 @@ decides which binary runs: for Triton what its kernels are compiled for, for the
 without the batch, geometry and activations. Before a variant's first run on a device it gets two random images of the
 same shape, with the very tile that the call will use. Where it differs the variant is disabled for the process, with
 one warning, and PyTorch serves it. Good verdicts are kept on disk by device, versions and the kernels themselves: later
-processes start without checks.
+processes start without checks. A call's tile is the one that `gan-fast tune` found fastest on this device, else what
+the kernel takes by itself.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gan_fast import __version__, backends, machine
+from gan_fast import __version__, backends, choice_table, machine
 from gan_fast.cache import atomic_write, cache_dir
 from gan_fast.ops import _triton
+from gan_fast.ops.registry import OPERATORS
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ _TOLERANCE = {"bfloat16": 0.04, "float16": 0.005, "ieee": 1e-4, "tf32": 0.01}
 Function = Callable[..., Any]
 
 _verdicts: dict[tuple[Any, ...], bool] = {}
+_tiles: dict[tuple[Any, ...], _triton.Tile | None] = {}
+choice_table.on_change(_tiles.clear)
 
 
 class _Variant(NamedTuple):
@@ -63,27 +67,56 @@ def checked(operator: str, backend: str) -> Function:
     to the device is checked first, and PyTorch serves where that fails."""
 
     def implementation(*arguments: Any) -> Any:
-        kernel = getattr(importlib.import_module(f"gan_fast.ops.{operator}.{backend}"), operator)
-        reference = getattr(importlib.import_module(f"gan_fast.ops.{operator}.reference"), operator)
-        serves = kernel if _may_run(operator, backend, arguments, kernel, reference) else reference
-        return serves(*arguments)
+        kernel = module_function(operator, backend)
+        if arguments[0].device.type not in DEVICES or _triton.is_recording():
+            return kernel(*arguments)
+        key = _key(operator, backend, arguments)
+        with _tile_for(key, operator, arguments) if backend == "triton" else contextlib.nullcontext():
+            serves = kernel if _may_run(key, operator, arguments) else module_function(operator, "reference")
+            return serves(*arguments)
 
     return implementation
 
 
-def _may_run(operator: str, backend: str, arguments: tuple[Any, ...], kernel: Function, truth: Function) -> bool:
-    """Whether the backend's kernels may serve this call; checks them where they are new."""
-    first: Tensor = arguments[0]
-    if first.device.type not in DEVICES or _triton.is_recording():
+def module_function(operator: str, backend: str) -> Function:
+    """The operator's function in its module for a backend."""
+    return getattr(importlib.import_module(f"gan_fast.ops.{operator}.{backend}"), operator)
+
+
+def passes(operator: str, backend: str, arguments: tuple[Any, ...]) -> bool:
+    """Whether the backend's kernels, with the tile in force, may serve this call; checks them where they are new."""
+    if arguments[0].device.type not in DEVICES:
         return True
-    key = (operator, backend, first.device, _triton.precision(first.dtype), *map(_fact, arguments))
+    return _may_run(_key(operator, backend, arguments), operator, arguments)
+
+
+def _key(operator: str, backend: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    first: Tensor = arguments[0]
+    return operator, backend, first.device, _triton.precision(first.dtype), *map(_fact, arguments)
+
+
+def _tile_for(
+    key: tuple[Any, ...], operator: str, arguments: tuple[Any, ...]
+) -> contextlib.AbstractContextManager[None]:
+    """A block in which this call has its tile."""
+    if _triton.forced_tile() is not None:
+        return contextlib.nullcontext()
+    if key not in _tiles:
+        numbers = choice_table.tile(operator, backends.question(**OPERATORS[operator].facts(*arguments)))
+        _tiles[key] = None if numbers is None else _triton.Tile(*numbers)
+    tile = _tiles[key]
+    return contextlib.nullcontext() if tile is None else _triton.tile(tile)
+
+
+def _may_run(key: tuple[Any, ...], operator: str, arguments: tuple[Any, ...]) -> bool:
+    key = (*key, _triton.forced_tile())
     verdict = _verdicts.get(key)
     if verdict is None:
-        if first.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        if arguments[0].is_cuda and torch.cuda.is_current_stream_capturing():
             # A check synchronises. Whoever captures runs a step first, so that nothing is new by then.
             logger.warning("%s: new during the capture of a graph, cannot be checked; PyTorch serves", operator)
             return False
-        verdict = _verdicts[key] = _decide(operator, backend, arguments, kernel, truth)
+        verdict = _verdicts[key] = _decide(operator, key[1], arguments)
     return verdict
 
 
@@ -94,9 +127,10 @@ def _fact(argument: Any) -> Any:
     return tuple(argument) if isinstance(argument, (list, tuple)) else argument
 
 
-def _decide(operator: str, backend: str, arguments: tuple[Any, ...], kernel: Function, truth: Function) -> bool:
+def _decide(operator: str, backend: str, arguments: tuple[Any, ...]) -> bool:
     if arguments[0].numel() == 0:
         return True  # nothing is launched
+    kernel, truth = module_function(operator, backend), module_function(operator, "reference")
     variant = (_of_triton if backend == "triton" else _of_cuda)(operator, arguments, kernel)
     dtype, device = arguments[0].dtype, arguments[0].device
     name = hashlib.sha256(f"{operator} {dtype} {variant.text}".encode()).hexdigest()[:24]
@@ -116,9 +150,7 @@ def _decide(operator: str, backend: str, arguments: tuple[Any, ...], kernel: Fun
 
 
 def _of_triton(operator: str, arguments: tuple[Any, ...], kernel: Function) -> _Variant:
-    launches: list[_triton.Launch] = []
-    with _triton.recording(launches.append):
-        kernel(*arguments)
+    launches = _triton.launches(kernel, arguments)
     text = "; ".join(f"{launch.kernel.__name__} {launch.warps} {dict(launch.constants)}" for launch in launches)
     return _Variant(text, next((tile for launch in launches if (tile := _tile_of(launch)) is not None), None))
 

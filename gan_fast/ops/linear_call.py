@@ -6,7 +6,6 @@ Its input gradient is then gan_fast::conv_transpose and its weight gradient gan_
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -71,5 +70,5 @@ def _chosen(pixels: tuple[int, ...], x: Tensor, weight: Tensor, act: str, negati
     return convolution_choice.enters(
         False, pixels, (*weight.shape, 1, 1), geometry(pixels[3]), convolution_choice.Formats(True, True, False),
         act != "none" and activations.fusable(act, negative_slope), convolution_choice.wanted(x, weight),
-        x.device.type, x.dtype, backends.extension(), torch.get_num_threads(),
+        x.device.type, x.dtype, backends.circumstances(x.is_cuda),
     )  # fmt: skip

@@ -165,7 +165,7 @@ class Operator:
         *arguments, backend = args + self._defaults[len(args) :]  # the dispatcher drops trailing defaults
         if forward_ad._current_level >= 0:  # autograd has dropped the tangents by now: 0 would be the wrong answer
             raise NotImplementedError(f"gan_fast::{self.name} has no forward-mode derivative")
-        key = (backend, torch.get_num_threads(), backends.extension(), *_signature(arguments))
+        key = (backend, *backends.circumstances(arguments[0].is_cuda), *_signature(arguments))
         choice = self._choices.get(key)
         if choice is None:
             self._check(*arguments)

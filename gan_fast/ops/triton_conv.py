@@ -274,4 +274,5 @@ def _launch(
         },
         tile.warps,
         tile.stages,
+        tiles,
     )  # fmt: skip

@@ -28,7 +28,7 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
     return {
         "device": device.type,
         "threads": torch.get_num_threads(),
-        "table_hash": backends.table_hash(),
+        "table_hash": backends.table_hash(device.type),
         "backend": backends.requested(),
         "level": backends.instruction_level(),
         "torch": str(torch.__version__),

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from gan_fast import backends
+
 from . import simultaneous
 from .config import TrainingSettings
 from .probe import Probe, statistics_layers
@@ -271,20 +273,6 @@ def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-@contextlib.contextmanager
-def _matmul_precision(precision: str, device: torch.device) -> Iterator[None]:
+def _matmul_precision(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
     """On CUDA: TF32 only where it was asked for. PyTorch's own default lets cuDNN convolutions round fp32 inputs."""
-    if device.type != "cuda":
-        yield
-        return
-    wanted = "tf32" if precision == "tf32" else "ieee"
-    cudnn: Any = torch.backends.cudnn  # its stub does not know .conv
-    backends = (cudnn.conv, torch.backends.cuda.matmul)
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = wanted
-    try:
-        yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.fp32_precision = value
+    return backends.products(precision == "tf32") if device.type == "cuda" else contextlib.nullcontext()

@@ -93,6 +93,7 @@ def conv_weight_grad(
         },
         tile.warps,
         tile.stages,
+        tiles,
     )  # fmt: skip
     blocks = _triton.ceil_div(weight_grad.numel(), _BLOCK)
     bias_blocks = _triton.ceil_div(g.shape[1], _BLOCK) if want_bias else 0
