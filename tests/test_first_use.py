@@ -22,7 +22,7 @@ FORM = ([2, 2], [1, 1], [1, 1], 1, [3, 3], "leaky_relu", 0.2)
 
 
 @pytest.fixture(autouse=True)
-def binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+def binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings_may_change: None) -> Iterator[Path]:
     """The CPU counts as a device, whose verdicts go to an empty folder; the file is that of the compiled module."""
     monkeypatch.setattr(first_use, "DEVICES", ["cpu"])
     monkeypatch.setenv("GAN_FAST_CACHE", str(tmp_path / "cache"))

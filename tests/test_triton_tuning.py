@@ -25,7 +25,7 @@ IEEE = triton_tiles.TILES["ieee"]
 
 
 @pytest.fixture(autouse=True)
-def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings_may_change: None) -> Iterator[None]:
     monkeypatch.setattr(backends, "GPU", "cpu")
     monkeypatch.setattr(first_use, "DEVICES", ["cpu"])
     monkeypatch.setattr(choice_table, "gpu", lambda index: {"device": "stand-in", "triton": "here"})

@@ -19,6 +19,8 @@ from gan_fast.bench import on_device
 from gan_fast.ops import OPERATORS, first_use
 from gan_fast.ops._triton import Tile
 
+pytestmark = pytest.mark.usefixtures("settings_may_change")
+
 HERE = {"device": "NVIDIA H100 80GB HBM3", "capability": "9.0", "driver": "580.95.05", "cudnn": "91002",
         "torch": "2.11.0+cu130", "triton": "3.6.0"}  # fmt: skip
 FACTS = {"elements": 1000}
