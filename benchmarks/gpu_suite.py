@@ -4,7 +4,8 @@
     python benchmarks/gpu_suite.py --out DIR [--minutes 9]       # on the GPU machine; again to go on where it stopped
     python benchmarks/gpu_suite.py --out DIR --device cpu --tiny # a dry run of every stage without a GPU
 
-Needs PyTorch; Triton for our kernels; nothing installed of this package, no network. In order: PyTorch's own figures,
+Needs PyTorch; Triton for our kernels, numpy for the Trainer's rows; nothing else of this package's requirements, and
+nothing of it installed; no network. In order: PyTorch's own figures,
 the checks of our kernels against float64, our figures where the checks are green, then whatever is left. Results:
 DIR/gpu_suite.jsonl (as they come), DIR/gpu_suite.json and DIR/gpu_suite.txt (the table, also printed last), and traces
 of the profiler. A speed whose check is red or missing is not told. The parts are in benchmarks/gpu/.

@@ -278,7 +278,7 @@ def test_what_the_cuda_module_is_checked_with() -> None:
 
 def test_a_machine_without_kernels_says_so_and_tells_no_speed(book: journal.Journal) -> None:
     found = [*plan.check_tasks(TINY), *plan.graph_tasks(TINY)]
-    checks = plan.no_kernels(found, "triton is not installed")
+    checks = plan.left_out(found, "triton is not installed")
     ours = [t for t in plan.our_tasks(TINY) if t.needs]
     tasks.work([*checks, *ours], book, time.time() + 60, say=lambda line: None)
     assert all(r["seconds"] is None and r["check"] == "unchecked" for r in book.rows())
@@ -288,7 +288,23 @@ def test_a_machine_without_kernels_says_so_and_tells_no_speed(book: journal.Jour
 # ----------------------------------------------------------------------------------------------------------- dry run
 
 
-def dry_run(folder: Path) -> subprocess.CompletedProcess[str]:
+def bare(folder: Path, *absent: str) -> dict[str, str]:
+    """The environment of processes that find no packages of these names, in ``folder``."""
+    lines = [
+        "import sys",
+        "from importlib.machinery import PathFinder",
+        "class Bare(PathFinder):",
+        "    @classmethod",
+        "    def find_spec(cls, name, *rest):",
+        f"        return None if name.partition('.')[0] in {absent!r} else PathFinder.find_spec(name, *rest)",
+        "sys.meta_path[sys.meta_path.index(PathFinder)] = Bare",
+    ]
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("\n".join(lines) + "\n")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+
+
+def dry_run(folder: Path, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
         str(ROOT / "benchmarks" / "gpu_suite.py"),
@@ -297,8 +313,47 @@ def dry_run(folder: Path) -> subprocess.CompletedProcess[str]:
         "--device",
         "cpu",
         "--tiny",
+        *words,
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=env)
+
+
+#: What the library asks for beside PyTorch, and a bare GPU machine may not have.
+ABSENT = ("PIL", "safetensors", "tqdm")
+
+
+def test_training_needs_only_pytorch_and_numpy(tmp_path: Path) -> None:
+    code = (
+        "import sys, torch, gan_fast\n"
+        f"for name in {ABSENT!r}:\n"
+        "    try: __import__(name)\n"
+        "    except ModuleNotFoundError: continue\n"
+        "    sys.exit(f'{name} is there after all')\n"
+        "networks = gan_fast.models.build('dcgan28')\n"
+        "trainer = gan_fast.Trainer(*networks, batch_size=4, outdir=None, device='cpu', progress=False)\n"
+        "print(float(trainer.train_step(torch.rand(4, 1, 28, 28) * 2 - 1).d_loss))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=bare(tmp_path / "bare", *ABSENT), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and float(done.stdout) > 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("absent", [(), ("numpy",)])
+def test_a_bare_machine_runs_what_it_can_and_names_what_it_lacks(tmp_path: Path, absent: tuple[str, ...]) -> None:
+    env = bare(tmp_path / "bare", *ABSENT, *absent)
+    only = "step/torch/article/2/eager/fp32/NCHW", "step/ours/article/2/Trainer-auto/", "check/graph/article/auto/bf16"
+    done = dry_run(tmp_path / "out", *(word for key in only for word in ("--only", key)), env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads((tmp_path / "out" / "gpu_suite.json").read_text())["rows"]
+    by_stage = {row["stage"]: row for row in rows}
+    assert by_stage["step/torch"]["seconds"] > 0 and not [row for row in rows if row["check"] == "red"]
+    ours, graph = by_stage["step/ours"], by_stage["check"]
+    if absent:
+        for row in (ours, graph):
+            assert (row["state"], row["reason"]) == ("skipped", plan.NO_TRAINER)
+    else:
+        assert ours["state"] != "failed" and graph["saved"] == "no: safetensors is not installed"
 
 
 def test_nothing_of_the_package_need_be_installed(tmp_path: Path) -> None:

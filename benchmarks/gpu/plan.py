@@ -7,6 +7,7 @@ processes, since most of their time is the compiler's; then our figures; at last
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -34,6 +35,8 @@ TINY_SHAPES = (
     LayerShape("pytorch_gan", "upsample_conv", 4, 3, (3, 3), 1, 1, 0, (4, 4), 64),
     LayerShape("wavegan", "conv", 2, 3, (5,), 2, 2, 0, (16,), 64),
 )
+#: Pillow, safetensors and tqdm it does without, as long as nothing is drawn, saved or shown.
+NO_TRAINER = "the Trainer needs numpy, which is not installed here"
 #: Precisions of the tests' cases, which come in one of them each before any comes in a second.
 CHECKED = ("bf16", "tf32", "fp32", "fp16")
 
@@ -232,10 +235,12 @@ def our_tasks(settings: Settings) -> list[Task]:
     return found
 
 
-def no_kernels(tasks: Sequence[Task], reason: str) -> list[Task]:
-    """The checks where our kernels cannot run at all: each says so, and no figure of ours follows."""
+def left_out(tasks: Sequence[Task], reason: str) -> list[Task]:
+    """Tasks that cannot run at all here: each says so, and no figure that needs one follows."""
     return [
-        dataclasses.replace(task, run=partial(task.without_figure, "unchecked", "skipped", reason), estimate=0.1)
+        dataclasses.replace(
+            task, run=partial(task.without_figure, "unchecked", "skipped", reason), estimate=0.1, needs=()
+        )
         for task in tasks
     ]
 
@@ -247,12 +252,16 @@ def all_tasks(settings: Settings) -> list[Task]:
     usable, reason = backends.available()["triton"]
     checks, graphs = check_tasks(settings), graph_tasks(settings)
     if not usable:
-        checks = no_kernels(checks, reason)
+        checks = left_out(checks, reason)
     if not usable or settings.tiny:  # the interpreter would take minutes
         with_kernels = [task for task in graphs if "/triton/" in task.key]
         graphs = [task for task in graphs if task not in with_kernels]
-        graphs += no_kernels(with_kernels, reason or "graphs need a CUDA device")
-    found = [*baseline_tasks(settings), *checks, *graphs, *our_tasks(settings), *cuda_module.tasks(settings)]
+        graphs += left_out(with_kernels, reason or "graphs need a CUDA device")
+    ours = our_tasks(settings)
+    if importlib.util.find_spec("numpy") is None:
+        graphs = left_out(graphs, NO_TRAINER)
+        ours = [left_out([task], NO_TRAINER)[0] if "/Trainer" in task.key else task for task in ours]
+    found = [*baseline_tasks(settings), *checks, *graphs, *ours, *cuda_module.tasks(settings)]
     assert len({task.key for task in found}) == len(found), "two tasks of one name"
     return found
 

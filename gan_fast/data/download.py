@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from gan_fast.cache import locked
 
 from .errors import DownloadError
@@ -153,6 +151,8 @@ def _receive(file: RemoteFile, url: str, part: Path, start: int, timeout: float)
             raise ConnectionError(
                 f"offers {start + int(announced)} bytes, the file has {file.size}: another file or a page"
             )
+        from tqdm.auto import tqdm  # here, so that training alone does without it
+
         with (
             open(part, "ab" if resumed else "wb") as out,
             tqdm(total=file.size, initial=start, desc=file.name, unit="B", unit_scale=True, disable=None) as bar,

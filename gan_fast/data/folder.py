@@ -11,14 +11,17 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from .errors import DataError
 from .images import ImageData, check_options
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["SUFFIXES", "ImageFiles"]
 
@@ -147,6 +150,8 @@ class ImageFiles:
         return names
 
     def _open(self, name: str) -> Image.Image:
+        from PIL import Image  # here, so that training alone does without it
+
         try:
             if self._archive is None:
                 return Image.open(self.root / name)
@@ -159,6 +164,8 @@ class ImageFiles:
 
     def _decode(self, name: str) -> np.ndarray:
         """The image called `name` as uint8 (H, W, C)."""
+        from PIL import Image
+
         with self._open(name) as image:
             try:
                 return self._pixels(image)
@@ -167,6 +174,8 @@ class ImageFiles:
 
     def _pixels(self, image: Image.Image) -> np.ndarray:
         """Decode to (H, W, C) uint8 in the wanted channels and size."""
+        from PIL import Image, ImageOps
+
         if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255 instead of scaling
             deep = np.asarray(image, dtype=np.float32)
             image = Image.fromarray((deep / 257.0).round().clip(0, 255).astype(np.uint8))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .errors import DataError
@@ -30,7 +30,8 @@ def image_of(item: Any, where: str) -> Tensor:
     """
     if isinstance(item, (tuple, list)) and item:
         item = item[0]
-    if isinstance(item, Image.Image):
+    pillow: Any = sys.modules.get("PIL.Image")  # whoever has a picture has loaded it
+    if pillow is not None and isinstance(item, pillow.Image):
         item = np.array(item if item.mode in ("L", "RGB") else item.convert("L" if item.mode == "1" else "RGB"))
     if isinstance(item, np.ndarray):
         if item.ndim not in (2, 3):

@@ -19,8 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -108,6 +106,8 @@ def write(
         OutputError: the place is full, read-only or not a folder; what was begun is removed again.
         CheckpointError: ``folder`` exists and holds something else.
     """
+    import safetensors.torch  # here, so that training alone does without it
+
     folder = Path(os.path.realpath(folder))  # through a link, not over it
     state = dict(state)
     contents: dict[str, bytes] = {}
@@ -192,6 +192,8 @@ def read(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: names the file that cannot be used.
     """
+    import safetensors.torch
+
     folder = files.retired(folder) or folder
     manifest = verify(folder)
     networks = {}

@@ -7,14 +7,16 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from . import files
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["grid", "is_picture", "save_grid", "save_loss_curves"]
 
@@ -35,6 +37,8 @@ def grid(images: Tensor, columns: int | None = None) -> Image.Image:
         images: (N, C, H, W) in [-1, 1], C = 1 (grey) or 3 (RGB).
         columns: images in a row; by default the smallest square that holds them all.
     """
+    from PIL import Image  # here, so that training alone does without it
+
     if images.dim() != 4 or not is_picture(images.shape[1:]):
         raise ValueError(f"a grid needs images of shape (N, 1 or 3, H, W), got {tuple(images.shape)}")
     count, channels, height, width = images.shape

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from types import TracebackType
-
-from tqdm.auto import tqdm
+from typing import Any
 
 __all__ = ["Progress"]
 
@@ -23,8 +22,11 @@ class Progress:
 
     def __init__(self, start: int, goal: int | None, show: bool | None) -> None:
         shown = sys.stderr.isatty() if show is None else show
-        # Not tqdm(disable=True), which makes locks all the same.
-        self._bar = tqdm(initial=start, total=goal, unit="step", dynamic_ncols=True, desc="training") if shown else None
+        self._bar: Any = None
+        if shown:  # not tqdm(disable=True), which makes locks all the same
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(initial=start, total=goal, unit="step", dynamic_ncols=True, desc="training")
         self._goal = goal
 
     def advance(self) -> None:
