@@ -81,7 +81,7 @@ const char* conv_transpose(int product, const int64_t* numbers, const void* x, c
     const TransposeTensors tensors{x, w, bias, prologue, y, activation, prologue_activation, slope, prologue_slope};
     Emulated machine(backwards != 0);
     for (const void* read : {x, prologue}) machine.may_read(read, g.batch * g.in_h * g.in_w * g.in_channels * size_of(p));
-    machine.may_read(w, int64_t{plan.inner} * plan.channels * size_of(p));
+    machine.may_read(w, int64_t{plan.inner} * plan.out_channels * size_of(p));
     machine.may_read(bias, g.out_channels * size_of(p));
     machine.may_write(y, g.batch * g.out_h * g.out_w * g.out_channels * size_of(p));
     with_transpose_kernel(plan, tensors, p, [&](auto kind, auto tiles, auto aligned) {
@@ -122,7 +122,7 @@ const char* conv_weight_grad(int product, const int64_t* numbers, const void* fe
     machine.may_read(partial.data(), partial.size() * sizeof(float));
     machine.may_write(partial.data(), partial.size() * sizeof(float));
     machine.may_write(grad, grad_elements(plan) * size_of(p));
-    with_grad_kernel(p, [&](auto kind) {
+    with_product(p, [&](auto kind) {
       constexpr Product P = decltype(kind)::value;
       Shared shared(sizeof(GradShared<P>));
       for (int block = 0; block < plan.parts * plan.row_groups * plan.groups; ++block) {

@@ -48,8 +48,8 @@ GF_DEVICE void pack_weights(M& m, const ConvPlan& p, const ConvTensors& t, const
       const int column = pass.column + tile * kColumns + lane_group(lane);
       const int first = ((pass.block + block) * 4 + lane_place(lane)) * kPerChunk<P>;
       const auto* w = static_cast<const Element<P>*>(t.w);
-      const auto* row = column < p.columns ? w + static_cast<int64_t>(column) * p.channels : nullptr;
-      m.store_chunk(packed + i, as_operand<P>(m, load_channels<P, Aligned>(m, row, first, p.channels)));
+      const auto* row = column < p.columns ? w + static_cast<int64_t>(column) * p.in_channels : nullptr;
+      m.store_chunk(packed + i, as_operand<P>(m, load_channels<P, Aligned>(m, row, first, p.in_channels)));
     }
   });
 }
@@ -120,7 +120,7 @@ GF_DEVICE void multiply_slice(M& m, const ConvPlan& p, const Element<P>* image, 
         for (int i = 0; i < 4; ++i) {
           const int pixel = first + i * kColumns + lane_group(lane);
           const int y = row + pixel / patch.columns, x = patch.column + pixel % patch.columns;
-          places[i][thread] = pixel < count ? (y * p.in_w + x) * p.channels : -1;
+          places[i][thread] = pixel < count ? (y * p.in_w + x) * p.in_channels : -1;
         }
       });
       GF_ROLLED  // unrolled it spills; two blocks on a multiprocessor have 16 warps, whose loads hide each other
@@ -132,7 +132,7 @@ GF_DEVICE void multiply_slice(M& m, const ConvPlan& p, const Element<P>* image, 
           for (int i = 0; i < 4; ++i) {
             const int place = places[i][thread];
             const auto* pixel = place < 0 ? nullptr : image + place;
-            const Chunk c = as_operand<P>(m, load_channels<P, Aligned>(m, pixel, channel, p.channels));
+            const Chunk c = as_operand<P>(m, load_channels<P, Aligned>(m, pixel, channel, p.in_channels));
             GF_UNROLL
             for (int j = 0; j < 4; ++j) pixels[thread].word[i / 2][j / 2][i % 2 + j % 2 * 2] = c.word[j];
           }
@@ -176,8 +176,8 @@ template <int Tiles, class M>
 GF_DEVICE void add_slice(M& m, const ConvPlan& p, const Patch& patch, int out_row, int out_rows, int out_column, int out_columns,
                          int row, int rows, int first_column, const float* z, float* total) {
   m.threads([&](int thread) {
-    for (int i = thread; i < out_rows * out_columns * p.outputs; i += kThreads) {
-      const int o = i % p.outputs, position = i / p.outputs;
+    for (int i = thread; i < out_rows * out_columns * p.out_channels; i += kThreads) {
+      const int o = i % p.out_channels, position = i / p.out_channels;
       const int top = (out_row + position / out_columns) * p.stride_h - p.pad_h - row;
       const int left = (out_column + position % out_columns) * p.stride_w - p.pad_w - patch.column;
       float sum = total[i];
@@ -202,11 +202,11 @@ GF_DEVICE void conv_block(M& m, const ConvPlan& p, const ConvTensors& t, int blo
   const int out_row = tile_y * p.tile_h, out_rows = lesser(p.tile_h, p.out_h - out_row);
   const int out_column = tile_x * p.tile_w, out_columns = lesser(p.tile_w, p.out_w - out_column);
   const Patch patch = patch_of(p, out_row, out_rows, out_column, out_columns);
-  const auto* x = static_cast<const Element<P>*>(t.x) + static_cast<int64_t>(image) * p.in_h * p.in_w * p.channels;
+  const auto* x = static_cast<const Element<P>*>(t.x) + static_cast<int64_t>(image) * p.in_h * p.in_w * p.in_channels;
   auto* packed = static_cast<Chunk*>(shared);
   float* z = reinterpret_cast<float*>(packed + lesser(p.blocks, kPassBlocks) * Tiles * kWarp);
   float* total = z + Tiles * kColumns * p.slice_stride;
-  const int outputs = out_rows * out_columns * p.outputs;
+  const int outputs = out_rows * out_columns * p.out_channels;
   m.threads([&](int thread) {
     for (int i = thread; i < outputs; i += kThreads) total[i] = 0.0f;
   });
@@ -226,11 +226,11 @@ GF_DEVICE void conv_block(M& m, const ConvPlan& p, const ConvTensors& t, int blo
   }
   m.threads([&](int thread) {
     for (int i = thread; i < outputs; i += kThreads) {
-      const int o = i % p.outputs, position = i / p.outputs;
+      const int o = i % p.out_channels, position = i / p.out_channels;
       float sum = total[i];
       if (t.bias != nullptr) sum += m.template widen<P>(m.load(static_cast<const Element<P>*>(t.bias) + o));
       const int64_t row = static_cast<int64_t>(image) * p.out_h + out_row + position / out_columns;
-      const int64_t target = (row * p.out_w + out_column + position % out_columns) * p.outputs + o;
+      const int64_t target = (row * p.out_w + out_column + position % out_columns) * p.out_channels + o;
       m.store(static_cast<Element<P>*>(t.y) + target, m.template narrow<P>(activate(sum, t.activation, t.slope)));
     }
   });
@@ -239,28 +239,8 @@ GF_DEVICE void conv_block(M& m, const ConvPlan& p, const ConvTensors& t, int blo
 // f(product, tiles of columns, aligned) with the constants of the kernel that serves a plan.
 template <class F>
 void with_conv_kernel(const ConvPlan& p, const ConvTensors& t, Product product, F f) {
-  const auto aligned = [&](auto constant, auto tiles) {
-    const int step = 16 / static_cast<int>(sizeof(Element<decltype(constant)::value>));
-    const auto on_16 = [](const void* a) { return reinterpret_cast<uintptr_t>(a) % 16 == 0; };
-    if (p.channels % step == 0 && on_16(t.x) && on_16(t.w)) {
-      f(constant, tiles, std::true_type{});
-    } else {
-      f(constant, tiles, std::false_type{});
-    }
-  };
-  const auto tiled = [&](auto constant) {
-    if (conv_column_tiles(p, product) == 4) {
-      aligned(constant, std::integral_constant<int, 4>{});
-    } else if constexpr (decltype(constant)::value != kIeee) {
-      aligned(constant, std::integral_constant<int, 7>{});
-    }
-  };
-  switch (product) {
-    case kBfloat16: return tiled(std::integral_constant<Product, kBfloat16>{});
-    case kFloat16: return tiled(std::integral_constant<Product, kFloat16>{});
-    case kTf32: return tiled(std::integral_constant<Product, kTf32>{});
-    case kIeee: return tiled(std::integral_constant<Product, kIeee>{});
-  }
+  const bool aligned = in_chunks(p.in_channels, product) && on_16_bytes(t.x) && on_16_bytes(t.w);
+  with_kernel<4, 7>(product, conv_column_tiles(p, product), aligned, f);
 }
 
 }  // namespace gan_fast::cuda

@@ -9,27 +9,20 @@
 // fit, it goes over the pixels once for each *pass*: a part of the columns and of the channels.
 #pragma once
 
-#include <array>
-#include <stdexcept>
-#include <string>
-
-#include "common/geometry.h"
-#include "products.h"
+#include "few_channels.h"
 
 namespace gan_fast::cuda {
 
-constexpr int kMostOutputChannels = 4;
 constexpr int kPassBlocks = 8;          // blocks of 16 words of channels that a pass holds at most
 constexpr int kMostPixels = 256;        // of a slice: two tiles of 16 for each warp
 constexpr int kMostSums = 2048;         // outputs of a block
 constexpr int kBusy = 200;              // blocks that keep the largest present device (132 to 160 multiprocessors) busy
 constexpr int kLeastRows = 4;           // output rows that a block keeps, however few blocks there are
 
-struct ConvPlan {
-  int channels, in_h, in_w, outputs, out_h, out_w, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+struct ConvPlan : Shape {
   int tile_h, tile_w, tiles_y, tiles_x;  // outputs of a block, blocks along an image
   int slice_rows, slice_stride;          // input rows of a slice; floats from one column of its products to the next
-  int columns;                           // outputs * taps
+  int columns;                           // output channels times taps
   int blocks;                            // of 16 words of channels
 };
 
@@ -60,61 +53,29 @@ GF_BOTH int slice_stride(int pixels) { return ceil_div(pixels, 2 * kRows) * 2 * 
 inline size_t conv_shared(const ConvPlan& p, int column_tiles) {
   const size_t weights = static_cast<size_t>(lesser(p.blocks, kPassBlocks)) * column_tiles * kWarp * sizeof(Chunk);
   const size_t products = static_cast<size_t>(column_tiles) * kColumns * p.slice_stride * sizeof(float);
-  return weights + products + static_cast<size_t>(p.tile_h) * p.tile_w * p.outputs * sizeof(float);
+  return weights + products + static_cast<size_t>(p.tile_h) * p.tile_w * p.out_channels * sizeof(float);
 }
 
 // Tiles of 8 columns that a pass has: as many as its registers hold, fewer for small kernels.
 inline int conv_column_tiles(const ConvPlan& p, Product product) { return product == kIeee || p.columns <= 32 ? 4 : 7; }
 
-inline void refuse_unless(bool right, const char* what, int64_t value, const char* expected) {
-  if (!right) throw std::invalid_argument(std::string(what) + "=" + std::to_string(value) + ": expected " + expected);
-}
-
-// Positions are counted with 32 bits.
-inline void refuse_spread(const ConvGeometry& g) {
-  constexpr int64_t most = int64_t{1} << 30;
-  for (const auto& [out, stride, pad, kernel, dilation] :
-       {std::array<int64_t, 5>{g.out_h, g.stride_h, g.pad_h, g.kernel_h, g.dilation_h},
-        std::array<int64_t, 5>{g.out_w, g.stride_w, g.pad_w, g.kernel_w, g.dilation_w}}) {
-    const int64_t span = out * stride + (pad < 0 ? -pad : pad) + kernel * dilation;
-    refuse_unless(span < most, "rows or columns that an image's outputs span", span, "less than 2^30");
-  }
-  refuse_unless(g.kernel_h * g.kernel_w <= most / kMostOutputChannels, "taps", g.kernel_h * g.kernel_w, "less than 2^28");
-}
-
 // Throws std::invalid_argument for what the kernels cannot do.
 inline ConvPlan plan_conv(const ConvGeometry& g, Product product) {
   constexpr int64_t most = int64_t{1} << 30;
-  refuse_unless(g.groups == 1, "groups", g.groups, "1");
-  refuse_unless(g.out_channels >= 1 && g.out_channels <= kMostOutputChannels, "output channels", g.out_channels, "1 to 4");
-  refuse_unless(g.in_h * g.in_w * g.in_channels < most, "elements of an image", g.in_h * g.in_w * g.in_channels, "less than 2^30");
-  refuse_spread(g);
   ConvPlan p{};
-  p.channels = static_cast<int>(g.in_channels);
-  p.in_h = static_cast<int>(g.in_h);
-  p.in_w = static_cast<int>(g.in_w);
-  p.outputs = static_cast<int>(g.out_channels);
-  p.out_h = static_cast<int>(g.out_h);
-  p.out_w = static_cast<int>(g.out_w);
-  p.kernel_h = static_cast<int>(g.kernel_h);
-  p.kernel_w = static_cast<int>(g.kernel_w);
-  p.stride_h = static_cast<int>(g.stride_h);
-  p.stride_w = static_cast<int>(g.stride_w);
-  p.pad_h = static_cast<int>(g.pad_h);
-  p.pad_w = static_cast<int>(g.pad_w);
-  p.dilation_h = static_cast<int>(g.dilation_h);
-  p.dilation_w = static_cast<int>(g.dilation_w);
-  p.columns = p.outputs * p.kernel_h * p.kernel_w;
-  p.blocks = ceil_div(p.channels, 16 * (is_half(product) ? 2 : 1));
+  static_cast<Shape&>(p) = shape_of(g, g.out_channels, "output channels");
+  refuse_unless(g.in_h * g.in_w * g.in_channels < most, "elements of an image", g.in_h * g.in_w * g.in_channels, "less than 2^30");
+  p.columns = p.out_channels * p.kernel_h * p.kernel_w;
+  p.blocks = ceil_div(p.in_channels, 16 * (is_half(product) ? 2 : 1));
   // As wide as one row of pixels of a slice allows; a patch is widest in the middle of a row.
   const int reach = (p.kernel_w - 1) * p.dilation_w + 1;
   const int fitting = p.in_w <= kMostPixels ? p.out_w : (kMostPixels - reach) / p.stride_w + 1;
   refuse_unless(p.in_w <= kMostPixels || reach <= kMostPixels, "columns that a kernel spans", reach, "at most 256");
-  const int widest = lesser(lesser(fitting, p.out_w), kMostSums / kMostOutputChannels);
+  const int widest = lesser(lesser(fitting, p.out_w), kMostSums / kMostFew);
   p.tiles_x = ceil_div(p.out_w, widest);
   p.tile_w = ceil_div(p.out_w, p.tiles_x);
   const int patch_w = lesser(p.in_w, (p.tile_w - 1) * p.stride_w + reach);
-  p.tile_h = lesser(p.out_h, kMostSums / (p.tile_w * p.outputs));
+  p.tile_h = lesser(p.out_h, kMostSums / (p.tile_w * p.out_channels));
   while (g.batch * p.tiles_x * ceil_div(p.out_h, p.tile_h) < kBusy && p.tile_h > kLeastRows) p.tile_h = (p.tile_h + 1) / 2;
   p.tiles_y = ceil_div(p.out_h, p.tile_h);
   const int patch_h = lesser(p.in_h, (p.tile_h - 1) * p.stride_h + (p.kernel_h - 1) * p.dilation_h + 1);

@@ -1,8 +1,6 @@
 // The transposed convolution from few channels, for one block of threads; conv_transpose_plan.h says what a block does.
 #pragma once
 
-#include <type_traits>
-
 #include "gather.h"
 
 namespace gan_fast::cuda {
@@ -43,8 +41,8 @@ GF_DEVICE void pack_taps(M& m, const TransposePlan& p, const TransposeTensors& t
       uint32_t word = 0;
       GF_UNROLL
       for (int j = 0; j < kPerWord<P>; ++j) {
-        if (k + j >= p.inner || channel >= p.channels) continue;
-        const int64_t place = static_cast<int64_t>(k + j) * p.channels + channel;
+        if (k + j >= p.inner || channel >= p.out_channels) continue;
+        const int64_t place = static_cast<int64_t>(k + j) * p.out_channels + channel;
         word |= static_cast<uint32_t>(m.load(static_cast<const Element<P>*>(t.w) + place)) << (j * 16);
       }
       s.weights[i] = P == kTf32 ? m.round_to_tf32(word) : word;
@@ -129,12 +127,12 @@ GF_DEVICE void store_tile(M& m, const TransposePlan& p, const TransposeTensors& 
         GF_UNROLL
         for (int chunk = 0; chunk < Tiles / T; ++chunk) {
           const int channel = first_channel + channel_of<P>(chunk * T, 2 * lane_place(lane));
-          if (pixel >= p.pixels || channel >= p.channels) continue;
-          auto* target = static_cast<Element<P>*>(t.y) + static_cast<int64_t>(pixel) * p.channels + channel;
+          if (pixel >= p.pixels || channel >= p.out_channels) continue;
+          auto* target = static_cast<Element<P>*>(t.y) + static_cast<int64_t>(pixel) * p.out_channels + channel;
           Chunk out{{0, 0, 0, 0}};
           GF_UNROLL
           for (int i = 0; i < kPerChunk<P>; ++i) {
-            if (!Aligned && channel + i >= p.channels) continue;
+            if (!Aligned && channel + i >= p.out_channels) continue;
             float sum = sums[thread].of[chunk * T + i / 2][half * 2 + i % 2];
             if (t.bias != nullptr) sum += m.template widen<P>(m.load(static_cast<const Element<P>*>(t.bias) + channel + i));
             const Element<P> bits = m.template narrow<P>(activate(sum, t.activation, t.slope));
@@ -177,26 +175,7 @@ GF_DEVICE void transpose_block(M& m, const TransposePlan& p, const TransposeTens
 // f(product, tiles of columns, aligned) with the constants of the kernel that serves a plan.
 template <class F>
 void with_transpose_kernel(const TransposePlan& p, const TransposeTensors& t, Product product, F f) {
-  const auto aligned = [&](auto constant, auto tiles) {
-    if (p.channels % kPerChunk<decltype(constant)::value> == 0 && reinterpret_cast<uintptr_t>(t.y) % sizeof(Chunk) == 0) {
-      f(constant, tiles, std::true_type{});
-    } else {
-      f(constant, tiles, std::false_type{});
-    }
-  };
-  const auto tiled = [&](auto constant) {
-    if (transpose_column_tiles(p, product) == 8) {
-      aligned(constant, std::integral_constant<int, 8>{});
-    } else if constexpr (decltype(constant)::value != kIeee) {
-      aligned(constant, std::integral_constant<int, 16>{});
-    }
-  };
-  switch (product) {
-    case kBfloat16: return tiled(std::integral_constant<Product, kBfloat16>{});
-    case kFloat16: return tiled(std::integral_constant<Product, kFloat16>{});
-    case kTf32: return tiled(std::integral_constant<Product, kTf32>{});
-    case kIeee: return tiled(std::integral_constant<Product, kIeee>{});
-  }
+  with_kernel<8, 16>(product, transpose_column_tiles(p, product), in_chunks(p.out_channels, product) && on_16_bytes(t.y), f);
 }
 
 }  // namespace gan_fast::cuda

@@ -7,24 +7,16 @@
 // not fit is cut into parts.
 #pragma once
 
-#include <array>
-#include <stdexcept>
-#include <string>
-
-#include "common/geometry.h"
-#include "conv_plan.h"
-#include "products.h"
+#include "few_channels.h"
 
 namespace gan_fast::cuda {
 
-constexpr int kMostInputChannels = 4;
 constexpr int kTilePixels = kWarps * kRows;
 constexpr int kMostSteps = 11;   // steps of 8 words of the inner dimension that a part holds
 constexpr int kMostBlocks = 528;  // a block packs the weights once, for all its tiles
 
-struct TransposePlan {
-  int inputs, in_h, in_w, channels, out_h, out_w, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
-  int inner;               // inputs * taps
+struct TransposePlan : Shape {
+  int inner;               // input channels times taps
   int steps, parts;        // of 8 words: in a part
   int pixels, tiles;       // of the whole output
   int groups, walkers;     // of channels; blocks that share a group's tiles
@@ -46,7 +38,7 @@ struct Pixel {
 };
 
 inline int transpose_column_tiles(const TransposePlan& p, Product product) {
-  return product == kIeee || p.channels <= 64 ? 8 : 16;
+  return product == kIeee || p.out_channels <= 64 ? 8 : 16;
 }
 
 inline size_t transpose_shared(const TransposePlan& p, Product product, int column_tiles) {
@@ -59,35 +51,19 @@ inline size_t transpose_shared(const TransposePlan& p, Product product, int colu
 // Throws std::invalid_argument for what the kernels cannot do.
 inline TransposePlan plan_transpose(const ConvGeometry& g, Product product) {
   constexpr int64_t most = int64_t{1} << 30;
-  refuse_unless(g.groups == 1, "groups", g.groups, "1");
-  refuse_unless(g.in_channels >= 1 && g.in_channels <= kMostInputChannels, "input channels", g.in_channels, "1 to 4");
-  refuse_spread(g);
+  TransposePlan p{};
+  static_cast<Shape&>(p) = shape_of(g, g.in_channels, "input channels");
   const int64_t inputs = g.batch * g.in_h * g.in_w * g.in_channels, pixels = g.batch * g.out_h * g.out_w;
   refuse_unless(inputs < most, "elements of the input", inputs, "less than 2^30");
   refuse_unless(pixels < most, "positions of the output", pixels, "less than 2^30");
   refuse_unless(g.out_channels < (1 << 20), "output channels", g.out_channels, "less than 2^20");
-  TransposePlan p{};
-  p.inputs = static_cast<int>(g.in_channels);
-  p.in_h = static_cast<int>(g.in_h);
-  p.in_w = static_cast<int>(g.in_w);
-  p.channels = static_cast<int>(g.out_channels);
-  p.out_h = static_cast<int>(g.out_h);
-  p.out_w = static_cast<int>(g.out_w);
-  p.kernel_h = static_cast<int>(g.kernel_h);
-  p.kernel_w = static_cast<int>(g.kernel_w);
-  p.stride_h = static_cast<int>(g.stride_h);
-  p.stride_w = static_cast<int>(g.stride_w);
-  p.pad_h = static_cast<int>(g.pad_h);
-  p.pad_w = static_cast<int>(g.pad_w);
-  p.dilation_h = static_cast<int>(g.dilation_h);
-  p.dilation_w = static_cast<int>(g.dilation_w);
-  p.inner = p.inputs * p.kernel_h * p.kernel_w;
+  p.inner = p.in_channels * p.kernel_h * p.kernel_w;
   const int steps = ceil_div(p.inner, kWords * (is_half(product) ? 2 : 1));
   p.parts = ceil_div(steps, kMostSteps);
   p.steps = ceil_div(steps, p.parts);
   p.pixels = static_cast<int>(pixels);
   p.tiles = ceil_div(p.pixels, kTilePixels);
-  p.groups = ceil_div(p.channels, transpose_column_tiles(p, product) * kColumns);
+  p.groups = ceil_div(p.out_channels, transpose_column_tiles(p, product) * kColumns);
   p.walkers = lesser(p.tiles, greater(kMostBlocks / p.groups, 1));
   return p;
 }

@@ -33,7 +33,7 @@ inline GradPlan plan_grad(const ConvGeometry& g, Product product) {
   GradPlan p{};
   p.shape = plan_transpose(g, product);
   p.row_groups = ceil_div(p.shape.inner, kGradRows);
-  p.groups = ceil_div(p.shape.channels, kGradChannels);
+  p.groups = ceil_div(p.shape.out_channels, kGradChannels);
   const int stages = ceil_div(p.shape.pixels, kGradSteps * kWords * (is_half(product) ? 2 : 1));
   p.stages = ceil_div(stages, greater(1, lesser(stages, busy / (p.row_groups * p.groups))));
   p.parts = ceil_div(stages, p.stages);
@@ -67,8 +67,8 @@ GF_DEVICE void load_stage(M& m, const GradPlan& p, const GradTensors& t, int fir
       uint32_t word = 0;
       GF_UNROLL
       for (int j = 0; j < kPerWord<P>; ++j) {
-        if (k + j >= p.shape.pixels || first_channel + channel >= p.shape.channels) continue;
-        const int64_t place = static_cast<int64_t>(k + j) * p.shape.channels + first_channel + channel;
+        if (k + j >= p.shape.pixels || first_channel + channel >= p.shape.out_channels) continue;
+        const int64_t place = static_cast<int64_t>(k + j) * p.shape.out_channels + first_channel + channel;
         word |= static_cast<uint32_t>(m.load(static_cast<const Element<P>*>(t.many) + place)) << (j * 16);
       }
       const int lane = channel % kColumns * 4 + number % 4, tile = channel / kColumns;
@@ -112,38 +112,27 @@ GF_DEVICE void grad_block(M& m, const GradPlan& p, const GradTensors& t, int blo
       for (int i = 0; i < tiles * 4; ++i) {
         const int row = row_group * kGradRows + warp / halves * kRows + lane_group(lane) + i % 4 / 2 * 8;
         const int channel = group * kGradChannels + (warp % halves * tiles + i / 4) * kColumns + 2 * lane_place(lane) + i % 2;
-        if (row >= p.shape.inner || channel >= p.shape.channels) continue;
-        const int64_t place = (static_cast<int64_t>(part) * p.shape.inner + row) * p.shape.channels + channel;
+        if (row >= p.shape.inner || channel >= p.shape.out_channels) continue;
+        const int64_t place = (static_cast<int64_t>(part) * p.shape.inner + row) * p.shape.out_channels + channel;
         m.store(t.partial + place, sums[thread].of[i / 4][i % 4]);
       }
     });
   });
 }
 
-inline int64_t grad_elements(const GradPlan& p) { return static_cast<int64_t>(p.shape.inner) * p.shape.channels; }
+inline int64_t grad_elements(const GradPlan& p) { return static_cast<int64_t>(p.shape.inner) * p.shape.out_channels; }
 
 // The second launch: one element for each thread.
 template <Product P, class M>
 GF_DEVICE void add_parts_block(M& m, const GradPlan& p, const GradTensors& t, int block) {
   m.threads([&](int thread) {
-    const int64_t elements = static_cast<int64_t>(p.shape.inner) * p.shape.channels;
+    const int64_t elements = static_cast<int64_t>(p.shape.inner) * p.shape.out_channels;
     const int64_t i = static_cast<int64_t>(block) * kThreads + thread;
     if (i >= elements) return;
     double sum = 0.0;
     for (int part = 0; part < p.parts; ++part) sum += m.load(t.partial + part * elements + i);
     m.store(static_cast<Element<P>*>(t.grad) + i, m.template narrow<P>(static_cast<float>(sum)));
   });
-}
-
-// f(product) with the constant of the kernels that serve it.
-template <class F>
-void with_grad_kernel(Product product, F f) {
-  switch (product) {
-    case kBfloat16: return f(std::integral_constant<Product, kBfloat16>{});
-    case kFloat16: return f(std::integral_constant<Product, kFloat16>{});
-    case kTf32: return f(std::integral_constant<Product, kTf32>{});
-    case kIeee: return f(std::integral_constant<Product, kIeee>{});
-  }
 }
 
 }  // namespace gan_fast::cuda

@@ -32,7 +32,7 @@ void conv_weight_grad(const Call& call, const ConvGeometry& geometry, const void
   const GradPlan plan = plan_grad(geometry, product);
   const GradTensors tensors{few, many, partial, grad};
   const Place place{call.device, call.stream};
-  with_grad_kernel(product, [&](auto p) {
+  with_product(product, [&](auto p) {
     constexpr Product P = decltype(p)::value;
     launch(grad_kernel<P>, int64_t{plan.parts} * plan.row_groups * plan.groups, 0, place, plan, tensors);
     launch(add_parts_kernel<P>, (grad_elements(plan) + kThreads - 1) / kThreads, 0, place, plan, tensors);

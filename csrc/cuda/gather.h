@@ -36,7 +36,7 @@ template <Product P, class M>
 GF_DEVICE uint32_t gathered(M& m, const TransposePlan& p, const TransposeTensors& t, const Pixel& pixel, const Tap& tap) {
   const int position = position_of(p, pixel, tap);
   if (position < 0) return 0;
-  const int place = position * p.inputs + tap.input;
+  const int place = position * p.in_channels + tap.input;
   const Element<P> bits = m.load(static_cast<const Element<P>*>(t.x) + place);
   if (t.prologue == nullptr) return bits;
   const Element<P> y = m.load(static_cast<const Element<P>*>(t.prologue) + place);

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from gan_fast import backends
-from gan_fast.ops import _cuda, _kernels, layout
-
-#: reduction -> its code in the kernel's signature.
-_REDUCTION_CODES = {"none": 0, "mean": 1, "sum": 2}
+from gan_fast.ops import _cuda, _kernels
+from gan_fast.ops.bce_with_logits import compiled
 
 
 def bce_with_logits(
@@ -27,27 +25,19 @@ def bce_with_logits(
     if elements == 0:
         # As PyTorch: the mean of nothing is NaN, its sum 0.
         return loss.fill_(float("nan") if reduction == "mean" else 0.0), grad
-    x = layout.like(input, grad)
-    t, w, p = (None if tensor is None else layout.like(tensor, grad) for tensor in (target, weight, pos_weight))
     partial = counter = None
     module = backends.cuda_extension()
     blocks = 1 if module is None else module.bce_blocks(elements)
     if reduction != "none" and blocks > 1:
         partial = torch.empty(blocks, dtype=torch.float64, device=input.device)
         counter = _cuda.counter(input.device)
+    pointers, _held = compiled.arguments(input, target, target_value, weight, pos_weight, reduction, loss, grad)
     _cuda.call(
         "bce_with_logits",
         input.device,
         _cuda.storage(input.dtype),
         elements,
-        _kernels.pointer(x),
-        _kernels.pointer(t),
-        target_value,
-        _kernels.pointer(w),
-        _kernels.pointer(p),
-        _REDUCTION_CODES[reduction],
-        _kernels.pointer(loss),
-        _kernels.pointer(grad),
+        *pointers,
         _kernels.pointer(partial),
         _kernels.pointer(counter),
     )
