@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from gan_fast.precision import autocast, float32_products
+
 from . import simultaneous
 from .config import TrainingSettings
 from .probe import Probe, statistics_layers
@@ -117,7 +119,7 @@ class GanStep:
         """One step on ``real`` (N, ...) and ``z`` (N, ...), both on the training's device."""
         self.halfway = True
         self.enter_train_mode()
-        with _matmul_precision(self._precision, self.device), self._sigmoid_skipped():
+        with float32_products(self._precision, self.device.type), self._sigmoid_skipped():
             with self._autocast():
                 fakes = self.generator(z)
             if self._update == "simultaneous":
@@ -171,12 +173,9 @@ class GanStep:
             _descend(loss, self.g_optimizer, self.g_scaler)
         return loss.detach()
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        # One region for each forward: autocast keeps its low-precision copies of the parameters until the region ends,
-        # and the discriminator's change between its two uses.
-        if self._precision not in ("bf16", "fp16"):
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16 if self._precision == "bf16" else torch.float16)
+    def _autocast(self) -> torch.autocast:
+        """For a forward pass: losses are outside."""
+        return autocast(self._precision, self.device.type)
 
     def _sigmoid_skipped(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self._sigmoid is None else self._sigmoid.skipped()
@@ -269,22 +268,3 @@ def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in held:
             parameter.requires_grad_(True)
-
-
-@contextlib.contextmanager
-def _matmul_precision(precision: str, device: torch.device) -> Iterator[None]:
-    """On CUDA: TF32 only where it was asked for. PyTorch's own default lets cuDNN convolutions round fp32 inputs."""
-    if device.type != "cuda":
-        yield
-        return
-    wanted = "tf32" if precision == "tf32" else "ieee"
-    cudnn: Any = torch.backends.cudnn  # its stub does not know .conv
-    backends = (cudnn.conv, torch.backends.cuda.matmul)
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = wanted
-    try:
-        yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.fp32_precision = value
