@@ -34,6 +34,7 @@ RANK = {
     "ops": 1,
     "functional": 2,
     "nn": 3,
+    "dry_run": 1,
     "explain": 5,
     "sequential": 4,
     "accelerate": 5,
