@@ -20,7 +20,8 @@ OVERRUN = """
 import sys
 sys.path.insert(0, sys.argv[2])
 import numpy as np
-from fuzz_kernels import Memory, load
+from fuzz_call import Memory
+from fuzz_kernels import load
 
 x, y = Memory(np.ones(1000), np.float32, 0), Memory(np.ones(1001), np.float32, 0)
 load(sys.argv[1]).bias_act(0, 1001, 1, 1, x.address, 0, y.address, 1, 0.0, 1)
@@ -32,7 +33,8 @@ import sys
 import threading
 sys.path.insert(0, sys.argv[2])
 import numpy as np
-from fuzz_kernels import Memory, load
+from fuzz_call import Memory
+from fuzz_kernels import load
 
 x, y = Memory(np.ones(10**6), np.float32, 0), Memory(np.ones(10**6), np.float32, 0)
 function = load(sys.argv[1]).bias_act
