@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .accelerate import accelerate, restore
     from .backends import empty_cache, use_backend
     from .explain import explain
+    from .precision import precision
     from .profiling import Profile
     from .training import Trainer
 
@@ -36,6 +37,7 @@ _EXPORTS: dict[str, tuple[str, str | None]] = {
     "models": ("models", None),
     "nn": ("nn", None),
     "ops": ("ops", None),
+    "precision": ("precision", "precision"),
     "profiling": ("profiling", None),
     "restore": ("accelerate", "restore"),
     "training": ("training", None),
@@ -57,6 +59,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "precision",
     "profiling",
     "restore",
     "training",
@@ -80,7 +83,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """This package's own module type: keeps ``gan_fast.accelerate`` and ``gan_fast.explain`` the functions.
+    """This package's own module type: keeps ``gan_fast.accelerate``, ``explain`` and ``precision`` the functions.
 
     The import system binds every submodule as an attribute of its package once it is loaded, so any
     ``from gan_fast.accelerate import Report`` would turn the function ``gan_fast.accelerate`` into the submodule of the

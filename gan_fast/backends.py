@@ -161,21 +161,6 @@ def uses_tf32(dtype: torch.dtype) -> bool:
     return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]  # made at run time by torch
 
 
-@contextlib.contextmanager
-def products(tf32: bool) -> Iterator[None]:
-    """Within the ``with`` block a GPU rounds the operands of float32 products to TF32, or does not."""
-    cudnn: Any = torch.backends.cudnn  # its stub does not know .conv
-    settings = (cudnn.conv, torch.backends.cuda.matmul)
-    before = [setting.fp32_precision for setting in settings]
-    for setting in settings:
-        setting.fp32_precision = "tf32" if tf32 else "ieee"
-    try:
-        yield
-    finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = value
-
-
 def circumstances(on_gpu: bool) -> tuple[object, ...]:
     """What a choice depends on beside the call."""
     return (uses_tf32(torch.float32),) if on_gpu else (extension(), torch.get_num_threads())

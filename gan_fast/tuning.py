@@ -34,6 +34,7 @@ from gan_fast.choice_table import Choice
 from gan_fast.machine import cpu_model
 from gan_fast.ops import _triton, first_use
 from gan_fast.ops.registry import OPERATORS, Operator, recording
+from gan_fast.precision import float32_products
 
 __all__ = ["UNDECIDED", "Call", "Cell", "calibration", "default_file", "measure", "record", "save", "served"]
 
@@ -221,7 +222,7 @@ def _race(call: Call, rounds: int, clock: on_device.Clock) -> Cell | None:
     operator = OPERATORS[call.op]
     arguments = call.make()
     runs: dict[str, tuple[str, _triton.Tile | None]] = {}
-    with backends.products(call.facts.get("dtype") == "tf32"):
+    with float32_products("tf32" if call.facts.get("dtype") == "tf32" else "fp32", "cuda"):
         for name in call.backends:
             for tile in _tiles(call.op, arguments) if name == "triton" else (None,):
                 if _is_fit(call.op, name, tile, arguments):

@@ -113,14 +113,27 @@ Runner = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def orders(
-    case: ConvCase, runner: Runner, dtype: torch.dtype, stored: torch.dtype = torch.float32, second_order: bool = True
+    case: ConvCase,
+    runner: Runner,
+    dtype: torch.dtype,
+    stored: torch.dtype = torch.float32,
+    second_order: bool = True,
+    magnitudes: bool = False,
 ) -> dict[str, Tensor]:
     """Value, gradients, and gradients of a mix of the gradients, with fixed random weights.
 
-    All numbers are rounded to ``stored`` before they are given to ``runner`` in ``dtype``.
+    All numbers are rounded to ``stored`` before they are given to ``runner`` in ``dtype``. With ``magnitudes`` they
+    have lost their signs.
     """
+
+    def prepared(t: Tensor) -> Tensor:
+        return (t.abs() if magnitudes else t).to(dtype)
+
+    def mix(t: Tensor, seed: int) -> Tensor:
+        return prepared(_mix(t, seed, stored))
+
     tensors = tuple(
-        None if t is None else t.detach().to(stored).to(dtype).requires_grad_() for t in case.tensors(stored)
+        None if t is None else prepared(t.detach().to(stored)).requires_grad_() for t in case.tensors(stored)
     )
     inputs = [t for t in tensors if t is not None]
     names = [name for name, t in zip(("input", "weight", "bias"), tensors, strict=True) if t is not None]
@@ -128,12 +141,12 @@ def orders(
     result = {"value": out.detach()}
     # Where the padding cuts all input away, PyTorch's way has no path to some inputs; ours gives zeros.
     nothing = torch.stack([t.sum() for t in inputs]).sum() * 0
-    first = torch.autograd.grad((out * _mix(out, 1, stored)).sum() + nothing, inputs, create_graph=True)
+    first = torch.autograd.grad((out * mix(out, 1)).sum() + nothing, inputs, create_graph=True)
     result.update({f"d/d{n}": g.detach() for n, g in zip(names, first, strict=True)})
     if not second_order:
         return result
     # Products of the gradients with fixed numbers, as a gradient penalty has them.
-    total = torch.stack([(g * _mix(g, 2 + i, stored)).sum() for i, g in enumerate(first)]).sum()
+    total = torch.stack([(g * mix(g, 2 + i)).sum() for i, g in enumerate(first)]).sum()
     second = torch.autograd.grad(total + nothing, inputs)
     result.update({f"d2/d{n}": g.detach() for n, g in zip(names, second, strict=True)})
     return result

@@ -28,8 +28,9 @@ ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh", "sigmoid")
 
 
 @cache
-def yardsticks(case: ConvCase) -> tuple[dict[str, Tensor], dict[str, Errors]]:
-    """Value and derivatives of a case in truth, and PyTorch's float32 errors: the worst of the case and two neighbours.
+def yardsticks(case: ConvCase) -> tuple[dict[str, Tensor], dict[str, Errors], dict[str, float]]:
+    """Value and derivatives of a case in truth, PyTorch's float32 errors (the worst of the case and two neighbours),
+    and how large the terms of an element are together.
 
     Neighbours have their inputs moved by a thousandth. Small cases have sums that cancel and few elements; on one of
     them PyTorch is lucky now and then, on three hardly ever.
@@ -42,12 +43,15 @@ def yardsticks(case: ConvCase) -> tuple[dict[str, Tensor], dict[str, Errors]]:
         theirs = orders(moved, lambda x, w, b: run_torch(case, x, w, b), torch.float32)
         losses.append({what: errors(theirs[what], truth) for what, truth in truths[-1].items()})
     worst = {what: Errors(*(max(loss[what][i] for loss in losses) for i in range(2))) for what in truths[0]}
-    return truths[0], worst
+    # Activations' slopes are at most 1: without them, and without signs, the same sums are those of the magnitudes.
+    linear = replace(case, activation="none")
+    magnitudes = orders(linear, lambda x, w, b: run_truth(linear, x, w, b), torch.float64, magnitudes=True)
+    return truths[0], worst, {what: float(value.max()) for what, value in magnitudes.items() if value.numel()}
 
 
 def check_orders(case: ConvCase, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Value, first and second derivatives in float32 are as near to the definition in float64 as PyTorch's own."""
-    truth, theirs = yardsticks(case)
+    truth, theirs, terms = yardsticks(case)
     with level_of(backend, monkeypatch) as name, recorded(monkeypatch) as ran:
         ours = orders(case, lambda x, w, b: run(case, x, w, b, name), torch.float32)
     assert ran.of_convolutions() == {name}, f"asked for {name}, ran {sorted(ran)}"
@@ -57,7 +61,9 @@ def check_orders(case: ConvCase, backend: str, monkeypatch: pytest.MonkeyPatch) 
     # they add in another order than autograd's convolutions.
     factor = FACTOR if name == "cpu" else 2 * FACTOR
     for what, value in ours.items():
-        assert_as_good(value, truth[what], theirs[what], f"{case.name}, {backend}, {what}", factor)
+        assert_as_good(
+            value, truth[what], theirs[what], f"{case.name}, {backend}, {what}", factor, terms.get(what, 0.0)
+        )
 
 
 @cache

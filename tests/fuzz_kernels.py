@@ -1,6 +1,6 @@
 """Random calls of the compiled kernels, every tensor in memory of exactly its size, against numpy in float64.
 
-    python tests/fuzz_kernels.py --cases 2000 [--seed 0] [MODULE]
+    python tests/fuzz_kernels.py --cases 2000 [--first 0] [--seed 0] [MODULE]
 
 Every third call is made again with another number of threads and must give the same bits. Made for a module built with
 -fsanitize=address,undefined (test_fuzz_kernels.py), where a byte read or written outside a tensor, or outside of what a
@@ -327,10 +327,10 @@ KINDS = [
 ]
 
 
-def run(module: Any, seed: int, calls: int) -> dict[str, int]:
-    """``calls`` random calls; how many there were of each operator."""
+def run(module: Any, seed: int, first: int, calls: int) -> dict[str, int]:
+    """The random calls ``first`` up to ``first + calls``; how many there were of each operator."""
     counted: collections.Counter[str] = collections.Counter()
-    for index in range(calls):
+    for index in range(first, first + calls):
         made = []
         for again in (False, True)[: 2 if index % 3 == 0 else 1]:
             call = Call(module, random.Random(f"{seed}.{index}"), again)
@@ -357,9 +357,10 @@ if __name__ == "__main__":
     built = sorted((Path(__file__).parent.parent / "gan_fast").glob("_C*.so"))
     parser.add_argument("module", nargs="?", default=str(built[0]) if built else None, help="the one built in place")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first call")
     parser.add_argument("--cases", type=int, default=2000)
     given = parser.parse_args()
     if given.module is None:
         parser.error("module: none is built in place, name one")
-    counts = run(load(given.module), given.seed, given.cases)
+    counts = run(load(given.module), given.seed, given.first, given.cases)
     sys.stdout.write(f"{given.cases} calls are right: {counts}\n")

@@ -20,6 +20,7 @@ import gan_fast
 from gan_fast import backends, choice_table, functional
 from gan_fast.ops import _cuda, _triton
 from gan_fast.ops.conv.cuda import conv as conv_on_cuda
+from gan_fast.sequential import Sequential
 
 
 def small() -> tuple[torch.Tensor, torch.Tensor]:
@@ -288,7 +289,7 @@ def test_environment_in_a_fresh_process() -> None:
 def test_explain() -> None:
     kernels()
     nn = gan_fast.nn
-    module = torch.nn.Sequential(
+    module = Sequential(
         nn.ConvTranspose2d(64, 32, 4, 2, 1, activation="relu"),
         nn.Conv2d(32, 4, 3, groups=2),
         torch.nn.Conv2d(4, 4, 3),
@@ -304,10 +305,13 @@ def test_explain() -> None:
         assert gan_fast.explain(module)[0].weight_grad.backend == "reference"
     with gan_fast.use_backend("cuda"):
         assert gan_fast.explain(module)[0].forward.backend == "none"
-    norms = torch.nn.Sequential(nn.BatchNorm2d(64), torch.nn.BatchNorm2d(64), nn.BatchNorm2d(64, dtype=torch.float64))
-    rows = {row.name: row for row in gan_fast.explain(norms[:2], (128, 64, 8, 8))}
-    assert [rows[key].input_grad.backend for key in "01"] == ["cpu", "torch"]
-    assert "elements" in gan_fast.explain(norms[:1], (2, 64, 8, 8))[0].forward.reason
+    norms = Sequential(nn.BatchNorm2d(64), torch.nn.BatchNorm2d(64), nn.BatchNorm2d(64, dtype=torch.float64))
+    images = Sequential(nn.ConvTranspose2d(64, 64, 4, 2, 1), *norms[:2])  # from here on in channels_last
+    rows = {row.name: row for row in gan_fast.explain(images, (128, 64, 4, 4))}
+    assert [rows[key].input_grad.backend for key in "12"] == ["cpu", "torch"]
+    assert "outside channels_last" in gan_fast.explain(norms[:1], (128, 64, 8, 8))[0].forward.reason
+    narrow = Sequential(nn.Conv2d(512, 16, 3, padding=1), nn.BatchNorm2d(16))
+    assert "elements" in gan_fast.explain(narrow, (12, 512, 16, 16))[1].forward.reason
     assert "float64" in gan_fast.explain(norms)[2].forward.reason
     with torch.autocast("cpu", torch.bfloat16):
         assert gan_fast.explain(norms[:1])[0].forward.backend == "cpu"

@@ -1,33 +1,27 @@
 """Random calls of the compiled kernels (fuzz_kernels.py), as they are installed and built with sanitizers.
 
-The sanitized builds see every byte read or written outside a tensor or a request for scratch memory, and undefined
-behaviour. One of them has 64-byte vectors without AVX-512's instructions, so that the widest level's bounds are seen on
-any x86 machine. Another sees two threads that meet at the same bytes.
+What the builds with ASan and UBSan see is told in sanitized.py, which also runs them in pieces; another build sees two
+threads that meet at the same bytes.
 """
 
 from __future__ import annotations
 
-import os
+import ast
 import platform
-import shutil
-import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from native import kernels
-
-ROOT = Path(__file__).resolve().parent.parent
-FUZZ = Path(__file__).with_name("fuzz_kernels.py")
-FLAGS = "-O1 -g1 -fsanitize=address,undefined -fno-omit-frame-pointer"
-TSAN_FLAGS = "-O1 -g1 -fsanitize=thread"
-AVX2_LEVEL = 'LEVELS["avx2"] = (32,'
+from sanitized import FLAGS, FUZZ, TSAN_FLAGS, build, environment, preloaded, run, wide
 
 OVERRUN = """
 import sys
 sys.path.insert(0, sys.argv[2])
 import numpy as np
-from fuzz_kernels import Memory, load
+from fuzz_call import Memory
+from fuzz_kernels import load
 
 x, y = Memory(np.ones(1000), np.float32, 0), Memory(np.ones(1001), np.float32, 0)
 load(sys.argv[1]).bias_act(0, 1001, 1, 1, x.address, 0, y.address, 1, 0.0, 1)
@@ -39,7 +33,8 @@ import sys
 import threading
 sys.path.insert(0, sys.argv[2])
 import numpy as np
-from fuzz_kernels import Memory, load
+from fuzz_call import Memory
+from fuzz_kernels import load
 
 x, y = Memory(np.ones(10**6), np.float32, 0), Memory(np.ones(10**6), np.float32, 0)
 function = load(sys.argv[1]).bias_act
@@ -51,36 +46,28 @@ for thread in threads:
 """
 
 
-def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    single = {"OPENBLAS_NUM_THREADS": "1"}  # numpy's own threads are none of these tests' business
-    return subprocess.run(
-        [sys.executable, *command],
-        env={**os.environ, **single, **variables},
-        capture_output=True,
-        text=True,
-        timeout=3000,
-        check=False,
-    )
-
-
 def test_random_calls() -> None:
-    module = kernels()
-    assert module.__file__ is not None
-    done = run(str(FUZZ), module.__file__, "--cases", "300")
-    assert done.returncode == 0, done.stderr
+    """In pieces of one row of calls."""
+    path = str(kernels().__file__)
+
+    def piece(first: int, cases: int) -> Counter[str]:
+        done = run(str(FUZZ), path, "--first", str(first), "--cases", str(cases))
+        assert done.returncode == 0, done.stderr
+        return Counter(ast.literal_eval(done.stdout.partition(": ")[2]))
+
+    begin, middle, rest = piece(0, 90), piece(90, 15), piece(105, 195)
+    assert [found.total() for found in (begin, middle, rest)] == [90, 15, 195]
+    assert begin + middle == piece(0, 105)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("vector_bytes", [32, 64])
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="preloads GCC's libasan")
 def test_random_calls_under_sanitizers(vector_bytes: int, tmp_path: Path) -> None:
-    libraries = preloaded("libasan.so", "libubsan.so")
-    module = build(tmp_path, FLAGS, {AVX2_LEVEL: AVX2_LEVEL.replace("32", str(vector_bytes))})
-    sanitized = {
-        "LD_PRELOAD": libraries,
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
-    }
+    sanitized = environment()
+    if sanitized is None:
+        pytest.skip("g++ with its sanitizers is not installed")
+    module = build(tmp_path, FLAGS, wide(vector_bytes))
     done = run("-c", OVERRUN, str(module), str(FUZZ.parent), **sanitized)
     assert done.returncode != 0 and "heap-buffer-overflow" in done.stderr, "the sanitizer sees nothing"
     done = run(str(FUZZ), str(module), "--seed", "1", "--cases", "5000", **sanitized)
@@ -91,51 +78,12 @@ def test_random_calls_under_sanitizers(vector_bytes: int, tmp_path: Path) -> Non
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="preloads GCC's libtsan")
 def test_random_calls_have_no_races(tmp_path: Path) -> None:
     """With plain threads in OpenMP's place (gomp_threads.cpp), which ThreadSanitizer can follow."""
+    library = preloaded("libtsan.so")
+    if library is None:
+        pytest.skip("g++ with its sanitizers is not installed")
     module = build(tmp_path, TSAN_FLAGS, {"openmp = openmp_flags(cxx)": 'openmp = ["-DGAN_FAST_GOMP"]'})
-    followed = {"LD_PRELOAD": preloaded("libtsan.so"), "TSAN_OPTIONS": "halt_on_error=1:exitcode=66"}
+    followed = {"LD_PRELOAD": library, "TSAN_OPTIONS": "halt_on_error=1:exitcode=66"}
     done = run("-c", RACE, str(module), str(FUZZ.parent), **followed)
     assert done.returncode == 66 and "data race" in done.stderr, "the sanitizer sees nothing"
     done = run(str(FUZZ), str(module), "--seed", "2", "--cases", "2000", **followed)
     assert done.returncode == 0, done.stderr[-5000:]
-
-
-def build(folder: Path, flags: str, edits: dict[str, str]) -> Path:
-    """The compiled module made with these flags, after these replacements in setup.py."""
-    tree = folder / "tree"
-    for name in ("csrc", "gan_fast"):
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("_C*", "__pycache__"))
-    for name in ("README.md", "pyproject.toml", "setup.py"):
-        shutil.copy(ROOT / name, tree / name)
-    if flags == TSAN_FLAGS:
-        shutil.copy(FUZZ.with_name("gomp_threads.cpp"), tree / "csrc/common")
-    text = (tree / "setup.py").read_text(encoding="utf-8")
-    for old, new in edits.items():
-        assert old in text
-        text = text.replace(old, new)
-    (tree / "setup.py").write_text(text, encoding="utf-8")
-    built = subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder)],
-        cwd=tree,
-        env={**os.environ, "CXX": "g++", "CXXFLAGS": flags, "GAN_FAST_REQUIRE_EXT": "1", "GAN_FAST_BUILD_DIR": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr[-3000:]
-    (module,) = (folder / "gan_fast").glob("_C*.so")
-    return module
-
-
-def preloaded(*names: str) -> str:
-    """Where g++ has these libraries, for LD_PRELOAD; skips where it has not."""
-    compiler = shutil.which("g++")
-    libraries = [] if compiler is None else [runtime(compiler, name) for name in names]
-    if not libraries or not all(os.path.isabs(path) for path in libraries):
-        pytest.skip("g++ with its sanitizers is not installed")
-    return " ".join(libraries)
-
-
-def runtime(compiler: str, name: str) -> str:
-    """Where the compiler has this library; the bare name if it has none."""
-    found = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()

@@ -24,14 +24,17 @@ OPERATORS = sorted(p.name for p in (PACKAGE / "ops").iterdir() if (p / "__init__
 # Bottom first: a part may import from parts of a lower rank, and from itself.
 RANK = {
     "cache": -2,
+    "words": -2,
     "machine": -2,
     "bench": -2,
     "pages": -1,
     "choice_table": -1,
     "backends": 0,
+    "precision": 0,
     "ops": 1,
     "functional": 2,
     "nn": 3,
+    "dry_run": 1,
     "explain": 5,
     "sequential": 4,
     "accelerate": 5,

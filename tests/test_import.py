@@ -14,8 +14,8 @@ import textwrap
 import pytest
 
 PUBLIC_NAMES = (
-    "Profile Trainer accelerate backends data empty_cache explain functional losses metrics models nn ops profiling"
-    " restore training use_backend __version__"
+    "Profile Trainer accelerate backends data empty_cache explain functional losses metrics models nn ops precision"
+    " profiling restore training use_backend __version__"
 ).split()
 
 
@@ -105,21 +105,23 @@ ORDERS_OF_IMPORT = (
     "import gan_fast; gan_fast.Trainer",
     "import gan_fast.explain",
     "from gan_fast.explain import Explanation; import gan_fast",
+    "from gan_fast.precision import WORDS; import gan_fast",
     "import importlib; importlib.import_module('gan_fast.accelerate'); import gan_fast",
     "from gan_fast import *; import gan_fast; assert accelerate is gan_fast.accelerate",
 )
 
 
-def test_accelerate_and_explain_are_functions_whatever_was_imported_before() -> None:
+def test_accelerate_explain_and_precision_are_functions_whatever_was_imported_before() -> None:
     """One interpreter loads torch and forks for each order of imports, as torch takes most of a fresh one's time."""
     after = """
 import inspect, sys
 assert inspect.isfunction(gan_fast.accelerate), gan_fast.accelerate
-import gan_fast.accelerate, gan_fast.explain
+import gan_fast.accelerate, gan_fast.explain, gan_fast.precision
 from gan_fast.accelerate import accelerate, restore
 assert accelerate is gan_fast.accelerate and restore is gan_fast.restore
 assert inspect.isfunction(gan_fast.explain), gan_fast.explain
-assert all(inspect.ismodule(sys.modules[name]) for name in ("gan_fast.accelerate", "gan_fast.explain"))
+assert inspect.isfunction(gan_fast.precision), gan_fast.precision
+assert all(inspect.ismodule(sys.modules[name]) for name in ("gan_fast.accelerate", "gan_fast.precision"))
 """
     run_fresh(
         f"""

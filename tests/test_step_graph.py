@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ class Overflowing:
 
 def test_loss_scales_live_in_the_graph(device: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     # The CPU has fp16 only for this test: the Trainer gives it to CUDA alone.
-    monkeypatch.setattr("gan_fast.training.config._CUDA_ONLY", ())
+    monkeypatch.setattr(sys.modules["gan_fast.precision"], "_CUDA_ONLY", ())
     losses = Overflowing(), Overflowing()
     one_by_one, graph = (
         trainer(precision="fp16", loss=loss, cuda_graph=on) for loss, on in zip(losses, (False, True), strict=True)

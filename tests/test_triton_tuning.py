@@ -18,6 +18,7 @@ from torch import Tensor
 from gan_fast import backends, choice_table, functional, tuning
 from gan_fast.ops import _triton, first_use, triton_tiles
 from gan_fast.ops._triton import Tile
+from gan_fast.precision import float32_products
 
 __all__ = ["triton_proof"]  # imported for its conditions: triton, interpreted
 
@@ -35,7 +36,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings_may_change: No
     monkeypatch.delenv("GAN_FAST_TABLE", raising=False)
     first_use.forget()
     choice_table.forget()
-    with backends.products(tf32=False):
+    with float32_products("fp32", "cuda"):
         yield
     monkeypatch.undo()
     first_use.forget()

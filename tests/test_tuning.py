@@ -194,7 +194,7 @@ def test_always_is_undone_after_an_error() -> None:
 
 def test_explain_quotes_the_measurement(table: Path) -> None:
     layer = nn.Conv2d(3, 4, 3)
-    x = torch.randn(2, 3, 9, 9).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 9, 9)
     tuning.save(cells(lambda: layer(x), 1e-3, 2e-3))
     assert "measured here by gan-fast tune: the kernel 1 ms, PyTorch 2 ms" in str(explain(layer, (2, 3, 9, 9)))
 

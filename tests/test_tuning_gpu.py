@@ -18,6 +18,7 @@ from gan_fast import backends, choice_table, machine, tuning
 from gan_fast.bench import on_device
 from gan_fast.ops import OPERATORS, first_use
 from gan_fast.ops._triton import Tile
+from gan_fast.precision import float32_products
 
 pytestmark = pytest.mark.usefixtures("settings_may_change")
 
@@ -76,14 +77,14 @@ def test_pytorch_stays_where_it_wins_and_the_tile_is_kept_for_who_asks_by_name(t
 
 
 def test_tf32_has_cells_of_its_own(table: Path) -> None:
-    with backends.products(tf32=True):
+    with float32_products("tf32", "cuda"):
         tuning.save([tuning.Cell(call(), {"triton": 1e-3, "torch": 2e-3})])
         assert choice().backend == "triton"
         assert choice(torch.bfloat16).backend == "torch"
-    with backends.products(tf32=False):
+    with float32_products("fp32", "cuda"):
         assert choice().backend == "torch"
         tuning.save([tuning.Cell(call(), {"triton": 2e-3, "torch": 1e-3})])
-    with backends.products(tf32=True):
+    with float32_products("tf32", "cuda"):
         assert choice().backend == "triton"
     assert [cell["facts"].get("dtype") for cell in json.loads(table.read_text())["cells"]] == ["tf32", None]
 

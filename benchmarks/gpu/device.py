@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gan_fast.precision import WORDS, autocast_dtype, float32_products
+
 from . import ROOT
 
 #: Precision -> the type that tensors have in it.
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {word: autocast_dtype(word) or torch.float32 for word in WORDS}
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -115,16 +117,9 @@ def prepare(settings: Settings) -> None:
     torch.cuda.set_stream(torch.cuda.Stream())
 
 
-@contextlib.contextmanager
-def precision(name: str) -> Iterator[None]:
+def precision(name: str) -> contextlib.AbstractContextManager[None]:
     """float32 products by TF32 within the block if `name` is "tf32", exact otherwise. Nothing else is changed."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    # The older switches keep the newer ones (fp32_precision) in step; the other way round torch refuses to answer.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    return float32_products(name, "cuda")
 
 
 def few_programs(settings: Settings) -> contextlib.AbstractContextManager[None]:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 import gan_fast
+from gan_fast.precision import autocast_dtype
 from gan_fast.suite import peers
 
 from .device import (
-    DTYPES,
     FORMATS,
     Settings,
     capture,
@@ -176,10 +176,9 @@ class Run:
         self.networks = networks_of(network, self.settings, program.layout)
         if program.accelerate:
             gan_fast.accelerate(*self.networks)
-        autocast = DTYPES["bf16"] if program.precision == "bf16" else None
         made = peers.Frozen(
-            *self.networks, apart=network.statistics, memory_format=FORMATS[program.layout], autocast=autocast,
-            capturable=program.graph and self.settings.cuda,
+            *self.networks, apart=network.statistics, memory_format=FORMATS[program.layout],
+            autocast=autocast_dtype(program.precision), capturable=program.graph and self.settings.cuda,
         )  # fmt: skip
         if program.compiled is not None:
             options = {"mode": program.compiled} if self.settings.cuda else {"backend": "eager"}

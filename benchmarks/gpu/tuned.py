@@ -19,8 +19,9 @@ def check(settings: Settings) -> list[Row]:
     what = "gan-fast tune"
     if not settings.cuda:
         return [row(what, check="unchecked", state="skipped", reason="its clocks need a CUDA device")]
-    from gan_fast import backends, choice_table, functional, tuning
+    from gan_fast import choice_table, functional, tuning
     from gan_fast.bench import on_device
+    from gan_fast.precision import float32_products
 
     x, w = (
         lay(normal(settings, shape, seed), "channels_last")
@@ -37,7 +38,7 @@ def check(settings: Settings) -> list[Row]:
     before = os.environ.get("GAN_FAST_TABLE")
     os.environ["GAN_FAST_TABLE"] = str(settings.out / "tuned.json")
     try:
-        with backends.products(tf32=False):
+        with float32_products("fp32", "cuda"):
             for name in CLOCKS:
                 calls = tuning.record(step)
                 cells = tuning.measure(calls, 5, clock=getattr(on_device, name))

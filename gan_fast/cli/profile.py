@@ -156,6 +156,7 @@ def _plain(args: argparse.Namespace) -> Any:
 
     from gan_fast import accelerate, restore
     from gan_fast.bench import interleaved
+    from gan_fast.precision import autocast_dtype, float32_products
     from gan_fast.profiling.advice import is_accelerated
     from gan_fast.profiling.report import ms
     from gan_fast.suite.peers import Textbook
@@ -169,13 +170,14 @@ def _plain(args: argparse.Namespace) -> Any:
     if is_accelerated(generator) or is_accelerated(discriminator):
         raise ValueError(f"--plain: {args.model} is built from gan_fast.nn's own layers, expected torch.nn's")
     copies = copy.deepcopy((generator, discriminator))
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(args.precision)
+    dtype = autocast_dtype(args.precision)
     loops = [Textbook(*networks, autocast=dtype) for networks in ((generator, discriminator), copies)]
     latent = latent_shape(generator, args.latent_dim)
 
     def turn(loop: Textbook, real: torch.Tensor) -> None:
         real = real.to(trainer.device)
-        loop.step(real, torch.randn(len(real), *latent, device=trainer.device))
+        with float32_products(args.precision, trainer.device.type):
+            loop.step(real, torch.randn(len(real), *latent, device=trainer.device))
 
     with _watch(args, generator, discriminator) as profile:
         while True:

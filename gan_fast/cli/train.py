@@ -163,7 +163,8 @@ def _stored(resume: str | None) -> dict[str, Any]:
 def _resolve(args: argparse.Namespace, training: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     """Each setting from the command line, else from the run to go on with, else the default."""
     from gan_fast import losses
-    from gan_fast.training.config import near, number
+    from gan_fast.training.config import number
+    from gan_fast.words import near
 
     settled = {**_DEFAULTS, **{key: value for key, value in training.items() if key in _DEFAULTS}}
     if "betas" in training:

@@ -37,7 +37,7 @@ def batch_norm(
         out = F.batch_norm(input, *running, *affine, training, momentum, eps)
         return activations.apply(out, act, negative_slope)
 
-    if not _fits(input, running, affine, training, asked):
+    if not fits(input, running, affine, training, asked):
         exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
         return by_torch() if exporting else dispatch.served_by_torch(by_torch(), asked, "this form of normalisation")
     if dispatch.choose("batch_norm_act", asked, **normalization.facts(input)).backend == "torch":
@@ -56,7 +56,7 @@ def batch_norm(
     return out if fused == act else activations.apply(out, act, negative_slope)
 
 
-def _fits(
+def fits(
     input: Tensor,
     running: Pair,
     affine: Pair,

@@ -37,6 +37,17 @@ class Formats(NamedTuple):
     weight: bool
 
 
+class Question(NamedTuple):
+    """What is asked about a layer: the arguments of :func:`passes`."""
+
+    transposed: bool
+    input: tuple[int, ...]
+    weight: tuple[int, ...]
+    geometry: Geometry
+    formats: Formats
+    fused: bool
+
+
 def wanted(input: Tensor, weight: Tensor) -> Wanted:
     """What a call on these tensors will be asked for, as far as anyone can tell before."""
     if not torch.is_grad_enabled():

@@ -179,12 +179,20 @@ def _resolve(
 def enters(transposed: bool, x: Tensor, weight: Tensor, geometry: Geometry, act: str, negative_slope: float) -> bool:
     """Whether the automatic choice has a valid call on x, batched or not, enter our operator: see
     :mod:`gan_fast.ops.convolution_choice`."""
+    return convolution_choice.enters(
+        *question(transposed, x, weight, geometry, act, negative_slope), convolution_choice.wanted(x, weight),
+        x.device.type, x.dtype, backends.circumstances(x.is_cuda),
+    )  # fmt: skip
+
+
+def question(
+    transposed: bool, x: Tensor, weight: Tensor, geometry: Geometry, act: str, negative_slope: float
+) -> convolution_choice.Question:
+    """What a call comes to for :func:`convolution_choice.passes`."""
     x = x if x.dim() == weight.dim() else x.unsqueeze(0)
     fused = act != "none" and activations.fusable(act, negative_slope)
-    return convolution_choice.enters(
-        transposed, tuple(x.shape), tuple(weight.shape), geometry, convolution_choice.formats(x, weight), fused,
-        convolution_choice.wanted(x, weight), x.device.type, x.dtype, backends.circumstances(x.is_cuda),
-    )  # fmt: skip
+    formats = convolution_choice.formats(x, weight)
+    return convolution_choice.Question(transposed, tuple(x.shape), tuple(weight.shape), geometry, formats, fused)
 
 
 def wants_channels_last(

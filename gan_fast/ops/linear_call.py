@@ -48,8 +48,7 @@ def linear(
     if not _fits(x, w, b):
         return dispatch.served_by_torch(by_torch(), asked, "these shapes, dtypes, layouts or devices")
     count = x.numel() // x.shape[-1]
-    pixels_shape = (1, x.shape[-1], 1, count)
-    if asked == "auto" and not _chosen(pixels_shape, x, w, act, negative_slope):
+    if asked == "auto" and not _chosen(count, x, w, act, negative_slope):
         dispatch.remember(key if x is input and w is weight else None, None)
         return by_torch()
     pixels = rows.image(x.reshape(count, x.shape[-1]))
@@ -64,11 +63,17 @@ def _fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return x.numel() > 0 and weight.numel() > 0 and (bias is None or bias.shape == weight.shape[:1])
 
 
-def _chosen(pixels: tuple[int, ...], x: Tensor, weight: Tensor, act: str, negative_slope: float) -> bool:
-    """Whether the automatic choice takes the convolution on an image of this shape, whose tensors need not exist
-    yet."""
+def _chosen(count: int, x: Tensor, weight: Tensor, act: str, negative_slope: float) -> bool:
+    """Whether the automatic choice takes the convolution on ``count`` rows; the image need not exist yet."""
     return convolution_choice.enters(
-        False, pixels, (*weight.shape, 1, 1), geometry(pixels[3]), convolution_choice.Formats(True, True, False),
-        act != "none" and activations.fusable(act, negative_slope), convolution_choice.wanted(x, weight),
-        x.device.type, x.dtype, backends.circumstances(x.is_cuda),
+        *question(count, weight, act, negative_slope), convolution_choice.wanted(x, weight), x.device.type, x.dtype,
+        backends.circumstances(x.is_cuda),
     )  # fmt: skip
+
+
+def question(count: int, weight: Tensor, act: str, negative_slope: float) -> convolution_choice.Question:
+    """What the layer on ``count`` rows comes to for :func:`convolution_choice.passes`."""
+    fused = act != "none" and activations.fusable(act, negative_slope)
+    pixels = (1, weight.shape[1], 1, count)
+    formats = convolution_choice.Formats(True, True, False)
+    return convolution_choice.Question(False, pixels, (*weight.shape, 1, 1), geometry(count), formats, fused)

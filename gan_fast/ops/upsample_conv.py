@@ -178,28 +178,33 @@ def upsample_convolution(
     unbatched = input.dim() == rank + 1
     x = input.unsqueeze(0) if unbatched else input
     foreign = dispatch.only_torch(asked, x, weight, bias)
-    geometry = None if foreign else _collapsing(rank, x, weight, bias, parameters, asked)
-    if geometry is None:
+    found = None if foreign else collapsing(rank, x, weight, bias, parameters, asked)
+    if found is None:
         upsampled = F.interpolate(x, scale_factor=parameters[0], mode="nearest")
         out = dispatch.convolution(
             rank, upsampled, weight, bias, parameters[1:], activation, negative_slope, asked
         )  # fmt: skip
     else:
-        if layout.is_channels_last(weight):
-            # The output's format is then channels_last, as PyTorch has it; the collapsed weight no longer tells.
-            x = layout.as_channels_last(x)
-        stride, begin, dilation, groups, out_size = geometry
+        stride, begin, dilation, groups, out_size = found[0]
         out = dispatch.geometry_form(
-            "conv_transpose", x, collapse(weight, stride), bias, (stride, begin, out_size, dilation, groups),
+            "conv_transpose", *collapsed(x, weight, stride), bias, (stride, begin, out_size, dilation, groups),
             activation, negative_slope, asked,
         )  # fmt: skip
     return out.squeeze(0) if unbatched else out
 
 
-def _collapsing(
+def collapsed(x: Tensor, weight: Tensor, factors: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Input and weight of the transposed convolution."""
+    if layout.is_channels_last(weight):
+        # The output's format is then channels_last, as PyTorch has it; the collapsed weight no longer tells.
+        x = layout.as_channels_last(x)
+    return x, collapse(weight, factors)
+
+
+def collapsing(
     rank: int, x: Tensor, weight: Tensor, bias: Tensor | None, parameters: tuple[Any, ...], asked: str
-) -> Geometry | None:
-    """The transposed convolution's geometry if this call is to be collapsed."""
+) -> tuple[Geometry, Choice] | None:
+    """The transposed convolution's geometry, and why, if this call is to be collapsed."""
     x, weight, bias = dispatch.autocast(x, weight, bias)
     # What the automatic choice has figures for.
     measured = x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu"
@@ -210,4 +215,4 @@ def _collapsing(
     form = tuple(tuple(p) if isinstance(p, list) else p for p in parameters)
     remembered = plan.__wrapped__ if torch.compiler.is_compiling() else plan  # the compiler traces no caches
     found = remembered(tuple(x.shape), tuple(weight.shape), form, asked)
-    return found[0] if found is not None and found[1].backend == "collapse" else None
+    return found if found is not None and found[1].backend == "collapse" else None

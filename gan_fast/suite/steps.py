@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import gan_fast
 from gan_fast.bench import interleaved
+from gan_fast.precision import autocast_dtype
 from gan_fast.suite import peers
 from gan_fast.suite.results import Row
 
@@ -93,7 +94,7 @@ def recipes(
         for layout, memory_format in layouts.items():
             found[f"{step_name} {layout}"] = functools.partial(eager, step, memory_format=memory_format)
     step_name, step = list(steps.items())[-1]  # the best there is for this network
-    low: dict[str, Any] = {"memory_format": best_format, "autocast": torch.bfloat16}
+    low: dict[str, Any] = {"memory_format": best_format, "autocast": autocast_dtype("bf16")}
     for other in others:
         if other == "compile":
             last: dict[str, Any] = {"memory_format": best_format, "compile": True}

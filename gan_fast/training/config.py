@@ -4,7 +4,6 @@ resume."""
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import math
@@ -16,17 +15,18 @@ from typing import Any, ParamSpec, TypeGuard, TypeVar
 import numpy as np
 import torch
 
+from gan_fast.precision import check
+from gan_fast.words import near
+
 from .errors import ConfigMismatchError
 
 __all__ = [
-    "PRECISIONS",
     "UPDATES",
     "RunSettings",
     "TrainingSettings",
     "check_keywords",
     "compare",
     "differences",
-    "near",
     "number",
     "plain",
     "resolve_device",
@@ -37,17 +37,7 @@ __all__ = [
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-PRECISIONS = ("fp32", "bf16", "tf32", "fp16")
 UPDATES = ("alternating", "simultaneous")
-_CUDA_ONLY = ("tf32", "fp16")
-
-
-def near(word: object, choices: Iterable[str]) -> str:
-    """The end of an error about an unknown word: the near ones, if any, and all of them."""
-    choices = list(choices)
-    close = difflib.get_close_matches(str(word).lower(), choices, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    return f"{hint}known: {', '.join(choices)}"
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -76,7 +66,7 @@ class TrainingSettings:
 
     Attributes:
         batch_size: real images in each step, and generated ones.
-        precision: "fp32" | "bf16" (autocast; parameters and losses stay fp32) | "tf32" | "fp16" (both CUDA only).
+        precision: one of the words of `gan_fast.precision`.
         g_lr, d_lr: learning rates of the two Adam optimisers.
         betas, eps: Adam's, for both.
         seed: of the latent vectors and the order of the data.
@@ -101,8 +91,7 @@ class TrainingSettings:
         _settle(self, "seed", whole("seed", self.seed, 0))
         _settle(self, "accelerate", bool(self.accelerate))
         _settle(self, "cuda_graph", bool(self.cuda_graph))
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r} is unknown; {near(self.precision, PRECISIONS)}")
+        check(self.precision)
         if self.update not in UPDATES:
             raise ValueError(f"update={self.update!r} is unknown; {near(self.update, UPDATES)}")
         if self.update == "simultaneous" and self.precision == "fp16":
@@ -119,11 +108,7 @@ class TrainingSettings:
 
     def check_device(self, device: torch.device) -> None:
         """Refuse a precision that ``device`` does not have."""
-        if self.precision in _CUDA_ONLY and device.type != "cuda":
-            raise ValueError(
-                f"precision={self.precision!r} needs a CUDA device, and this training runs on {device.type!r}; "
-                "use 'fp32' or 'bf16'"
-            )
+        check(self.precision, device.type)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .config import near, whole
+from gan_fast.words import near
+
+from .config import whole
 
 __all__ = ["Convergence", "ConvergenceWatch"]
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from gan_fast import backends
+from gan_fast.precision import autocast, float32_products
 
 from . import simultaneous
 from .config import TrainingSettings
@@ -119,7 +119,7 @@ class GanStep:
         """One step on ``real`` (N, ...) and ``z`` (N, ...), both on the training's device."""
         self.halfway = True
         self.enter_train_mode()
-        with _matmul_precision(self._precision, self.device), self._sigmoid_skipped():
+        with float32_products(self._precision, self.device.type), self._sigmoid_skipped():
             with self._autocast():
                 fakes = self.generator(z)
             if self._update == "simultaneous":
@@ -173,12 +173,9 @@ class GanStep:
             _descend(loss, self.g_optimizer, self.g_scaler)
         return loss.detach()
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        # One region for each forward: autocast keeps its low-precision copies of the parameters until the region ends,
-        # and the discriminator's change between its two uses.
-        if self._precision not in ("bf16", "fp16"):
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16 if self._precision == "bf16" else torch.float16)
+    def _autocast(self) -> torch.autocast:
+        """For a forward pass: losses are outside."""
+        return autocast(self._precision, self.device.type)
 
     def _sigmoid_skipped(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self._sigmoid is None else self._sigmoid.skipped()
@@ -271,8 +268,3 @@ def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in held:
             parameter.requires_grad_(True)
-
-
-def _matmul_precision(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """On CUDA: TF32 only where it was asked for. PyTorch's own default lets cuDNN convolutions round fp32 inputs."""
-    return backends.products(precision == "tf32") if device.type == "cuda" else contextlib.nullcontext()

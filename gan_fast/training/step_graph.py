@@ -11,18 +11,17 @@ What a recording has to keep to (PyTorch's notes on CUDA graphs):
   and parameters, buffers and moments must stay where they are; if one has moved, the step is recorded again.
 - Random numbers go on from replay to replay as they would from step to step: those of torch's own generator by
   themselves, the latents' because their generator is registered.
-- Autocast keeps no copies of parameters: one from before the recording would stay as it was.
+- The step's autocast keeps no copies of parameters: one from before the recording would stay as it was.
 - Results are overwritten by the next replay, so each step's are copied out.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -162,7 +161,7 @@ class StepGraph:
             return step(own_real, latent.draw(self._batch_size) if own_z is None else own_z)
 
         try:
-            with undone(step, latent), _no_kept_casts():
+            with undone(step, latent):
                 with self._device.aside(), warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message=".*(capturable=True|Synchronization debug mode)")
                     for _ in range(_REHEARSALS - 1):
@@ -199,16 +198,6 @@ class StepGraph:
         self._refused = True
         self._recordings.clear()
         logger.warning("cuda_graph=True, but the steps run operation by operation: %s", reason)
-
-
-@contextlib.contextmanager
-def _no_kept_casts() -> Iterator[None]:
-    before = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)  # taken over by the autocast of the step itself
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(before)
 
 
 def _place(error: Waits) -> str:
