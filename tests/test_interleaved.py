@@ -9,7 +9,7 @@ import torch
 from native import kernels
 
 from gan_fast import tuning
-from gan_fast.bench import Calibration, interleaved, matrix_product, measure
+from gan_fast.bench import Calibration, interleaved, matrix_product, measure, paired
 
 
 class Machine:
@@ -130,3 +130,36 @@ def test_multiply_adds_on_every_level_and_any_number_of_threads() -> None:
 def test_without_the_module_the_calibration_is_pytorch_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning.backends, "extension", lambda: None)
     assert tuning.calibration().peak > 0 and torch.get_num_threads() > 0
+
+
+def test_every_second_turn_is_in_the_opposite_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a machine that gets slower steadily meets both alike."""
+    machine, order = Machine(monkeypatch), []
+
+    def program(name: str) -> Callable[[], None]:
+        def run() -> None:
+            order.append(name)
+            machine.spend(0.01)
+
+        return run
+
+    turns = interleaved.Turns("ab", Calibration(machine.work))
+    turns.visit({name: program(name) for name in "ab"}, 3)
+    assert "".join(order) == "abbaab"
+
+
+def test_visits_are_kept_apart_and_disturbed_turns_are_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch)
+    turns = interleaved.Turns(["one", "two"], Calibration(machine.work))
+    one, two = machine.program(0.01), machine.program(0.02)
+    turns.visit({"one": one, "two": two}, 2)
+    machine.disturbances = [(machine.now, machine.now + 0.13)]
+    turns.visit({"one": one, "two": two}, 2)
+    turns.visit({"one": one}, 4, repeats=3)
+    found = turns.results()
+    shapes = {name: [len(visit) for visit in result["times"]] for name, result in found.items()}
+    assert shapes == {"one": [2, 2, 4], "two": [2, 2]}
+    assert found["one"]["times"][1] == pytest.approx([0.02, 0.02]) and found["one"]["disturbed"] == 2
+    assert found["one"]["seconds"] == pytest.approx(0.01) and found["one"]["rounds"] == 6 and found["one"]["trusted"]
+    assert not found["two"]["trusted"], "two undisturbed turns of four are too few"
+    assert paired.ratio(found["two"]["times"], found["one"]["times"]).value == pytest.approx(2.0)

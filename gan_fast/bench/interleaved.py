@@ -7,9 +7,10 @@ count.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -83,6 +84,85 @@ class Calibration:
         return seconds > LARGEST_DISTURBANCE * self.best
 
 
+class Turns:
+    """Turns that programs take, in one visit or several.
+
+    The turns of a visit follow each other; between two visits other things are measured. What the machine does for
+    some seconds meets all turns of a visit, so visits tell more of what a figure is worth than turns do.
+
+    Args:
+        names: of the programs.
+        calibration: knows the machine's best.
+
+    Attributes:
+        times: name -> for each visit, the seconds of one run in each turn, disturbed ones too. The same places of two
+            programs belong to the same turn; one that took part in fewer visits has the first ones.
+    """
+
+    def __init__(self, names: Iterable[str], calibration: Calibration) -> None:
+        self.times: dict[str, list[list[float]]] = {name: [] for name in names}
+        self._calibration = calibration
+        self._good: dict[str, list[float]] = {name: [] for name in self.times}
+        self._asked = dict.fromkeys(self.times, 0)
+
+    def visit(
+        self,
+        programs: Mapping[str, Callable[[], Any]],
+        turns: int,
+        *,
+        repeats: int = 1,
+        most: int | None = None,
+    ) -> None:
+        """Let the programs take turns, every second one in the opposite order: what changes steadily meets all alike.
+
+        Args:
+            programs: name -> what to run once.
+            turns: of each program that must be undisturbed, if `most` allows.
+            repeats: runs in one turn, for programs that are too short for the clock.
+            most: turns at most; `turns` if None.
+        """
+        names, good = list(programs), dict.fromkeys(programs, 0)
+        for name in names:
+            self.times[name].append([])
+            self._asked[name] += turns
+        for number in range(turns if most is None else most):
+            if all(count >= turns for count in good.values()):
+                break
+            before = self._calibration()
+            for name in names if number % 2 == 0 else reversed(names):
+                run = programs[name]
+                start = time.perf_counter()
+                for _ in range(repeats):
+                    run()
+                seconds = (time.perf_counter() - start) / repeats
+                after = self._calibration()
+                self.times[name][-1].append(seconds)
+                if not self._calibration.disturbed(max(before, after)):
+                    good[name] += 1
+                    self._good[name].append(seconds)
+                before = after
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """What :func:`measure` returns."""
+        found = {}
+        for name, good in self._good.items():
+            every = list(itertools.chain.from_iterable(self.times[name]))
+            # With fewer than three turns asked for, one must do.
+            trusted = len(good) >= min(self._asked[name], max(3, self._asked[name] // 3))
+            times = good if trusted else every
+            lower, median, upper = statistics.quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
+            found[name] = {
+                "seconds": median,
+                "quartiles": [lower, upper],
+                "rounds": len(times),
+                "disturbed": len(every) - len(good),
+                "trusted": trusted,
+                "peak": self._calibration.peak,
+                "times": self.times[name],
+            }
+        return found
+
+
 def measure(
     programs: Mapping[str, Callable[[], Any]],
     rounds: int,
@@ -90,7 +170,7 @@ def measure(
     repeats: int = 1,
     calibration: Calibration | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Time programs in turns.
+    """Time programs in turns, in one visit.
 
     Args:
         programs: name -> what to run once.
@@ -101,40 +181,13 @@ def measure(
 
     Returns:
         name -> {"seconds": median of one run, "quartiles": [lower, upper], "rounds": turns counted,
-        "disturbed": turns not, "trusted": whether only undisturbed turns are counted, "peak": the calibration's}. If
-        too many turns were disturbed, all are counted, and the result is not "trusted".
+        "disturbed": turns not, "trusted": whether only undisturbed turns are counted, "peak": the calibration's,
+        "times": of all turns, by visits}. If too many turns were disturbed, all are counted, and the result is not
+        "trusted".
     """
     for _ in range(warmup):
         for run in programs.values():
             run()
-    calibration = Calibration() if calibration is None else calibration
-    good: dict[str, list[float]] = {name: [] for name in programs}
-    every: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(3 * rounds):
-        if all(len(times) >= rounds for times in good.values()):
-            break
-        for name, run in programs.items():
-            before = calibration()
-            start = time.perf_counter()
-            for _ in range(repeats):
-                run()
-            seconds = (time.perf_counter() - start) / repeats
-            after = calibration()
-            every[name].append(seconds)
-            if not calibration.disturbed(max(before, after)):
-                good[name].append(seconds)
-    results = {}
-    for name in programs:
-        # With fewer than three turns asked for, one must do.
-        trusted = len(good[name]) >= min(rounds, max(3, rounds // 3))
-        times = good[name] if trusted else every[name]
-        lower, median, upper = statistics.quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
-        results[name] = {
-            "seconds": median,
-            "quartiles": [lower, upper],
-            "rounds": len(times),
-            "disturbed": len(every[name]) - len(good[name]),
-            "trusted": trusted,
-            "peak": calibration.peak,
-        }
-    return results
+    turns = Turns(programs, Calibration() if calibration is None else calibration)
+    turns.visit(programs, rounds, repeats=repeats, most=3 * rounds)
+    return turns.results()
