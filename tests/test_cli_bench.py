@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -21,19 +21,36 @@ def test_a_layer_of_one_s_own_is_measured_written_and_compared(
     printed = capsys.readouterr().out
     assert "level" in printed and "weight_grad" in printed and f"written to {file}" in printed
     machine, rows = results.read(file)
-    before = [dataclasses.replace(row, quartiles=(row.seconds or 0, row.seconds or 0)) for row in rows]
-    assert machine["threads"] >= 1 and len(rows) == 12 and all(row.seconds for row in rows)
+    assert machine["threads"] >= 1 and len(rows) == 12 and all(row.seconds and row.times for row in rows)
     assert main(["bench", "--compare", str(file), str(file)]) == 0
     assert "0 slower or wrong" in capsys.readouterr().out
-    slower = tmp_path / "b.json"
+    for row in rows:  # turns that are all alike
+        row.times = [[row.seconds or 0] * 2]
+    results.write(file, rows, machine)
     for row in rows:
-        row.trusted = True
-        row.quartiles = (row.seconds or 0, row.seconds or 0)
         if row.program == "gan_fast":
-            row.seconds = 100 * (row.seconds or 0)
-    results.write(file, [dataclasses.replace(row, trusted=True) for row in before], machine)
+            row.times = [[100 * time for time in visit] for visit in row.times or ()]
+    slower = tmp_path / "b.json"
     results.write(slower, rows, machine)
     assert main(["bench", "--compare", str(file), str(slower)]) == 1
+
+
+def test_it_goes_on_until_ratios_are_sure_or_the_time_is_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / f"{name}.json" for name in "ab"]
+    assert main(["bench", *LAYER, "--within", "1e-9", "--budget", "1", "--json", str(files[0])]) == 0
+    printed = capsys.readouterr().out
+    assert "; 0 of 3 ratios known to within 1e-09 %" in printed
+    assert main(["bench", *LAYER, "--json", str(files[1])]) == 0
+    assert "ratios known" not in capsys.readouterr().out
+    longer, shorter = (results.read(file)[1] for file in files)
+    assert all(len(one.times or ()) >= 1 == len(other.times or ()) for one, other in zip(longer, shorter, strict=True))
+    assert max(len(row.times or ()) for row in longer) > 1
+    settings, findings = (json.loads(files[0].read_text(encoding="utf-8"))[key] for key in ("settings", "findings"))
+    assert settings["budget"] == 1 and settings["within"] == pytest.approx(1e-11)
+    assert [found["pass_"] for found in findings["ratios"]] == ["forward", "input_grad", "weight_grad"]
+    for found in findings["ratios"]:
+        assert found["interval"][0] <= found["value"] <= found["interval"][1] and found["pairs"] >= 4
+        assert found["program"].startswith("gan_fast ") and found["against"].startswith("torch ")
 
 
 def test_networks_of_one_s_own(
@@ -67,6 +84,8 @@ def test_networks_of_one_s_own(
         (["--model", "dcgan28", "--batch-size", "0"], "--batch-size must be at least 1"),
         (["--peers", "jaxx"], "expected some of compile, jax, tensorflow"),
         (["--rounds", "1"], "--rounds must be at least 2"),
+        (["--within", "0"], "--within must be above 0"),
+        (["steps", "--budget", "30"], "--budget 30: expected --within PERCENT too, or the preset quick"),
         (["--family", "dcgan64"], "expected the preset layers or full"),
         (["layers", "--family", "dcgan65"], "family: got 'dcgan65', expected one of"),
         (["--compare", "nowhere.json", "nothing.json"], "nowhere.json"),

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from gan_fast.bench import interleaved
-from gan_fast.suite import layers, results, shapes, spec, steps, translated
+from gan_fast.suite import changes, layers, results, shapes, spec, steps, translated
 from gan_fast.suite.results import Row
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Quiet(interleaved.Calibration):
@@ -92,7 +94,7 @@ def test_every_listed_layer_can_be_said_in_a_word() -> None:
 
 
 def test_a_layer_has_a_row_for_each_pass_format_and_program() -> None:
-    found = list(layers.measure([spec.parse("convt:3,5,k4,s2,6x6,b2")], rounds=2, calibration=Quiet()))
+    found = layers.measure([spec.parse("convt:3,5,k4,s2,6x6,b2")], rounds=2, calibration=Quiet())
     assert [rows[0].pass_ for rows in found] == list(layers.PASSES)
     for rows in found:
         assert {(row.program, row.format) for row in rows} == {
@@ -112,7 +114,7 @@ def test_a_wrong_result_gets_no_time(error: float, monkeypatch: pytest.MonkeyPat
         return (lambda x, w, b: function(x, w, b) + error) if provider == "auto" else function
 
     monkeypatch.setattr(layers, "call", broken)
-    found = list(layers.measure([spec.parse("conv:3,5,k3,6x6,b2")], rounds=2, calibration=Quiet()))
+    found = layers.measure([spec.parse("conv:3,5,k3,6x6,b2")], rounds=2, calibration=Quiet())
     forward, *gradients = found
     assert [row.seconds for row in forward] == [None] * 4
     assert all("differs from PyTorch's result" in row.wrong for row in forward if row.program == "gan_fast")
@@ -132,6 +134,24 @@ def test_steps_of_all_programs_agree_and_have_times() -> None:
     assert [row.seconds is not None for row in rows] == [True, True, False]
     assert "nan" in rows[2].wrong and rows[0].images == 2
     assert "article b2" in results.summary(rows)
+
+
+@pytest.mark.parametrize("network", steps.NETWORKS)
+def test_every_network_has_both_loops_of_pytorch_s_and_the_trainer(network: str) -> None:
+    """A discriminator of batch statistics or dropout sees real and fake images apart, in the frozen loop too."""
+    real, z = steps.inputs(network, 2)
+    recipes = steps.recipes(steps.networks(network), real, z)
+    loops = [f"{loop} {layout}" for loop in ("textbook", "frozen") for layout in ("NCHW", "channels_last")]
+    assert list(recipes)[:4] == loops and "gan_fast.Trainer" in recipes
+    assert (steps.SIMULTANEOUS in recipes) == network.startswith("article")
+
+
+@pytest.mark.parametrize("network", ["dcgan28", "pytorch_gan_dcgan"])
+def test_the_frozen_loop_agrees_where_a_discriminator_has_batch_statistics(network: str) -> None:
+    real, z = steps.inputs(network, 3)
+    recipes = steps.recipes(steps.networks(network), real, z)
+    programs, _ = steps.make({name: recipes[name] for name in (steps.BASELINE, "frozen NCHW", "frozen channels_last")})
+    assert steps.differences(steps.first_losses(programs)) == {}
 
 
 def test_a_peer_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +227,7 @@ BROKEN = [
     json.dumps({"format": results.FORMAT, "machine": machine, "rows": [{**FIELDS, **row}]})
     for machine, row in (
         (None, {}), ({}, {"quartiles": []}), ({}, {"seconds": "fast"}), ({}, {"seconds": 0}), ({}, {"name": ["x"]}),
+        ({}, {"times": [[1.0, -1.0]]}), ({}, {"times": [[]]}), ({}, {"times": 3}),
     )
 ]  # fmt: skip
 
@@ -238,6 +259,47 @@ def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
         results.read(path)
 
 
+def test_a_row_is_a_line_and_times_are_short(tmp_path: Path) -> None:
+    rows = [row("torch", 2.0), row("gan_fast", 1.0)]
+    rows[0].take({
+        "seconds": 2.0, "quartiles": [1.9, 2.1], "rounds": 3, "trusted": True, "peak": 1e9,
+        "times": [[1.23456789e-3, 2.0], [3.0]],
+    })  # fmt: skip
+    path = written(tmp_path / "a.json", rows)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line.strip(" ,"))["program"] for line in lines if '"program"' in line] == ["torch", "gan_fast"]
+    assert results.read(path)[1][0].times == [[1.235e-3, 2.0], [3.0]]
+    assert json.loads(path.read_text(encoding="utf-8"))["settings"] == {"preset": "quick"}
+
+
+COMMITTED = [
+    path for path in sorted((ROOT / "benchmarks/results").glob("*/*.json")) if results.FORMAT in path.read_text()[:99]
+]
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
+def test_committed_files_are_read(path: Path) -> None:
+    """Those of earlier versions have no turns."""
+    rows = results.read(path)[1]
+    found = results.ratios(rows)
+    assert found and results.findings(rows) and results.table(rows) and results.summary(rows)
+    for ours, ratio in found:
+        assert ratio.interval[0] <= ratio.value <= ratio.interval[1]
+        if ours.times is None:
+            peer = results.fastest_peers(rows)[ours.piece]
+            assert ratio.pairs == 0 and ratio.value == (peer.seconds or 0) / (ours.seconds or 1)
+
+
+def test_a_ratio_is_that_of_the_turns_which_both_took() -> None:
+    theirs, ours = row("torch", 9.0), row("gan_fast", 9.0)
+    assert results.ratio(theirs, ours).value == 1.0 and results.ratio(theirs, ours).pairs == 0
+    theirs.times, ours.times = [[2.0, 4.0], [6.0, 8.0]], [[1.0, 2.0], [3.0, 4.0]]
+    found = results.ratio(theirs, ours)
+    assert found.value == pytest.approx(2.0) and found.pairs == 4
+    assert "2.00 x best +-0% 9 turns" in results.table([theirs, ours])
+    assert results.findings([theirs, ours])[0]["against"] == "torch NCHW"
+
+
 def pair(name: str, peer: float, ours: float | None, spread: float = 0.01, **fields: Any) -> list[Row]:
     """PyTorch's row and gan_fast's of a layer."""
     made = [row("torch", peer, spread), row("gan_fast", ours, spread, **fields)]
@@ -250,7 +312,7 @@ def test_only_what_leaves_the_band_has_changed(tmp_path: Path) -> None:
     # The machine is 1.5 times slower meanwhile: times change, ratios do not.
     after = [*pair("same", 3, 1.5), *pair("slow", 3, 2), *pair("fast", 3, 1), *pair("noisy", 3, 1.9, 0.5)]
     after += [*pair("bad", 3, None, wrong="differs"), *pair("shaken", 3, 9, trusted=False)]
-    text, worse = results.compare(written(tmp_path / "a.json", before), written(tmp_path / "b.json", after))
+    text, worse = changes.compare(written(tmp_path / "a.json", before), written(tmp_path / "b.json", after))
     verdicts = {line.split()[0]: line.rsplit("  ", 1)[-1] for line in text.splitlines() if "->" in line}
     changed = {"slow": "SLOWER", "fast": "faster", "shaken": "disturbed, not judged"}
     assert verdicts == {"same": "no change", "noisy": "no change", **changed}
@@ -258,23 +320,34 @@ def test_only_what_leaves_the_band_has_changed(tmp_path: Path) -> None:
     assert (
         "6 rows of gan_fast in common; of all rows, 2 only in" in text and text.count(f"torch {torch.__version__}") == 2
     )
-    assert results.compare(tmp_path / "a.json", tmp_path / "a.json")[1] == 0
-    assert results.compare(tmp_path / "a.json", tmp_path / "b.json", band=0.9)[1] == 1
+    assert changes.compare(tmp_path / "a.json", tmp_path / "a.json")[1] == 0
+    assert changes.compare(tmp_path / "a.json", tmp_path / "b.json", band=0.9)[1] == 1
+
+
+def test_pairs_are_judged_in_a_disturbed_machine_too(tmp_path: Path) -> None:
+    files = []
+    for name, ours in (("a", 1.0), ("b", 1.5)):
+        rows = pair("shaken", 2.0, ours, 0.5, trusted=False)
+        for found, seconds in zip(rows, (2.0, ours), strict=True):
+            found.times = [[seconds * mood for mood in (1.0, 2.0, 3.0)]] * 3
+        files.append(written(tmp_path / f"{name}.json", rows))
+    text, worse = changes.compare(*files)
+    assert worse == 1 and "2.00 ->   1.33 x best  -33.3% (band 10%)  SLOWER" in text
 
 
 def test_files_of_different_machines_are_not_compared_unless_asked(tmp_path: Path) -> None:
     a = written(tmp_path / "a.json", pair("a", 2, 1))
     b = written(tmp_path / "b.json", pair("a", 2, 1), threads=99)
     with pytest.raises(ValueError, match=r"different machines: threads \d+ and 99"):
-        results.compare(a, b)
-    assert results.compare(a, b, any_machine=True)[1] == 0
+        changes.compare(a, b)
+    assert changes.compare(a, b, any_machine=True)[1] == 0
     with pytest.raises(ValueError, match="no row of gan_fast in common"):
-        results.compare(a, written(tmp_path / "c.json", pair("other", 2, 1)))
+        changes.compare(a, written(tmp_path / "c.json", pair("other", 2, 1)))
 
 
 def test_ratios_are_to_the_best_of_pytorch_over_the_formats() -> None:
     rows = [row("torch", 4.0), row("gan_fast", 2.0)]
     other = [dataclasses.replace(r, format="channels_last", seconds=s) for r, s in zip(rows, (3.0, 1.5), strict=True)]
-    assert [(found.seconds, ratio) for found, ratio in results.ratios([*rows, *other])] == [(1.5, 2.0)]
+    assert [(found.seconds, ratio.value) for found, ratio in results.ratios([*rows, *other])] == [(1.5, 2.0)]
     assert math.isclose(results.geometric_mean([1.0, 4.0]), 2.0)
     assert json.loads(json.dumps(dataclasses.asdict(rows[0])))["seconds"] == 4.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import sys
@@ -38,7 +39,8 @@ def add_parser(subparsers: Any) -> None:
         "bench",
         help="measure gan_fast against PyTorch on this machine",
         description="Programs take turns in one process, results are checked before any time is taken, and turns in "
-        "which the machine was disturbed do not count. 'quick' takes a minute or two; 'layers' is the fixed list of "
+        "which the machine was disturbed do not count for a time. Ratios are medians over the turns that both programs "
+        "took, in visits spread over the whole run. 'quick' takes less than two minutes; 'layers' is the fixed list of "
         "layers, of eleven families of GANs, in every pass, and what looks slower once more in two other processes; "
         "'steps' is four training steps; 'full' is both; 'scaling' is a step's cost for one image along batch, side, "
         "channels and threads, with the exponents fitted to it.",
@@ -59,7 +61,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--peers", default="", metavar="LIST", help="add to the steps, if here: compile,jax,tensorflow")
     parser.add_argument("--backend", default="auto", help="for layers: what gan_fast runs on (%(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (PyTorch's own choice)")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each program that must count (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each program at least (%(default)s)")
+    parser.add_argument(
+        "--within",
+        type=float,
+        metavar="PERCENT",
+        help="go on where a ratio's 95 %% interval is wider than +- this, until --budget is spent (quick: 3)",
+    )
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="of --within (100)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result file")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page with plots, of these results")
     parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="--report of a result file instead")
@@ -78,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         ValueError, OSError, RuntimeError, ImportError: with a text for the user, which the command line prints.
     """
     from gan_fast.pages import plots
-    from gan_fast.suite import report, results
+    from gan_fast.suite import changes, report, results
 
     if args.report is not None:
         plots.require()
@@ -90,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"written to {args.report}")
         return 0
     if args.compare:
-        text, worse = results.compare(*args.compare, any_machine=args.any_machine, band=args.band)
+        text, worse = changes.compare(*args.compare, any_machine=args.any_machine, band=args.band)
         print(text)
         return 1 if worse else 0
     return _measure(args)
@@ -101,7 +110,7 @@ def _measure(args: argparse.Namespace) -> int:
 
     from gan_fast import backends, tuning
     from gan_fast.bench import interleaved
-    from gan_fast.suite import confirm, exponents, layers, report, results, scaling, steps
+    from gan_fast.suite import confirm, exponents, layers, report, results, scaling, steps, sweeps
 
     backends.requested(args.backend)  # an unknown one is refused before anything is measured
     for path in (args.json, args.report):
@@ -113,6 +122,8 @@ def _measure(args: argparse.Namespace) -> int:
         raise ValueError(f"--family {args.family}: expected the preset layers or full")
     if args.rounds < 2:
         raise ValueError(f"--rounds must be at least 2, got {args.rounds}")
+    quick = args.preset in (None, "quick") and not (args.layer or args.model)
+    within, budget = _precision(args, quick)
     _check_scaling(args)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
@@ -133,27 +144,32 @@ def _measure(args: argparse.Namespace) -> int:
         print(results.table(found))
         sys.stdout.flush()
 
-    for name, pair, real, z in networks:
-        recipes = steps.recipes(pair, real, z, bf16=args.precision == "bf16", others=peers)
-        show(steps.measure(name, recipes, len(real), args.rounds, calibration)[0])
+    whole = args.preset in ("full", "layers")
+    formats = ("channels_last",) if quick else tuple(layers.FORMATS)
+    pieces = [
+        steps.piece(name, steps.recipes(pair, real, z, bf16=args.precision == "bf16", others=peers), len(real))[0]
+        for name, pair, real, z in networks
+    ]
+    for dtype in (torch.float32, torch.bfloat16)[: 2 if args.precision == "bf16" else 1]:
+        pieces += layers.pieces(shapes, provider=args.backend, formats=formats, dtype=dtype, again=whole)
+    if pieces:
+        said = functools.partial(print, flush=True)
+        sweeps.sweep(pieces, args.rounds, calibration, within=within, until=start + budget, report=said)
+        show([row for piece in pieces for row in piece.rows])
     with _less_said():
         for found in scaling.measure(cells, args.rounds, calibration):
-            show(found)
-    whole = args.preset in ("full", "layers")
-    formats = ("channels_last",) if args.preset in (None, "quick") and not args.layer else tuple(layers.FORMATS)
-    for dtype in (torch.float32, torch.bfloat16)[: 2 if args.precision == "bf16" else 1]:
-        options = {"provider": args.backend, "formats": formats, "dtype": dtype, "rounds": args.rounds}
-        for found in layers.measure(shapes, calibration=calibration, again=whole, **options):
             show(found)
     if whole:
         confirm.confirm(rows, provider=args.backend, rounds=args.rounds)
     lines = exponents.lines(rows, machine)
     print("\n".join(part for part in (results.summary(rows), exponents.text(lines)) if part))
-    print(f"{time.perf_counter() - start:.0f} s; every time is a median, +- its uncertainty")
+    print(f"{time.perf_counter() - start:.0f} s; times and ratios are medians, +- their uncertainty (95 %)")
     only = args.layer or ([args.model] if args.model else None)
     settings = {"what": only or args.preset or "quick", "rounds": args.rounds, "backend": args.backend}
+    settings |= {"within": within, "budget": budget} if within else {}
     if args.json is not None:
-        findings = {"scaling": [dataclasses.asdict(line) for line in lines]} if lines else None
+        findings: dict[str, Any] = {"ratios": results.findings(rows)}
+        findings |= {"scaling": [dataclasses.asdict(line) for line in lines]} if lines else {}
         results.write(args.json, rows, machine, findings, **settings)
         print(f"written to {args.json}")
     if args.report is not None:
@@ -172,6 +188,18 @@ def _less_said() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+def _precision(args: argparse.Namespace, quick: bool) -> tuple[float, float]:
+    """How sure the ratios shall be, relative (0: no matter), and the seconds that this may take."""
+    for option, value in (("--within", args.within), ("--budget", args.budget)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{option} must be above 0, got {value:g}")
+    if args.within is None and not quick:
+        if args.budget is not None:
+            raise ValueError(f"--budget {args.budget:g}: expected --within PERCENT too, or the preset quick")
+        return 0.0, 0.0
+    return (3.0 if args.within is None else args.within) / 100, 100.0 if args.budget is None else args.budget
 
 
 def _check_scaling(args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ program. Backward passes are timed through autograd, since that is how they run.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,13 +17,16 @@ from gan_fast import functional, tuning
 from gan_fast.bench import interleaved
 from gan_fast.suite.results import AGAIN, Row
 from gan_fast.suite.shapes import LayerShape
+from gan_fast.suite.sweeps import Piece, sweep
 
-__all__ = ["FORMATS", "PASSES", "measure", "run_of"]
+__all__ = ["FORMATS", "PASSES", "measure", "pieces", "run_of"]
 
 PASSES = ("forward", "input_grad", "weight_grad")
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+#: Of each program in a visit.
+TURNS = 4
 #: A turn lasts at least this long, by repeating what is shorter.
-SHORTEST_TURN = 2e-3
+SHORTEST_TURN = 4e-3
 #: Largest difference from PyTorch's result, relative to its norm: rounding, and nothing else.
 LARGEST_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
@@ -93,19 +96,19 @@ def difference(got: Any, expected: Any) -> float:
     return worst
 
 
-def measure(
+def pieces(
     shapes: Iterable[LayerShape],
     *,
     provider: str = "auto",
     formats: Iterable[str] = FORMATS,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
-    rounds: int = 9,
-    calibration: interleaved.Calibration | None = None,
     only: Container[tuple[str, str]] | None = None,
     again: bool = False,
-) -> Iterator[list[Row]]:
-    """The rows of each layer and pass, as soon as they are known: programs "gan_fast" and "torch" in each format.
+) -> list[Piece]:
+    """A piece for each layer and pass: programs "gan_fast" and "torch" in each format.
+
+    Where a result is not PyTorch's, the row of "gan_fast" says so in `wrong`, and no program of the piece has times.
 
     Args:
         shapes: the layers.
@@ -113,50 +116,67 @@ def measure(
         formats: names of `FORMATS`; layers of rank 1 have the one format that there is.
         dtype: of all tensors.
         device: where they are.
-        rounds: turns of each program that must count.
-        calibration: of earlier measurements.
         only: (layer's name, pass) of what to measure; all if None.
         again: measure PyTorch in the last format twice, the second time as the program `results.AGAIN`.
-
-    Yields:
-        A list of rows, one for each program and format. Where a result is not PyTorch's, the row of "gan_fast" says so
-        in `wrong`, and the times of the whole list are left out.
     """
-    calibration = interleaved.Calibration() if calibration is None else calibration
+    found = []
     for shape in shapes:
         named = {name: FORMATS[name] for name in formats} if shape.rank == 2 else {"NCL": torch.contiguous_format}
+        programs = [(name, layout) for layout in named for name in ("torch", "gan_fast")]
+        if again:
+            programs.append((AGAIN, list(named)[-1]))
         for which in PASSES:
-            if only is not None and (shape.name, which) not in only:
-                continue
-            programs = {
-                (name, layout): run_of(shape, backend, which, memory_format, dtype, device)
-                for layout, memory_format in named.items()
-                for name, backend in (("torch", "torch"), ("gan_fast", provider))
-            }
-            if again:
-                last = list(named)[-1]
-                programs[AGAIN, last] = run_of(shape, "torch", which, named[last], dtype, device)
-            rows = {
-                key: Row("layer", shape.name, key[0], which, key[1], str(dtype).removeprefix("torch."), shape.family)
-                for key in programs
-            }
-            for row in rows.values():
-                row.gflop, row.gbyte = 2e-9 * shape.macs, 1e-9 * shape.elements * dtype.itemsize
-            results = {}
-            for key, run in programs.items():
-                results[key], kernels = tuning.served(run)
-                if key[0] == "gan_fast":
-                    rows[key].served = bool(kernels)
-            for layout in named:
-                apart = difference(results["gan_fast", layout], results["torch", layout])
+            if only is None or (shape.name, which) in only:
+                found.append(_piece(shape, which, programs, provider, dtype, device))
+    return found
+
+
+def _piece(
+    shape: LayerShape, which: str, programs: Sequence[tuple[str, str]], provider: str, dtype: torch.dtype, device: str
+) -> Piece:
+    rows = {
+        " ".join(key): Row("layer", shape.name, key[0], which, key[1], str(dtype).removeprefix("torch."), shape.family)
+        for key in programs
+    }
+    for row in rows.values():
+        row.gflop, row.gbyte = 2e-9 * shape.macs, 1e-9 * shape.elements * dtype.itemsize
+
+    def made() -> dict[str, Callable[[], Any]]:
+        formats = {"NCL": torch.contiguous_format, **FORMATS}
+        backends = {"gan_fast": provider}
+        return {
+            " ".join((name, layout)): run_of(shape, backends.get(name, "torch"), which, formats[layout], dtype, device)
+            for name, layout in programs
+        }
+
+    def checked() -> dict[str, Callable[[], Any]]:
+        runs = made()
+        found = {}
+        for key, run in runs.items():
+            found[key], kernels = tuning.served(run)
+            if rows[key].program == "gan_fast":
+                rows[key].served = bool(kernels)
+        for key, row in rows.items():
+            if row.program == "gan_fast":
+                apart = difference(found[key], found[f"torch {row.format}"])
                 if apart > LARGEST_DIFFERENCE[dtype]:
-                    rows["gan_fast", layout].wrong = f"differs from PyTorch's result by {apart:.1e} of its norm"
-            if not any(row.wrong for row in rows.values()):
-                del results
-                texts = {" ".join(key): run for key, run in programs.items()}
-                first = interleaved.measure(texts, 1, 1, calibration=calibration)
-                repeats = max(1, math.ceil(SHORTEST_TURN / min(result["seconds"] for result in first.values())))
-                times = interleaved.measure(texts, rounds, 1, repeats, calibration)
-                for key, row in rows.items():
-                    row.take(times[" ".join(key)])
-            yield list(rows.values())
+                    row.wrong = f"differs from PyTorch's result by {apart:.1e} of its norm"
+        return {} if any(row.wrong for row in rows.values()) else runs
+
+    return Piece(rows, checked, made, turns=TURNS, shortest=SHORTEST_TURN)
+
+
+def measure(
+    shapes: Iterable[LayerShape], *, rounds: int = 9, calibration: interleaved.Calibration | None = None, **options: Any
+) -> list[list[Row]]:
+    """The rows of each layer and pass.
+
+    Args:
+        shapes: the layers.
+        rounds: turns of each program at least.
+        calibration: of earlier measurements.
+        options: of :func:`pieces`.
+    """
+    made = pieces(shapes, **options)
+    sweep(made, rounds, interleaved.Calibration() if calibration is None else calibration)
+    return [piece.rows for piece in made]

@@ -45,7 +45,7 @@ def page(machine: Mapping[str, Any], rows: Sequence[Row], settings: Mapping[str,
         _verdict(rows),
         frame.picture(
             "Training steps",
-            "Times as fast as PyTorch's fastest program; whiskers: uncertainty of the medians.",
+            "Times as fast as PyTorch's fastest program, by turns that both took; whiskers: 95 % intervals.",
             plots.svg(plots.bars(_step_ratios(rows), against, 1.0)),
         ),
         frame.picture(
@@ -90,11 +90,11 @@ def _verdict(rows: Sequence[Row]) -> str:
     ratios = results.ratios(rows)
     steps = [(row, ratio) for row, ratio in ratios if row.kind == "step"]
     for row, ratio in steps:
-        said.append(f"<b>{html.escape(row.name)}</b>: {ratio:.2f} times as fast as PyTorch's best.")
+        said.append(f"<b>{html.escape(row.name)}</b>: {ratio.value:.2f} times as fast as PyTorch's best.")
     for kind, name in (("layer", "layer passes"), ("scaling", "cells of scaling")):
-        found = [ratio for row, ratio in ratios if row.kind == kind and row.family != exponents.FIXED]
+        found = [ratio.value for row, ratio in ratios if row.kind == kind and row.family != exponents.FIXED]
         if found:
-            slower = sum(ratio < 1 - results.SMALLEST_CHANGE for ratio in found)
+            slower = sum(value < 1 - results.SMALLEST_CHANGE for value in found)
             said.append(
                 f"<b>{len(found)} {name}</b>: {results.geometric_mean(found):.2f} times in the geometric mean, "
                 f"{slower} slower than PyTorch's best by over 3 %."
@@ -110,23 +110,43 @@ def _verdict(rows: Sequence[Row]) -> str:
 
 def _table(rows: Sequence[Row]) -> str:
     """Every row."""
-    best = results.best_peer(rows)
-    head = ["what", "pass", "format", "program", "ms", "±%", "GF/s", "% of peak", "images/s", "x best"]
+    best = results.fastest_peers(rows)
+    head = [
+        "what",
+        "pass",
+        "format",
+        "program",
+        "ms",
+        "±%",
+        "GF/s",
+        "% of peak",
+        "images/s",
+        "x best",
+        "x ±%",
+        "quartiles",
+    ]
     lines = []
     for row in rows:
-        values: list[float | None] = [None] * 6
+        values: list[float | None] = [None] * 7
+        quartiles = ""
         if row.seconds is not None:
             rate = None if row.gflop is None else row.gflop / row.seconds
             share = None if rate is None or not row.peak else 100e9 * rate / row.peak
             images = None if row.images is None else row.images / row.seconds
-            spread = 100 * row.uncertainty if math.isfinite(row.uncertainty) else None
-            peer = best.get((row.kind, row.name, row.pass_, row.dtype))
-            values = [1e3 * row.seconds, spread, rate, share, images, None if peer is None else peer / row.seconds]
-        forms = ("{:.3f}", "{:.1f}", "{:.1f}", "{:.0f}", "{:.0f}", "{:.2f}")
+            values = [1e3 * row.seconds, _percent(row.uncertainty), rate, share, images, None, None]
+            if row.piece in best:
+                ratio = results.ratio(best[row.piece], row)
+                values[5:] = ratio.value, _percent(ratio.uncertainty)
+                quartiles = "" if ratio.quartiles is None else "{:.2f} to {:.2f}".format(*ratio.quartiles)
+        forms = ("{:.3f}", "{:.1f}", "{:.1f}", "{:.0f}", "{:.0f}", "{:.2f}", "{:.1f}")
         numbers = [frame.Number(value, form) for value, form in zip(values, forms, strict=True)]
         kind = "bad" if row.wrong else "ours" if row.program.startswith("gan_fast") else ""
-        lines.append(frame.Line([row.name, row.pass_, row.format, row.program, *numbers], kind))
+        lines.append(frame.Line([row.name, row.pass_, row.format, row.program, *numbers, quartiles], kind))
     return frame.table(head, lines)
+
+
+def _percent(uncertainty: float) -> float | None:
+    return 100 * uncertainty if math.isfinite(uncertainty) else None
 
 
 def _exponents(found: Sequence[exponents.Line]) -> str:
@@ -151,15 +171,14 @@ def _exponents(found: Sequence[exponents.Line]) -> str:
 
 
 def _step_ratios(rows: Sequence[Row]) -> list[plots.Bar]:
-    best = results.best_peer(rows)
+    best = results.fastest_peers(rows)
     bars = []
     for row in rows:
-        peer = best.get((row.kind, row.name, row.pass_, row.dtype))
-        if row.kind == "step" and row.program.startswith("gan_fast") and row.seconds is not None and peer:
-            ratio = peer / row.seconds
-            spread = ratio * row.uncertainty if math.isfinite(row.uncertainty) else 0.0
+        if row.kind == "step" and row.program.startswith("gan_fast") and row.seconds and row.piece in best:
+            found = results.ratio(best[row.piece], row)
+            lower, upper = found.interval if math.isfinite(found.uncertainty) else (found.value, found.value)
             label = f"{row.name}: {row.program.removeprefix('gan_fast.')}"
-            bars.append(plots.Bar(label, ratio, spread, spread, _colour(ratio)))
+            bars.append(plots.Bar(label, found.value, found.value - lower, upper - found.value, _colour(found.value)))
     return bars
 
 
@@ -168,7 +187,7 @@ def families(rows: Sequence[Row]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = defaultdict(list)
     for row, ratio in results.ratios(rows):
         if row.kind == "layer" and row.dtype == "float32":
-            found[row.family if row.family != "own" else row.name].append(ratio)
+            found[row.family if row.family != "own" else row.name].append(ratio.value)
     return dict(found)
 
 

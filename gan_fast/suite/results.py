@@ -1,4 +1,4 @@
-"""Rows of measurements: files, the machine that they belong to, tables, and what changed between two files."""
+"""Rows of measurements: files, the machine that they belong to, ratios and tables."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import torch
 
 import gan_fast
 from gan_fast import backends
+from gan_fast.bench import paired
 from gan_fast.cache import atomic_write
 from gan_fast.machine import caches, cpu_model
 
@@ -24,10 +25,12 @@ __all__ = [
     "AGAIN",
     "PROCESSES",
     "Row",
-    "best_peer",
-    "compare",
     "describe",
+    "fastest_peers",
+    "findings",
     "geometric_mean",
+    "ratio",
+    "ratios",
     "read",
     "slug",
     "summary",
@@ -45,10 +48,6 @@ SMALLEST_CHANGE = 0.03
 PROCESSES = 3
 #: PyTorch a second time, as if it were another program: what the measurement itself makes of equal programs.
 AGAIN = "torch, again"
-#: Ratios of the same programs in two runs differ by this much on a shared machine.
-BAND = 0.10
-#: What must agree for two files' times to be comparable.
-SAME_MACHINE = ("cpu", "cores", "threads", "level", "device")
 _HOME = Path(__file__).resolve().parents[2]
 
 
@@ -78,6 +77,12 @@ class Row:
     missing: str = ""  # why a peer is not here
     served: bool | None = None  # of a layer: whether a kernel of ours ran
     slower_in: int | None = None  # of a layer that looked slower: so many of PROCESSES confirm it
+    times: list[list[float]] | None = None  # of all turns, by visits; rows of one piece belong together, turn by turn
+
+    @property
+    def piece(self) -> tuple[str, ...]:
+        """What was measured, whoever did it and in whatever memory format."""
+        return (self.kind, self.name, self.pass_, self.dtype)
 
     @property
     def work(self) -> tuple[str, ...]:
@@ -110,12 +115,16 @@ class Row:
             self.quartiles = (float(lower), float(upper))
         if self.seconds is not None and not 0 < float(self.seconds) < math.inf:
             raise ValueError(f"seconds={self.seconds!r}")
+        for visit in self.times or ():
+            if not visit or not all(0 < float(time) < math.inf for time in visit):
+                raise ValueError(f"times of a visit: {visit!r}")
 
     def take(self, result: Mapping[str, Any]) -> None:
         """Fill in what :func:`gan_fast.bench.measure` found."""
         lower, upper = result["quartiles"]
         self.seconds, self.quartiles = result["seconds"], (lower, upper)
         self.rounds, self.trusted, self.peak = result["rounds"], result["trusted"], result["peak"]
+        self.times = [[float(f"{time:.4g}") for time in visit] for visit in result["times"]]
 
 
 def commit() -> str:
@@ -163,8 +172,9 @@ def write(
     content: dict[str, Any] = {"format": FORMAT, "machine": dict(machine), "settings": settings}
     if findings:
         content["findings"] = dict(findings)
-    content["rows"] = [dataclasses.asdict(row) for row in rows]
-    text = json.dumps(content, indent=1) + "\n"
+    # A row is a line: with every turn's time in a line of its own nobody could read the rest.
+    lines = ",\n".join(f"  {json.dumps(dataclasses.asdict(row))}" for row in rows)
+    text = f'{json.dumps(content, indent=1)[:-2]},\n "rows": [\n{lines}\n ]\n}}\n'
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def save(temporary: Path) -> None:
@@ -200,47 +210,61 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(math.log(value) for value in values) / len(values))
 
 
-def _piece(row: Row) -> tuple[str, ...]:
-    """What a row computes, whatever the memory format."""
-    return (row.kind, row.name, row.pass_, row.dtype)
-
-
-def _fastest_peer(rows: Iterable[Row]) -> dict[tuple[str, ...], Row]:
+def fastest_peers(rows: Iterable[Row]) -> dict[tuple[str, ...], Row]:
+    """The fastest row of a program that is not gan_fast's for each piece of work, over the memory formats."""
     best: dict[tuple[str, ...], Row] = {}
     for row in rows:
         if row.seconds is not None and row.program != AGAIN and not row.program.startswith("gan_fast"):
-            found = best.get(_piece(row))
+            found = best.get(row.piece)
             if found is None or row.seconds < (found.seconds or math.inf):
-                best[_piece(row)] = row
+                best[row.piece] = row
     return best
 
 
-def best_peer(rows: Iterable[Row]) -> dict[tuple[str, ...], float]:
-    """The fastest time of a program that is not gan_fast's for each piece of work, over the memory formats."""
-    return {piece: row.seconds or math.inf for piece, row in _fastest_peer(rows).items()}
+def ratio(theirs: Row, ours: Row) -> paired.Ratio:
+    """How many times as fast `ours` is, of two rows with times: by the turns that both took, or from the medians where
+    a file does not have them."""
+    if theirs.times and ours.times:
+        return paired.ratio(theirs.times, ours.times)
+    value = (theirs.seconds or math.nan) / (ours.seconds or math.nan)
+    doubt = value * math.hypot(theirs.uncertainty, ours.uncertainty)
+    return paired.Ratio(value, (max(0.0, value - doubt), value + doubt))
 
 
-def ratios(rows: Sequence[Row]) -> list[tuple[Row, float]]:
-    """gan_fast's fastest row of each piece of work, and how many times faster than PyTorch's fastest it is."""
-    best = best_peer(rows)
+def ratios(rows: Sequence[Row]) -> list[tuple[Row, paired.Ratio]]:
+    """gan_fast's fastest row of each piece of work, and how many times as fast as PyTorch's fastest it is."""
+    best = fastest_peers(rows)
     fastest: dict[tuple[str, ...], Row] = {}
     for row in rows:
-        work = _piece(row)
-        if row.program.startswith("gan_fast") and row.seconds is not None and work in best:
-            if work not in fastest or row.seconds < (fastest[work].seconds or math.inf):
-                fastest[work] = row
-    return [(row, best[work] / (row.seconds or math.inf)) for work, row in fastest.items()]
+        if row.program.startswith("gan_fast") and row.seconds is not None and row.piece in best:
+            if row.piece not in fastest or row.seconds < (fastest[row.piece].seconds or math.inf):
+                fastest[row.piece] = row
+    return [(row, ratio(best[piece], row)) for piece, row in fastest.items()]
+
+
+def findings(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """:func:`ratios` for other readers of a result file."""
+    best = fastest_peers(rows)
+    names = ("kind", "name", "pass_", "dtype")
+    return [
+        {
+            **dict(zip(names, row.piece, strict=True)), "program": f"{row.program} {row.format}".strip(),
+            "against": f"{best[row.piece].program} {best[row.piece].format}".strip(), **dataclasses.asdict(found),
+        }
+        for row, found in ratios(rows)
+        if math.isfinite(found.uncertainty)
+    ]  # fmt: skip
 
 
 def suspects(rows: Sequence[Row]) -> list[Row]:
     """The layers' rows of :func:`ratios` whose 95 % interval lies below 1 - SMALLEST_CHANGE."""
-    best = _fastest_peer(rows)
-    found = []
-    for row, ratio in ratios(rows):
-        doubt = math.hypot(row.uncertainty, best[_piece(row)].uncertainty)
-        if row.kind == "layer" and ratio * (1 + doubt) < 1 - SMALLEST_CHANGE:
-            found.append(row)
-    return found
+    found = ratios(rows)
+    return [row for row, ratio in found if row.kind == "layer" and ratio.interval[1] < 1 - SMALLEST_CHANGE]
+
+
+def percent(uncertainty: float) -> str:
+    """+-3%, or nothing if it is not known."""
+    return f"+-{100 * uncertainty:.0f}%" if math.isfinite(uncertainty) else ""
 
 
 def _no_time(row: Row) -> str:
@@ -250,8 +274,9 @@ def _no_time(row: Row) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as text; "x best" is PyTorch's fastest time, over the memory formats, by the row's."""
-    best = best_peer(rows)
+    """The rows as text; "x best" is how many times as fast as PyTorch's fastest program, over the memory
+    formats, the row's is, by the turns that both took."""
+    best = fastest_peers(rows)
     width = max((len(row.name) for row in rows), default=4)
     lines = []
     for row in rows:
@@ -263,11 +288,13 @@ def table(rows: Sequence[Row]) -> str:
         if row.gflop:
             rate += f"{row.gflop / row.seconds:7.0f} GF/s"
             rate += f" {100e9 * row.gflop / row.seconds / row.peak:4.0f}% of peak" if row.peak else ""
-        times = best.get(_piece(row))
-        ratio = f"{times / row.seconds:6.2f} x best" if times else ""
-        spread = f"+-{100 * row.uncertainty:.0f}%" if math.isfinite(row.uncertainty) else ""
-        doubt = "" if row.trusted else "  disturbed"
-        lines.append(f"{what} {1e3 * row.seconds:9.3f} ms {spread:6s} {rate}  {ratio}{doubt}")
+        times = ""
+        if row.piece in best:
+            found = ratio(best[row.piece], row)
+            times = f"{found.value:6.2f} x best {percent(found.uncertainty) if best[row.piece] is not row else ''}"
+        turns = f"{row.rounds} turns" + ("" if row.trusted else ", disturbed")
+        spread = percent(row.uncertainty)
+        lines.append(f"{what} {1e3 * row.seconds:9.3f} ms {spread:6s} {rate}  {times:18s} {turns}")
     return "\n".join(lines)
 
 
@@ -277,9 +304,9 @@ def summary(rows: Sequence[Row]) -> str:
     lines = []
     for row, ratio in ratios(rows):
         if row.kind == "layer":
-            families[row.family if row.dtype == "float32" else f"{row.family} {row.dtype}"].append(ratio)
+            families[row.family if row.dtype == "float32" else f"{row.family} {row.dtype}"].append(ratio.value)
     for family, found in families.items():
-        below = sum(ratio < 1 - SMALLEST_CHANGE for ratio in found)
+        below = sum(value < 1 - SMALLEST_CHANGE for value in found)
         lines.append(
             f"{family:20s} x{geometric_mean(found):5.2f} of PyTorch's best, {below} of {len(found)} below 0.97"
         )
@@ -288,7 +315,8 @@ def summary(rows: Sequence[Row]) -> str:
     lines += verdict(rows)
     for row, ratio in ratios(rows):
         if row.kind == "step":
-            lines.append(f"{row.name:20s} x{ratio:5.2f} of PyTorch's best, by {row.program}")
+            said = f"x{ratio.value:5.2f} {percent(ratio.uncertainty)}".rstrip()
+            lines.append(f"{row.name:20s} {said} of PyTorch's best, by {row.program}")
     wrong = sum(bool(row.wrong) for row in rows)
     if wrong:
         lines.append(f"{wrong} results are WRONG: they have no times")
@@ -308,78 +336,13 @@ def verdict(rows: Sequence[Row]) -> list[str]:
     if checked or known:
         said = f"95 % interval below 0.97 in {PROCESSES} processes"
         lines.append(f"slower ({said}): {len(slower)} of {len(layers)}; {len(checked)} looked so in the first process")
-    lines += [f"  {row.name} {row.pass_} {row.format}: x{ratio:.2f} of PyTorch's best" for row, ratio in slower]
-    first = {row.work: row.seconds for row in rows if row.program == "torch"}
-    again = [(first.get(row.work) or math.nan) / row.seconds for row in rows if row.program == AGAIN and row.seconds]
+    lines += [f"  {row.name} {row.pass_} {row.format}: x{ratio.value:.2f} of PyTorch's best" for row, ratio in slower]
+    first = {row.work: row for row in rows if row.program == "torch" and row.seconds}
+    again = [ratio(first[row.work], row).value for row in rows if row.program == AGAIN and row.seconds]
     if again:
-        below = sum(ratio < 1 - SMALLEST_CHANGE for ratio in again)
+        below = sum(value < 1 - SMALLEST_CHANGE for value in again)
         lines.append(
             f"PyTorch against itself: x{geometric_mean(again):.3f}, {below} of {len(again)} below 0.97, "
-            f"{sum(ratio > 1 + SMALLEST_CHANGE for ratio in again)} above 1.03"
+            f"{sum(value > 1 + SMALLEST_CHANGE for value in again)} above 1.03"
         )
     return lines
-
-
-def compare(before: Path, after: Path, *, any_machine: bool = False, band: float = BAND) -> tuple[str, int]:
-    """What changed for gan_fast from one result file to another.
-
-    A shared machine is faster at one time than at another, and so are all programs on it. So what is compared is each
-    row's ratio to PyTorch's fastest program on the same work in the same file. It has changed if the two ratios differ
-    by more than `band`, and by more than the four medians' uncertainties together. Rows from a disturbed machine are
-    shown and not judged.
-
-    Args:
-        before, after: the files.
-        any_machine: compare files of different machines too.
-        band: relative change that counts as none, for what differs between two runs of the same programs.
-
-    Returns:
-        The table, and the number of gan_fast's rows that became slower or wrong.
-
-    Raises:
-        ValueError: no result files, of different machines, or without a row of gan_fast in common.
-    """
-    (old_machine, old_rows), (new_machine, new_rows) = read(before), read(after)
-    lines = [
-        f"{name}: gan_fast at {machine.get('commit')}, torch {machine.get('torch')}, {len(rows)} rows"
-        for name, machine, rows in ((before, old_machine, old_rows), (after, new_machine, new_rows))
-    ]
-    different = [key for key in SAME_MACHINE if old_machine.get(key) != new_machine.get(key)]
-    if different and not any_machine:
-        said = "; ".join(f"{key} {old_machine.get(key)!r} and {new_machine.get(key)!r}" for key in different)
-        raise ValueError(f"{before} and {after} are of different machines: {said}; expected files of one")
-    old = {row.key: row for row in old_rows}
-    both = [(old[row.key], row) for row in new_rows if row.key in old and row.program.startswith("gan_fast")]
-    if not both:
-        raise ValueError(
-            f"{before} and {after} have no row of gan_fast in common: expected the same layers, steps and programs"
-        )
-    was_best, now_best = _fastest_peer(old_rows), _fastest_peer(new_rows)
-    worse, better = 0, 0
-    width = max(len(row.name) for _, row in both)
-    for was, now in both:
-        what = f"{now.name:{width}s} {now.pass_:11s} {now.format:13s} {now.program:30s}"
-        if now.wrong and not was.wrong:
-            worse += 1
-            lines.append(f"{what} became wrong: {now.wrong}")
-        was_peer, now_peer = was_best.get(_piece(was)), now_best.get(_piece(now))
-        if was.seconds is None or now.seconds is None or was_peer is None or now_peer is None:
-            continue
-        first = (was_peer.seconds or math.nan) / was.seconds
-        second = (now_peer.seconds or math.nan) / now.seconds
-        rows = (was, now, was_peer, now_peer)
-        allowed = max(band, math.hypot(*(row.uncertainty for row in rows)))
-        change = second / first - 1
-        verdict = "no change"
-        if not all(row.trusted for row in rows):
-            verdict = "disturbed, not judged"
-        elif abs(change) > allowed:
-            verdict = "SLOWER" if change < 0 else "faster"
-            worse, better = worse + (change < 0), better + (change > 0)
-        lines.append(
-            f"{what} {first:6.2f} -> {second:6.2f} x best {100 * change:+6.1f}% (band {100 * allowed:.0f}%)  {verdict}"
-        )
-    lost, new = len(old) - len(set(old) & {row.key for row in new_rows}), len({row.key for row in new_rows} - set(old))
-    lines.append(f"{len(both)} rows of gan_fast in common; of all rows, {lost} only in {before}, {new} only in {after}")
-    lines.append(f"{worse} slower or wrong, {better} faster")
-    return "\n".join(lines), worse

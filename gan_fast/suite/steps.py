@@ -21,8 +21,9 @@ from gan_fast.bench import interleaved
 from gan_fast.precision import autocast_dtype
 from gan_fast.suite import peers
 from gan_fast.suite.results import Row
+from gan_fast.suite.sweeps import Piece, sweep
 
-__all__ = ["BASELINE", "MODELS", "NETWORKS", "inputs", "measure", "networks", "recipes"]
+__all__ = ["BASELINE", "MODELS", "NETWORKS", "inputs", "measure", "networks", "piece", "recipes"]
 
 BASELINE = "textbook NCHW"
 #: Another mathematics: its G descends against D before the update, so that g_loss differs by what D learns in a step.
@@ -32,10 +33,13 @@ MODELS = ("dcgan28", "dcgan64")
 NETWORKS = (*sorted(peers.NETWORKS), *MODELS)
 #: Shapes of an image and of a latent, where they are not the article's.
 SHAPES = {"dcgan64": ((3, 64, 64), (100, 1, 1)), "pytorch_gan_dcgan": ((1, 32, 32), (100,))}
-#: In a discriminator, these layers rule the frozen programs out.
+#: With these layers a discriminator must see real and fake images apart, in the frozen programs too.
 OF_ONE_BATCH = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 #: Losses of the first step, program against BASELINE: the same mathematics in another order of sums.
 LARGEST_DIFFERENCE = {"fp32": 1e-3, "bf16": 2e-2}
+
+#: Of each program in a visit.
+TURNS = 2
 
 #: Peers beyond eager PyTorch: what they are called in a table, and the package that they need.
 PEERS = {"compile": ("torch.compile", "torch"), "jax": ("JAX", "jax"), "tensorflow": ("TensorFlow", "tensorflow")}
@@ -69,8 +73,10 @@ def recipes(
         others: of `PEERS`; "compile" is the eager loop with both networks under torch.compile. A recipe raises
             ValueError where its library cannot say these networks, and ImportError where it is not installed.
     """
-    together = any(isinstance(layer, OF_ONE_BATCH) for layer in original[1].modules())
-    steps = {name: step for name, step in peers.STEPS.items() if not together or name == "textbook"}
+    batchwise = any(isinstance(layer, OF_ONE_BATCH) for layer in original[1].modules())
+    steps: dict[str, Callable[..., Any]] = dict(peers.STEPS)
+    if batchwise:
+        steps["frozen"] = functools.partial(peers.Frozen, apart=True)
 
     def eager(step: Any, accelerate: bool = False, compile: bool = False, **settings: Any) -> Any:
         made = copy.deepcopy(original)
@@ -105,7 +111,7 @@ def recipes(
         found[f"{step_name} {best} bf16"] = functools.partial(eager, step, **low)
     found["gan_fast.accelerate, textbook"] = functools.partial(eager, peers.Textbook, accelerate=True)
     found["gan_fast.Trainer"] = ours
-    if not together and _one_logit(original[1], real):
+    if not batchwise and _one_logit(original[1], real):
         found[SIMULTANEOUS] = functools.partial(ours, update="simultaneous")
     if bf16:
         found["gan_fast.Trainer bf16"] = functools.partial(ours, precision="bf16")
@@ -180,6 +186,31 @@ def make(recipes: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Callable[[
     return programs, missing
 
 
+def piece(name: str, recipes: Mapping[str, Callable[[], Any]], batch: int) -> tuple[Piece, dict[str, list[float]]]:
+    """What :func:`gan_fast.suite.sweeps.sweep` measures, and the programs' first losses, known after its first visit.
+
+    A program with other losses than BASELINE gets no time; a peer that is not here is named.
+    """
+    rows = {
+        program: Row(
+            "step", f"{name} b{batch}", program, dtype="bfloat16" if "bf16" in program else "float32", family=name,
+            images=batch,
+        )
+        for program in recipes
+    }  # fmt: skip
+    losses: dict[str, list[float]] = {}
+
+    def checked() -> dict[str, Callable[[], Any]]:
+        programs, missing = make(recipes)
+        losses.update(first_losses(programs))
+        wrong = differences(losses)
+        for program, row in rows.items():
+            row.wrong, row.missing = wrong.get(program, ""), missing.get(program, "")
+        return {program: run for program, run in programs.items() if program not in wrong}
+
+    return Piece(rows, checked, turns=TURNS, sparing=True), losses
+
+
 def measure(
     name: str,
     recipes: Mapping[str, Callable[[], Any]],
@@ -187,20 +218,7 @@ def measure(
     rounds: int,
     calibration: interleaved.Calibration | None = None,
 ) -> tuple[list[Row], dict[str, list[float]]]:
-    """Rows of the programs, and their first losses. A program with other losses than BASELINE gets no time; a peer that
-    is not here is named."""
-    programs, missing = make(recipes)
-    losses = first_losses(programs)
-    wrong = differences(losses)
-    times = interleaved.measure(
-        {program: run for program, run in programs.items() if program not in wrong}, rounds, calibration=calibration
-    )
-    rows = []
-    for program in recipes:
-        dtype = "bfloat16" if "bf16" in program else "float32"
-        row = Row("step", f"{name} b{batch}", program, dtype=dtype, family=name, images=batch)
-        row.wrong, row.missing = wrong.get(program, ""), missing.get(program, "")
-        if program in times:
-            row.take(times[program])
-        rows.append(row)
-    return rows, losses
+    """Rows of the programs, with so many turns of each or a few more, and their first losses."""
+    made, losses = piece(name, recipes, batch)
+    sweep([made], rounds, interleaved.Calibration() if calibration is None else calibration)
+    return made.rows, losses
