@@ -55,7 +55,8 @@ def speed_table(path: Path, docs: Path) -> str:
         for allocator in allocators:
             times = result["results"][allocator]["times"]
             seconds = times[program]["seconds"]
-            cells.append(f"{1e3 * seconds:.0f} ({times[baseline]['seconds'] / seconds:.2f}x)")
+            ratio = times[program].get("ratio", times[baseline]["seconds"] / seconds)  # older files have medians alone
+            cells.append(f"{1e3 * seconds:.0f} ({ratio:.2f}x)")
         lines.append(f"| {program} | {' | '.join(cells)} |")
     lines.append("")
     lines.append(

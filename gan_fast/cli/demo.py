@@ -112,7 +112,8 @@ def make_trainer(seed: int, batch_size: int, **settings: Any) -> Any:
 
 
 def compare_speed(batch_size: int, seed: int) -> float:
-    """Time single steps of gan_fast's trainer and of plain PyTorch in turn, print both; returns the ratio of medians.
+    """Time single steps of gan_fast's trainer and of plain PyTorch in turn, print both; returns the median of the
+    rounds' ratios.
 
     Both train the same network from the same start on the same noise images. In turn, so that whatever else the machine
     does meets both alike; medians, because it then meets few rounds.
@@ -120,6 +121,7 @@ def compare_speed(batch_size: int, seed: int) -> float:
     import torch
 
     import gan_fast
+    from gan_fast.bench import paired
 
     trainer = make_trainer(seed, batch_size, outdir=None)
     torch.manual_seed(seed)
@@ -132,12 +134,14 @@ def compare_speed(batch_size: int, seed: int) -> float:
             begun = time.perf_counter()
             step(images)
             seconds[name].append(time.perf_counter() - begun)
-    ours, theirs = (statistics.median(seconds[name][WARM_UP:]) for name in ("ours", "plain"))
+    turns = [seconds[name][WARM_UP:] for name in ("ours", "plain")]
+    ours, theirs = (statistics.median(times) for times in turns)
+    ratio = paired.ratio(turns[1:], turns[:1]).value
     print(f"one step of {batch_size} images, {ROUNDS - WARM_UP} interleaved rounds, medians:")
     print(f"  gan_fast.Trainer   {ours * 1e3:7.1f} ms  {batch_size / ours:7.0f} img/s")
     print(f"  plain PyTorch      {theirs * 1e3:7.1f} ms  {batch_size / theirs:7.0f} img/s")
-    print(f"  speed against eager PyTorch: {theirs / ours:.2f}x", flush=True)
-    return theirs / ours
+    print(f"  speed against eager PyTorch: {ratio:.2f}x", flush=True)
+    return ratio
 
 
 def textbook_step(generator: nn.Module, discriminator: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
