@@ -14,7 +14,7 @@ import random
 import statistics
 from collections.abc import Sequence
 
-__all__ = ["FEWEST_VISITS", "Ratio", "ratio"]
+__all__ = ["FEWEST_VISITS", "Ratio", "ratio", "value"]
 
 #: With fewer visits the single turns have to tell how sure the figure is.
 FEWEST_VISITS = 3
@@ -59,19 +59,30 @@ def ratio(theirs: Visits, ours: Visits) -> Ratio:
     Raises:
         ValueError: the two have no turn in common.
     """
-    visits = [
-        [math.log(slow / fast) for slow, fast in zip(*pair, strict=False)]
-        for pair in zip(theirs, ours, strict=False)
-    ]  # fmt: skip
-    visits = [visit for visit in visits if visit]
-    pairs = sorted(value for visit in visits for value in visit)
-    if not pairs:
-        raise ValueError(f"got turns {theirs} and {ours}, expected some that both took")
+    visits = _pairs(theirs, ours)
+    pairs = [value for visit in visits for value in visit]
     middle = statistics.median(pairs)
     lower, _, upper = statistics.quantiles(pairs, n=4, method="inclusive") if len(pairs) > 1 else (middle,) * 3
     half = _doubt(visits if len(visits) >= FEWEST_VISITS else [[value] for value in pairs])
     interval = (math.exp(middle - half), math.exp(middle + half) if half < LARGEST_DOUBT else math.inf)
     return Ratio(math.exp(middle), interval, (math.exp(lower), math.exp(upper)), len(pairs))
+
+
+def value(theirs: Visits, ours: Visits) -> float:
+    """The ratio's value alone, which is sooner known."""
+    return math.exp(statistics.median(itertools.chain.from_iterable(_pairs(theirs, ours))))
+
+
+def _pairs(theirs: Visits, ours: Visits) -> list[list[float]]:
+    """Logarithms of the turns' ratios, by visits."""
+    visits = [
+        [math.log(slow / fast) for slow, fast in zip(*pair, strict=False)]
+        for pair in zip(theirs, ours, strict=False)
+    ]  # fmt: skip
+    visits = [visit for visit in visits if visit]
+    if not visits:
+        raise ValueError(f"got turns {theirs} and {ours}, expected some that both took")
+    return visits
 
 
 def _doubt(groups: Sequence[Sequence[float]]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -212,13 +213,24 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 def fastest_peers(rows: Iterable[Row]) -> dict[tuple[str, ...], Row]:
     """The fastest row of a program that is not gan_fast's for each piece of work, over the memory formats."""
-    best: dict[tuple[str, ...], Row] = {}
+    return _fastest(row for row in rows if row.program != AGAIN and not row.program.startswith("gan_fast"))
+
+
+def _fastest(rows: Iterable[Row]) -> dict[tuple[str, ...], Row]:
+    """Of the rows with times, by piece of work. Each is compared with the first one by their turns, as ratios are: the
+    medians of two programs may be of different moods of the machine."""
+    pieces: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        if row.seconds is not None and row.program != AGAIN and not row.program.startswith("gan_fast"):
-            found = best.get(row.piece)
-            if found is None or row.seconds < (found.seconds or math.inf):
-                best[row.piece] = row
-    return best
+        if row.seconds is not None:
+            pieces[row.piece].append(row)
+    return {piece: max(found, key=functools.partial(_value, found[0])) for piece, found in pieces.items()}
+
+
+def _value(theirs: Row, ours: Row) -> float:
+    """How many times as fast `ours` is, of two rows with times."""
+    if theirs.times and ours.times:
+        return paired.value(theirs.times, ours.times)
+    return (theirs.seconds or math.nan) / (ours.seconds or math.nan)
 
 
 def ratio(theirs: Row, ours: Row) -> paired.Ratio:
@@ -226,20 +238,15 @@ def ratio(theirs: Row, ours: Row) -> paired.Ratio:
     a file does not have them."""
     if theirs.times and ours.times:
         return paired.ratio(theirs.times, ours.times)
-    value = (theirs.seconds or math.nan) / (ours.seconds or math.nan)
+    value = _value(theirs, ours)
     doubt = value * math.hypot(theirs.uncertainty, ours.uncertainty)
     return paired.Ratio(value, (max(0.0, value - doubt), value + doubt))
 
 
 def ratios(rows: Sequence[Row]) -> list[tuple[Row, paired.Ratio]]:
     """gan_fast's fastest row of each piece of work, and how many times as fast as PyTorch's fastest it is."""
-    best = fastest_peers(rows)
-    fastest: dict[tuple[str, ...], Row] = {}
-    for row in rows:
-        if row.program.startswith("gan_fast") and row.seconds is not None and row.piece in best:
-            if row.piece not in fastest or row.seconds < (fastest[row.piece].seconds or math.inf):
-                fastest[row.piece] = row
-    return [(row, ratio(best[piece], row)) for piece, row in fastest.items()]
+    best, ours = fastest_peers(rows), _fastest(row for row in rows if row.program.startswith("gan_fast"))
+    return [(row, ratio(best[piece], row)) for piece, row in ours.items() if piece in best]
 
 
 def findings(rows: Sequence[Row]) -> list[dict[str, Any]]:
