@@ -16,6 +16,7 @@ sys.path.append(str(BENCHMARKS))
 
 import bench_data  # noqa: E402  # a script of benchmarks/, found by the line above
 import frame  # noqa: E402  # the same
+import profile_loop  # noqa: E402  # the same
 
 from gan_fast.suite import steps  # noqa: E402  # after them, in its order
 
@@ -72,3 +73,14 @@ def test_wrong_batches_are_not_timed(change: Any, message: str) -> None:
     floats = images.float().div(127.5).sub(1.0)
     with pytest.raises(AssertionError, match=message):
         bench_data.measure(never, "group", "torch", lambda: iter([change(floats)]), images)
+
+
+def test_a_profile_is_held_against_the_loop_s_own_clock() -> None:
+    """What is compared is there; how near the two are is for a quiet machine to tell."""
+    found = profile_loop.profiled(batch=2, turns=2, width=4, accelerate=True)
+    assert found["turns"] == 2 and set(found["overhead"]) == {"timing the phases", "layers and operators"}
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    assert "backward for generator" in found["shares"] and "data" in found["shares"]
+    assert found["phases"] == pytest.approx(found["wall"] * (1 + found["apart"]))
+    text = profile_loop.told("accelerated", found)
+    assert text.startswith("accelerated: 2 turns of ") and "by the loop's clock" in text and "100.0%" not in text
