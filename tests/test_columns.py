@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gan_fast import backends, choice_table, functional
 from gan_fast.choice_table import Choice
-from gan_fast.ops import columns
+from gan_fast.ops import columns, geometry
 
 FUNCTIONS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "conv": (functional.conv2d, (6, 5, 3, 3)),
@@ -66,6 +66,54 @@ def test_weights_in_any_memory(op: str, backend: str) -> None:
     for form in forms:
         for got, wanted in zip(passes(function, x, form, backend), expected, strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gemm"])
+@pytest.mark.parametrize("op", FUNCTIONS)
+def test_views_that_pytorch_negates_when_they_are_read(op: str, backend: str) -> None:
+    """The imaginary part of a conjugate is one: its memory has the other sign."""
+    kernels()
+    function, shape = FUNCTIONS[op]
+
+    def negated(*size: int) -> Tensor:
+        view = torch.randn(*size, dtype=torch.complex128).conj().imag
+        assert view.is_neg()
+        return view
+
+    x, weight, bias = negated(2, 5, 9, 8), negated(*shape), negated(6)
+    expected = function(x, weight, bias, stride=2, backend="reference")
+    torch.testing.assert_close(function(x, weight, bias, stride=2, backend=backend), expected, rtol=1e-12, atol=1e-12)
+    images = negated(2, 9, 8, 5).permute(0, 3, 1, 2)  # dense in channels_last, so that no kernel needs a copy
+    expected = function(images, weight, bias, stride=2, backend="reference")
+    got = function(images, weight, bias, stride=2, backend=backend)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gemm"])
+@pytest.mark.parametrize("op", FUNCTIONS)
+def test_buffers_are_on_the_cpu_whatever_the_default_device(op: str, backend: str) -> None:
+    kernels()
+    function, shape = FUNCTIONS[op]
+    x, weight = torch.randn(2, 5, 9, 8, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    expected = passes(function, x, weight, "reference")
+    torch.set_default_device("meta")
+    try:
+        found = passes(function, x, weight, backend)
+    finally:
+        torch.set_default_device(None)
+    for got, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_the_rules_keep_the_columns_of_one_sample_small() -> None:
+    """A 3x3 layer of 512 channels on one large image would need gigabytes."""
+    for op in ("conv", "conv_transpose", "conv_weight_grad"):
+        facts = geometry.facts(
+            op == "conv_transpose", (1, 512, 512, 512), (512, 512, 3, 3),
+            geometry.Geometry((1, 1), (1, 1), (1, 1), 1, (512, 512)), True,
+        )  # fmt: skip
+        asked = {**facts, "rank": 2, "fused": False, "weight_last": False, "transposed": False}
+        assert choice_table.decide(op, asked, "avx512").backend != "gemm"
 
 
 def test_other_operators_run_on_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

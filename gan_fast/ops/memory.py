@@ -41,7 +41,7 @@ def empty(shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Te
     """Uninitialised CPU tensor with these dense strides, from the pool where it is large."""
     module = backends.extension()
     if module is None or dtype not in _DTYPE_CODES or math.prod(shape) * dtype.itemsize < POOL_FROM:
-        return torch.empty_strided(tuple(shape), tuple(stride), dtype=dtype)
+        return torch.empty_strided(tuple(shape), tuple(stride), dtype=dtype, device="cpu")
     return torch.from_dlpack(module.pool_empty(list(shape), list(stride), _DTYPE_CODES[dtype]))
 
 

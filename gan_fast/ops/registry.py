@@ -175,7 +175,12 @@ class Operator:
             self._choices[key] = choice
         if _recorder is not None:
             _recorder(self, arguments, choice)
-        implementation = self.implementations["reference" if choice.backend == "torch" else choice.backend]
+        if choice.backend in ("torch", "reference"):
+            implementation = self.implementations["reference"]
+        else:
+            implementation = self.implementations[choice.backend]
+            # Kernels read memory, where a view that PyTorch negates when it is read is not negated.
+            arguments = [value.resolve_neg() if isinstance(value, Tensor) else value for value in arguments]
         device = arguments[0].device.type
         if autocast_enabled(device):
             # Casting is functional's business; in here autocast would give PyTorch's operations another dtype than

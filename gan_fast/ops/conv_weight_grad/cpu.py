@@ -30,7 +30,7 @@ def conv_weight_grad(
     """Same arguments as the reference; float32, bfloat16 or float64 on the CPU, 1-D and 2-D."""
     shape = weight_shape(input, grad_output, kernel_size, groups, transposed)
     memory_format = layout.named(channels_last)
-    weight_grad = torch.empty(shape, dtype=input.dtype, memory_format=memory_format)
+    weight_grad = torch.empty(shape, dtype=input.dtype, device="cpu", memory_format=memory_format)
     bias_grad = input.new_empty(grad_output.shape[1] if want_bias else 0)
     if input.shape[0] == 0:
         return weight_grad.zero_(), bias_grad.zero_()
