@@ -26,12 +26,13 @@ def binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings_may_change:
     """The CPU counts as a device, whose verdicts go to an empty folder; the file is that of the compiled module."""
     monkeypatch.setattr(first_use, "DEVICES", ["cpu"])
     monkeypatch.setenv("GAN_FAST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     path = tmp_path / "_cuda.so"
     path.write_bytes(b"one build")
     monkeypatch.setattr(backends, "cuda_extension", lambda: types.SimpleNamespace(__file__=str(path)))
     first_use.forget()
-    yield path
+    with pytest.MonkeyPatch.context() as switches:  # undone before settings_may_change ends
+        switches.setattr(torch.backends.cudnn, "allow_tf32", False)
+        yield path
     first_use.forget()
 
 

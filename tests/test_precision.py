@@ -40,7 +40,7 @@ def settings() -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def untouched() -> Iterator[None]:
+def untouched(settings_may_change: None) -> Iterator[None]:
     before = settings()
     yield
     assert settings() == before
