@@ -62,10 +62,11 @@ _DIRECT = {Tensor, torch.nn.Parameter, type(None), bool, int, float, str, list}
 
 
 def _signature(arguments: Sequence[Any]) -> list[Any]:
-    """All that checks and choices go by, hashable: of the tensors shape, strides, dtype and device."""
+    """All that checks and choices go by, hashable: of the tensors shape, strides, dtype, device, and whether PyTorch
+    negates them when they are read."""
     return [
         tuple(value) if type(value) is list
-        else (value.shape, value.stride(), value.dtype, value.device) if isinstance(value, Tensor)
+        else (value.shape, value.stride(), value.dtype, value.device, value.is_neg()) if isinstance(value, Tensor)
         else value
         for value in arguments
     ]  # fmt: skip
@@ -138,7 +139,8 @@ class Operator:
         )
         self._function = _functorch_function(self, setup, backward, vmap)
         self._eager = _eager_function(self, setup, backward)
-        self._choices: dict[tuple[Any, ...], Choice] = {}
+        # And whether a tensor among the arguments is negated when PyTorch reads it.
+        self._choices: dict[tuple[Any, ...], tuple[Choice, bool]] = {}
         choice_table.on_change(self._choices.clear)
         OPERATORS[name] = self
 
@@ -166,21 +168,20 @@ class Operator:
         if forward_ad._current_level >= 0:  # autograd has dropped the tangents by now: 0 would be the wrong answer
             raise NotImplementedError(f"gan_fast::{self.name} has no forward-mode derivative")
         key = (backend, *backends.circumstances(arguments[0].is_cuda), *_signature(arguments))
-        choice = self._choices.get(key)
-        if choice is None:
+        known = self._choices.get(key)
+        if known is None:
             self._check(*arguments)
             choice = backends.choose(self.name, backend=backend, **self.facts(*arguments))
             if len(self._choices) >= _MANY:
                 self._choices.clear()
-            self._choices[key] = choice
+            known = choice, any(isinstance(value, Tensor) and value.is_neg() for value in arguments)
+            self._choices[key] = known
+        choice, negated = known
+        if negated:  # kernels read memory, which has the other sign
+            arguments = [value.resolve_neg() if isinstance(value, Tensor) else value for value in arguments]
         if _recorder is not None:
             _recorder(self, arguments, choice)
-        if choice.backend in ("torch", "reference"):
-            implementation = self.implementations["reference"]
-        else:
-            implementation = self.implementations[choice.backend]
-            # Kernels read memory, where a view that PyTorch negates when it is read is not negated.
-            arguments = [value.resolve_neg() if isinstance(value, Tensor) else value for value in arguments]
+        implementation = self.implementations["reference" if choice.backend == "torch" else choice.backend]
         device = arguments[0].device.type
         if autocast_enabled(device):
             # Casting is functional's business; in here autocast would give PyTorch's operations another dtype than
