@@ -42,6 +42,11 @@ def fusable(activation: str, negative_slope: float) -> bool:
     return activation != "leaky_relu" or negative_slope > 0
 
 
+def fuses(activation: str, negative_slope: float) -> bool:
+    """Whether there is an activation, and the operators compute it inside."""
+    return activation != "none" and fusable(activation, negative_slope)
+
+
 def check_fusable(activation: str, negative_slope: float, name: str = "activation") -> None:
     """ValueError unless the operators can take this activation."""
     if activation not in CODES:

@@ -190,7 +190,7 @@ def question(
 ) -> convolution_choice.Question:
     """What a call comes to for :func:`convolution_choice.passes`."""
     x = x if x.dim() == weight.dim() else x.unsqueeze(0)
-    fused = act != "none" and activations.fusable(act, negative_slope)
+    fused = activations.fuses(act, negative_slope)
     formats = convolution_choice.formats(x, weight)
     return convolution_choice.Question(transposed, tuple(x.shape), tuple(weight.shape), geometry, formats, fused)
 
@@ -213,7 +213,7 @@ def wants_channels_last(
     geometry = _geometry(kind, tuple(input.shape), tuple(weight.shape), None, parameters)
     if geometry is None:
         return False
-    fused = activation not in (None, "none") and activations.fusable(activation, negative_slope)
+    fused = activations.fuses(activation or "none", negative_slope)
     device = input.device.type
     dtype = torch.get_autocast_dtype(device) if autocast_enabled(device) else input.dtype
     formats = convolution_choice.Formats(True, True, layout.is_channels_last(weight))

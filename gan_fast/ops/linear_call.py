@@ -73,7 +73,7 @@ def _chosen(count: int, x: Tensor, weight: Tensor, act: str, negative_slope: flo
 
 def question(count: int, weight: Tensor, act: str, negative_slope: float) -> convolution_choice.Question:
     """What the layer on ``count`` rows comes to for :func:`convolution_choice.passes`."""
-    fused = act != "none" and activations.fusable(act, negative_slope)
+    fused = activations.fuses(act, negative_slope)
     pixels = (1, weight.shape[1], 1, count)
     formats = convolution_choice.Formats(True, True, False)
     return convolution_choice.Question(False, pixels, (*weight.shape, 1, 1), geometry(count), formats, fused)
