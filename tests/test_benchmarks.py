@@ -15,8 +15,8 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import bench_data  # noqa: E402  # a script of benchmarks/, found by the line above
-import frame  # noqa: E402  # the same
-import profile_loop  # noqa: E402  # the same
+import frame  # noqa: E402  # found by the same line
+import profile_loop  # noqa: E402  # found by the same line
 
 from gan_fast.suite import steps  # noqa: E402  # after them, in its order
 

@@ -28,17 +28,27 @@ def passes(function: Any, x: Tensor, weight: Tensor, backend: str) -> tuple[Tens
     return (y, *torch.autograd.grad(y.square().sum(), (x, weight)))
 
 
+def assert_same(got: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
+    """In float64, but for the order of the sums."""
+    for mine, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+def case(op: str, batch: int = 2) -> tuple[Any, Tensor, Tensor, tuple[Tensor, ...]]:
+    """Function, image and weight in float64, and the passes by PyTorch."""
+    kernels()
+    function, shape = FUNCTIONS[op]
+    x, weight = torch.randn(batch, 5, 9, 8, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    return function, x, weight, passes(function, x, weight, "reference")
+
+
 @pytest.mark.parametrize("op", FUNCTIONS)
 @pytest.mark.parametrize("most", [1, 5000, 1 << 30])
 def test_a_batch_may_go_in_parts(op: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels()
-    function, shape = FUNCTIONS[op]
-    x, weight = torch.randn(7, 5, 9, 8, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
-    expected = passes(function, x, weight, "reference")
+    function, x, weight, expected = case(op, batch=7)
     monkeypatch.setattr(columns, "MOST_BYTES", most)
     assert len(list(columns.parts(7, 1000))) == {1: 7, 5000: 2, 1 << 30: 1}[most]
-    for got, wanted in zip(passes(function, x, weight, "gemm"), expected, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    assert_same(passes(function, x, weight, "gemm"), expected)
 
 
 @pytest.mark.parametrize("batch", [9, 10, 55, 56])
@@ -55,17 +65,14 @@ def test_products_of_few_rows_with_many_columns(batch: int) -> None:
 @pytest.mark.parametrize("op", FUNCTIONS)
 def test_weights_in_any_memory(op: str, backend: str) -> None:
     """Dense in either format, and neither: a slice in channels_last order has its strides but not its memory."""
-    kernels()
-    function, shape = FUNCTIONS[op]
-    x, weight = torch.randn(2, 5, 9, 8, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
-    expected = passes(function, x, weight, "reference")
-    wide = torch.zeros(shape[0], 2 * shape[1], *shape[2:], dtype=torch.float64)
-    sliced = wide.to(memory_format=torch.channels_last)[:, : shape[1]]
-    forms = [weight, weight.to(memory_format=torch.channels_last), sliced.copy_(weight), weight.flip(3).flip(3)]
+    function, x, weight, expected = case(op)
+    wide = torch.cat((weight, weight), 1).to(memory_format=torch.channels_last)
+    sliced = wide[:, : weight.shape[1]]
+    assert not sliced.is_contiguous(memory_format=torch.channels_last)
+    forms = [weight, weight.to(memory_format=torch.channels_last), sliced, weight.flip(3).flip(3)]
     forms.append(weight.transpose(2, 3).contiguous().transpose(2, 3))
     for form in forms:
-        for got, wanted in zip(passes(function, x, form, backend), expected, strict=True):
-            torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+        assert_same(passes(function, x, form, backend), expected)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gemm"])
@@ -92,17 +99,13 @@ def test_views_that_pytorch_negates_when_they_are_read(op: str, backend: str) ->
 @pytest.mark.parametrize("backend", ["cpu", "gemm"])
 @pytest.mark.parametrize("op", FUNCTIONS)
 def test_buffers_are_on_the_cpu_whatever_the_default_device(op: str, backend: str) -> None:
-    kernels()
-    function, shape = FUNCTIONS[op]
-    x, weight = torch.randn(2, 5, 9, 8, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
-    expected = passes(function, x, weight, "reference")
+    function, x, weight, expected = case(op)
     torch.set_default_device("meta")
     try:
         found = passes(function, x, weight, backend)
     finally:
         torch.set_default_device(None)
-    for got, wanted in zip(found, expected, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    assert_same(found, expected)
 
 
 def test_the_rules_keep_the_columns_of_one_sample_small() -> None:

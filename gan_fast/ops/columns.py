@@ -60,8 +60,8 @@ def weight_of(matrix: Tensor, shape: Sequence[int], inner: bool) -> Tensor:
     return matrix.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
 
 
-#: Rows from which, and below which, MKL takes half as long, or less, for the transpose of a product (rows, K) with
-#: (columns, K)^T where there are many columns (AVX-512, MKL 2024.2: 1.1 to 2.9 times, by 2,048 to 8,192 summands).
+#: Rows from which, and below which, MKL is faster with the transpose of a product (rows, K) with (columns, K)^T where
+#: there are many columns: mostly 1.1 to 2.9 times (AVX-512, MKL 2024.2, 1,024 to 8,192 summands).
 _FEW_ROWS, _MANY_COLUMNS = (10, 56), 384
 
 
