@@ -40,23 +40,30 @@ GF_INLINE void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, 
     for (int v = 0; v < NV; ++v) acc[i][v] = Vec<T>{};
   }
   const W* panel = job.panel;
-  for (int64_t s = 0; s < job.step_count; ++s) {
-    const int64_t offset = job.steps[s].offset;
-    const int64_t depth = job.steps[s].depth;
-    for (int64_t c = 0; c < depth; ++c, panel += 2 * lanes) {
-      Vec<W> weight[NV];
+  const auto multiply = [&](int64_t c) __attribute__((always_inline)) {
+    Vec<W> weight[NV];
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) weight[v] = load<W>(panel + v * lanes);
+    for (int v = 0; v < NV; ++v) weight[v] = load<W>(panel + v * lanes);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const W* a = base[r] + offset + c;
+    for (int r = 0; r < R; ++r) {
+      const W* a = base[r] + c;
 #pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) {
-          const Vec<W> x = splat<W>(a[i * kChannelBlock]);
+      for (int i = 0; i < L; ++i) {
+        const Vec<W> x = splat<W>(a[i * kChannelBlock]);
 #pragma GCC unroll 2
-          for (int v = 0; v < NV; ++v) add_product(acc[r * L + i][v], x, weight[v]);
-        }
+        for (int v = 0; v < NV; ++v) add_product(acc[r * L + i][v], x, weight[v]);
       }
+    }
+    panel += 2 * lanes;
+  };
+  for (int64_t s = 0; s < job.step_count; ++s) {
+    const int64_t begin = job.steps[s].offset, end = begin + job.steps[s].depth;
+    if (GF_VECTOR_BYTES < 64 && end - begin == kChannelBlock) {
+      // The usual step. Its few turns have an exit that CPUs mispredict, after some 100 cycles with so short a block: 4 turns in one.
+#pragma GCC unroll 4
+      for (int64_t c = 0; c < kChannelBlock; ++c) multiply(begin + c);
+    } else {
+      for (int64_t c = begin; c < end; ++c) multiply(c);
     }
   }
 #pragma GCC unroll 16

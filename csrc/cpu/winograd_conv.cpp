@@ -324,10 +324,11 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
         for (int64_t u = place.u; u < std::min(place.u + call.tile_u, axis_x.max_count); u += 2) pieces.push_back({n, t, u});
       }
     }
-    // Chunks of equal size, so that the last one is no remnant.
-    const std::size_t chunks = ceil_div(static_cast<int64_t>(pieces.size()), call.pieces);
+    // Chunks of equal size, so that the last one is no remnant; of whole register blocks, so that only that one pads.
+    const std::size_t count = pieces.size(), unit = static_cast<std::size_t>(table.pixels);
+    const std::size_t units = (count + unit - 1) / unit, chunks = ceil_div(static_cast<int64_t>(count), call.pieces);
     for (std::size_t c = 0; c < chunks; ++c) {
-      const std::size_t first = pieces.size() * c / chunks, last = pieces.size() * (c + 1) / chunks;
+      const std::size_t first = units * c / chunks * unit, last = std::min(count, units * (c + 1) / chunks * unit);
       run_chunk(call, place, pieces, first, last - first, packed, packed_weights + place.group * call.weights_per_group, bias, y,
                 epilogue);
     }
