@@ -33,14 +33,17 @@ MARGIN = 0.03
 
 
 def record(listed: Iterable[LayerShape]) -> Iterator[tuning.Call]:
-    """The different operator calls of these layers: every pass, memory format, and with leaky_relu or without."""
+    """The different operator calls of these layers: every pass, memory format, with leaky_relu or without, and with the
+    weights as PyTorch makes them or (the image in channels_last, no activation) in channels_last like the image."""
     seen = set()
     for shape in listed:
         if shape.op == "upsample_conv" or 2e-6 * shape.macs < SMALLEST:
             continue
         for name in layers.FORMATS if shape.rank == 2 else ("NCHW",):
-            for activation in (None, "leaky_relu") if name == "channels_last" or shape.rank == 1 else (None,):
-                passes = functools.partial(_passes, shape, layers.FORMATS[name], activation)
+            plain = [(None, False)] if name != "channels_last" else [(None, False), (None, True)]
+            fused = [("leaky_relu", False)] if name == "channels_last" or shape.rank == 1 else []
+            for activation, weight_last in [*plain, *fused]:
+                passes = functools.partial(_passes, shape, layers.FORMATS[name], activation, weight_last)
                 for call in tuning.record(passes):
                     key = choice_table.key(call.op, call.facts)
                     if call.op in ("conv", "conv_transpose", "conv_weight_grad") and key not in seen:
@@ -48,7 +51,7 @@ def record(listed: Iterable[LayerShape]) -> Iterator[tuning.Call]:
                         yield call
 
 
-def _passes(shape: LayerShape, memory_format: torch.memory_format, activation: str | None) -> None:
+def _passes(shape: LayerShape, memory_format: torch.memory_format, activation: str | None, weight_last: bool) -> None:
     """The layer, forward and backward."""
     options: dict[str, Any] = {} if activation is None else {"activation": activation, "negative_slope": 0.2}
 
@@ -56,8 +59,10 @@ def _passes(shape: LayerShape, memory_format: torch.memory_format, activation: s
         made = torch.randn(size) * 0.1
         return (made.to(memory_format=memory_format) if shape.rank == 2 else made).requires_grad_()
 
-    # Weights as PyTorch makes them; images in the format.
-    tensors = ready(shape.input_shape), (torch.randn(shape.weight_shape) * 0.1).requires_grad_()
+    weight = torch.randn(shape.weight_shape) * 0.1
+    if weight_last:
+        weight = weight.to(memory_format=torch.channels_last)
+    tensors = ready(shape.input_shape), weight.requires_grad_()
     y = layers.call(shape, "auto", **options)(*tensors, torch.zeros(shape.out_channels, requires_grad=True))
     upstream = torch.randn(y.shape)
     y.backward(upstream.to(memory_format=memory_format) if shape.rank == 2 else upstream)
