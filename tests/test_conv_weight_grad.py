@@ -15,7 +15,7 @@ from checks import (
     recorded,
     rounds_transforms,
 )
-from conv_checks import ACTIVATIONS, small
+from conv_checks import ACTIVATIONS, OPCHECK, small
 from native import kernels
 from tolerance import FACTOR, assert_as_good
 from torch import Tensor
@@ -115,7 +115,7 @@ def test_opcheck(case: ConvCase, backend: str) -> None:
     x, g, y = tensors(case, torch.float32, prologue=True)
     rest = (y, "tanh", 0.3, len(case.weight) == 4, backend)
     args = (x, g, list(case.weight[2:]), *case.form[:4], case.transposed, True, *rest)
-    torch.library.opcheck(torch.ops.gan_fast.conv_weight_grad.default, args)
+    torch.library.opcheck(torch.ops.gan_fast.conv_weight_grad.default, args, **OPCHECK)
 
 
 @pytest.mark.parametrize("backend", CONVOLUTION_BACKENDS)
@@ -131,7 +131,9 @@ def test_channels_last_is_the_same_in_another_order(
         plain, asked = (run(case, x, g, y, "relu", name, last)[0] for last in (False, True))
         nothing = run(case, x[:0], g[:0], y[:0], "relu", name, True)[0]
         fake = run(case, x.to("meta"), g.to("meta"), y.to("meta"), "relu", "reference", True)[0]
-    assert plain.is_contiguous() and torch.equal(plain, asked)
+    assert plain.is_contiguous()
+    exact = not backend.startswith("gemm")  # the BLAS may add a transposed product in another order
+    torch.testing.assert_close(asked, plain, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-4)
     pattern = torch.empty(case.weight, memory_format=torch.channels_last)
     assert asked.stride() == nothing.stride() == fake.stride() == pattern.stride()
 

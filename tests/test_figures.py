@@ -19,7 +19,8 @@ import bench_figures  # noqa: E402  # a script of tools/, found by the line abov
 import figures  # noqa: E402  # the same
 
 pytest.importorskip("matplotlib", reason="draws the plots")
-README = f"head\n{figures.LAYERS[0]}\n{figures.LAYERS[1]}\ntail\n"
+PLACE = figures.LAYERS["avx2"]
+README = f"head\n{PLACE[0]}\n{PLACE[1]}\ntail\n"
 
 
 @pytest.fixture
@@ -37,7 +38,12 @@ def test_layers_by_family_with_quartiles(folder: Path) -> None:
     text = bench_figures.layers(folder / "benchmarks/results/layers.json", folder / "docs")
     # 2 ms a batch against 1 ms a batch and 1: 1x, 1.88x and 1.97x, in two passes each.
     assert "| article_g | 6 | 1.55x | 1.00 to 1.97 | 0 |" in text and "| over families | 12 | 1.55x | | 0 |" in text
-    assert "(benchmarks/results/layers.json)" in text and (folder / "docs/layers.png").stat().st_size > 1000
+    assert (
+        "(benchmarks/results/layers.json)" in text
+        and bench_figures.level(folder / "benchmarks/results/layers.json") in text
+    )
+    (picture,) = (folder / "docs").glob("layers_*.png")
+    assert picture.stat().st_size > 1000 and f"(docs/{picture.name})" in text
     with pytest.raises(ValueError, match="expected layers in float32"):
         bench_figures.layers(folder / "benchmarks/results/scaling.json", folder / "docs")
 
@@ -59,10 +65,10 @@ def test_what_is_not_given_is_made_again_from_the_file_that_is_named(folder: Pat
         return f"made {len(made)}, [{path.name}]({path.relative_to(folder)})"
 
     docs, given = folder / "docs", folder / "benchmarks/results/layers.json"
-    assert figures.again(README, figures.LAYERS, None, make, docs) == README and made == []
-    first = figures.again(README, figures.LAYERS, given, make, docs)
+    assert figures.again(README, PLACE, None, make, docs) == README and made == []
+    first = figures.again(README, PLACE, given, make, docs)
     assert first == README.replace("\n<!-- end", "\nmade 1, [layers.json](benchmarks/results/layers.json)\n<!-- end", 1)
-    assert figures.again(first, figures.LAYERS, None, make, docs) == first.replace("made 1", "made 2")
+    assert figures.again(first, PLACE, None, make, docs) == first.replace("made 1", "made 2")
     assert made == [given, given]
     with pytest.raises(ValueError, match=r"README\.md: expected '<!-- scaling"):
         figures.again(README, figures.SCALING, None, make, docs)
@@ -70,11 +76,11 @@ def test_what_is_not_given_is_made_again_from_the_file_that_is_named(folder: Pat
 
 def test_readme_has_every_place_and_names_files_that_make_it(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for markers in (figures.SPEED, figures.LAYERS, figures.SCALING, figures.SHOTS, figures.QUALITY):
+    for markers in (figures.SPEED, *figures.LAYERS.values(), figures.SCALING, figures.SHOTS, figures.QUALITY):
         figures.split(text, markers)
     for markers, make in (
         (figures.SPEED, figures.speed_table),
-        (figures.LAYERS, bench_figures.layers),
+        *((markers, bench_figures.layers) for markers in figures.LAYERS.values()),
         (figures.SCALING, bench_figures.scaling),
     ):
         assert figures.again(text, markers, None, make, tmp_path) == text

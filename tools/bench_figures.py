@@ -16,7 +16,7 @@ from typing import Any
 from gan_fast.pages import plots
 from gan_fast.suite import exponents, report, results
 
-__all__ = ["layers", "report_shots", "scaling"]
+__all__ = ["layers", "level", "report_shots", "scaling"]
 
 ROOT = Path(__file__).resolve().parent.parent
 DOTS = 150  # to the inch
@@ -25,8 +25,17 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SHOTS = {"light": (1000, 1300, False), "dark": (1000, 1300, True), "phone": (390, 1300, True)}
 
 
+def level(path: Path) -> str:
+    """The instruction level of the machine that the result file comes from.
+
+    Raises:
+        ValueError: no result file.
+    """
+    return str(results.read(path)[0]["level"])
+
+
 def layers(path: Path, docs: Path) -> str:
-    """Draw docs/layers.png: speed-ups by family with their quartiles; the text for README.md.
+    """Draw docs/layers_LEVEL.png: speed-ups by family with their quartiles; the text for README.md.
 
     Raises:
         ValueError: no result file, or one without layers.
@@ -45,17 +54,17 @@ def layers(path: Path, docs: Path) -> str:
     cells = [ratio for found in families.values() for ratio in found]
     slower = sum(ratio < 1 - results.SMALLEST_CHANGE for ratio in cells)
     lines.append(f"| over families | {len(cells)} | {over:.2f}x | | {slower} |")
+    picture = f"layers_{machine['level']}.png"
     _save(
         plots.bars(report.family_bars(families), "times as fast as PyTorch's fastest memory format", 1.0),
-        docs / "layers.png",
+        docs / picture,
     )
     told = (
         "Every layer in each pass against PyTorch's fastest memory format; bars: geometric means, whiskers: quartiles."
     )
     told += "".join(f" {line[0].upper()}{line[1:]}." for line in results.verdict(rows) if not line.startswith(" "))
-    return "\n".join(
-        ["![speed of layers by family](docs/layers.png)", "", *lines, "", f"{told} {_source(machine, path)}"]
-    )
+    head = f"![speed of layers by family, level {machine['level']}](docs/{picture})"
+    return "\n".join([head, "", *lines, "", f"{told} {_source(machine, path)}"])
 
 
 def scaling(path: Path, docs: Path) -> str:

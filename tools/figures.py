@@ -3,10 +3,11 @@
     make figures ARGS="[--run RUN] [--speed STEP.json] [--layers A.json] [--scaling B.json] [--report-shots C.json]"
 
 RUN: a run folder of `gan-fast train`; its samples and loss curves go to docs/. STEP: a file of
-benchmarks/train_step.py. A, B, C: files of `gan-fast bench --json`: of the layers (`layers` or `full`), of `scaling`,
-and one whose report a browser photographs. What each comes to replaces what stands between two markers in README.md;
-what is not given is made again from the file that README.md names there (the photographs stay as they are). The quality
-of training, its text and its picture, comes from all stored runs of benchmarks/quality.py.
+benchmarks/train_step.py. A, B, C: files of `gan-fast bench --json`: of the layers (`layers` or `full`; each instruction
+level has a place of its own), of `scaling`, and one whose report a browser photographs. What each comes to replaces
+what stands between two markers in README.md; what is not given is made again from the file that README.md names there
+(the photographs stay as they are). The quality of training, its text and its picture, comes from all stored runs of
+benchmarks/quality.py.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ import quality  # noqa: E402  # and one of benchmarks/
 
 Markers = tuple[str, str]
 SPEED: Markers = ("<!-- speed table: tools/figures.py -->", "<!-- end of the speed table -->")
-LAYERS: Markers = ("<!-- layers: tools/figures.py -->", "<!-- end of the layers -->")
+#: By the instruction level of the machine that was measured.
+LAYERS: dict[str, Markers] = {
+    level: (f"<!-- layers, {level}: tools/figures.py -->", f"<!-- end of the layers, {level} -->")
+    for level in ("avx512", "avx2")
+}
 SCALING: Markers = ("<!-- scaling: tools/figures.py -->", "<!-- end of scaling -->")
 SHOTS: Markers = ("<!-- report: tools/figures.py -->", "<!-- end of the report -->")
 QUALITY: Markers = ("<!-- quality: tools/figures.py -->", "<!-- end of quality -->")
@@ -157,7 +162,11 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     text = again(text, SPEED, arguments.speed, speed_table, docs)
-    text = again(text, LAYERS, arguments.layers, bench_figures.layers, docs)
+    given = None if arguments.layers is None else bench_figures.level(arguments.layers)
+    if given is not None and given not in LAYERS:
+        parser.error(f"--layers: the machine has level {given!r}, and README.md has places for {', '.join(LAYERS)}")
+    for level, markers in LAYERS.items():
+        text = again(text, markers, arguments.layers if level == given else None, bench_figures.layers, docs)
     text = again(text, SCALING, arguments.scaling, bench_figures.scaling, docs)
     if arguments.report_shots is not None:
         text = put(text, SHOTS, bench_figures.report_shots(arguments.report_shots, docs))

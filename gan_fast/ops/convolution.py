@@ -11,7 +11,7 @@ act'(y), the gradient that has passed the activation (fused into the kernels as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gan_fast.ops import _kernels, activation, geometry, layout
 from gan_fast.ops.geometry import Geometry
-from gan_fast.ops.registry import OPERATORS
+from gan_fast.ops.registry import OPERATORS, planned
 
 #: Arguments of conv and conv_transpose, in order; the indices are used by the vmap rule.
 SCHEMA = (
@@ -148,38 +148,42 @@ kernel_code = lru_cache(maxsize=4096)(geometry.kernel_code)
 def make_cpu(op: str) -> Any:
     """conv or conv_transpose on the compiled kernel of the same name."""
 
-    def cpu(
+    def plan(
         input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], pad_begin: Sequence[int],
         dilation: Sequence[int], groups: int, out_size: Sequence[int], act: str, slope: float,
         prologue_y: Tensor | None, prologue_activation: str, prologue_slope: float,
-    ) -> Tensor:  # fmt: skip
+    ) -> Callable[..., Tensor]:  # fmt: skip
         g = as_geometry(stride, pad_begin, dilation, groups, out_size)
-        rank = input.dim() - 2
+        rank, dtype = input.dim() - 2, input.dtype
         memory_format = layout.output_format(input, weight)
         shape = (input.shape[0], geometry.out_channels(weight.shape, groups, op == "conv_transpose"), *out_size)
-        x, (w, weight_last) = layout.to_kernel(input), layout.dense_weight(weight)
-        b = None if bias is None else bias.contiguous()
-        py = None if prologue_y is None else layout.to_kernel(prologue_y)
-        out = layout.empty_for_kernel(shape, input.dtype)
-        if out.numel():
-            getattr(_kernels.module(), op)(
-                _kernels.DTYPE_CODES[input.dtype],
-                kernel_code(input.shape, shape, weight.shape[2:], g),
-                _kernels.pointer(x),
-                _kernels.pointer(w),
-                weight_last,
-                _kernels.pointer(b),
-                _kernels.pointer(out),
-                activation.CODES[act],
-                slope,
-                _kernels.pointer(py),
-                activation.CODES[prologue_activation],
-                prologue_slope,
-                torch.get_num_threads(),
-            )
-        return layout.from_kernel(out, rank, memory_format)
+        kernel, threads = getattr(_kernels.module(), op), torch.get_num_threads()
+        code = kernel_code(input.shape, shape, weight.shape[2:], g)
+        form = (activation.CODES[act], slope)
+        prologue = (activation.CODES[prologue_activation], prologue_slope)
+        weight_last = layout.is_channels_last(weight)
+        dense = weight.is_contiguous(memory_format=layout.named(weight_last))
+        # These are read and returned as they are.
+        ready = layout.is_for_kernel(input) and (prologue_y is None or layout.is_for_kernel(prologue_y))
+        finished = layout.is_finished(shape, memory_format)
+        empty = 0 in shape
 
-    return cpu
+        def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+            py = rest[7]
+            x, py = (input, py) if ready else (layout.to_kernel(input), None if py is None else layout.to_kernel(py))
+            w = weight if dense else layout.dense_weight(weight)[0]
+            b = None if bias is None else bias.contiguous()
+            out = layout.empty_for_kernel(shape, dtype)
+            if not empty:
+                kernel(
+                    _kernels.DTYPE_CODES[dtype], code, x.data_ptr(), w.data_ptr(), weight_last, _kernels.pointer(b),
+                    out.data_ptr(), *form, _kernels.pointer(py), *prologue, threads,
+                )  # fmt: skip
+            return out if finished else layout.from_kernel(out, rank, memory_format)
+
+        return run
+
+    return planned(plan)
 
 
 # ---------------------------------------------------------------------------------------------------- derivatives
@@ -227,11 +231,11 @@ def make_backward(transposed: bool) -> Any:
         prologue_act, prologue_slope = ctx.prologue
         need_input, need_weight, need_bias = ctx.needs_input_grad[:3]
         need_prologue_y = prologue_y is not None and ctx.needs_input_grad[10]
-        size, kernel = list(input.shape[2:]), list(weight.shape[2:])
+        size, kernel = tuple(input.shape[2:]), tuple(weight.shape[2:])
         if layout.output_format(input, weight) == torch.channels_last:
             # PyTorch's rule for the input's gradient; and both kernels below would convert it, each for itself.
             grad = layout.as_channels_last(grad)
-        form = (list(g.stride), list(g.pad_begin), list(g.dilation), g.groups)
+        form = (g.stride, g.pad_begin, g.dilation, g.groups)
         if need_input or need_prologue_y:
             inner = OPERATORS[sibling](grad, weight, None, *form, size, "none", 0.01, y, act, slope, backend)
             grads[0], grads[10] = prologue_grads(

@@ -278,7 +278,7 @@ def arguments(geometry: Geometry, act: str, negative_slope: float, asked: str) -
     fused = act if activations.fusable(act, negative_slope) else "none"
     slope = float(negative_slope) if fused == "leaky_relu" else 0.01
     stride, pad_begin, dilation, groups, out_size = geometry
-    form = (list(stride), list(pad_begin), list(dilation), groups, list(out_size))
+    form = (tuple(stride), tuple(pad_begin), tuple(dilation), groups, tuple(out_size))
     return (*form, fused, slope, None, "none", 0.01, asked)
 
 

@@ -8,6 +8,7 @@ see with PyTorch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,7 +21,12 @@ def is_channels_last(x: Tensor) -> bool:
 
     Of the ambiguous cases (one channel, or one pixel) those that can be read as contiguous are.
     """
-    return strides_are_channels_last(x.shape, x.stride())
+    if torch.compiler.is_compiling():  # the compiler traces no caches
+        return strides_are_channels_last(x.shape, x.stride())
+    try:
+        return _known(x.shape, x.stride())
+    except TypeError:  # symbolic sizes cannot be looked up
+        return strides_are_channels_last(x.shape, x.stride())
 
 
 def strides_are_channels_last(size: Sequence[int], stride: Sequence[int]) -> bool:
@@ -37,6 +43,9 @@ def strides_are_channels_last(size: Sequence[int], stride: Sequence[int]) -> boo
         if size[axis] > 1:
             least = least * size[axis]
     return True
+
+
+_known = lru_cache(maxsize=4096)(strides_are_channels_last)
 
 
 def as_channels_last(x: Tensor) -> Tensor:
@@ -75,6 +84,11 @@ def to_kernel(x: Tensor) -> Tensor:
     return memory.empty(x.shape, memory.channels_last_stride(x.shape), x.dtype).copy_(x)
 
 
+def is_for_kernel(x: Tensor) -> bool:
+    """Whether :func:`to_kernel` returns x itself."""
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
 def dense_weight(weight: Tensor) -> tuple[Tensor, bool]:
     """The weight dense in memory, and whether in channels-last order, which it keeps; a copy only where needed."""
     last = is_channels_last(weight)
@@ -92,6 +106,14 @@ def empty_for_kernel(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 def from_kernel(out: Tensor, rank: int, memory_format: torch.memory_format) -> Tensor:
     """A kernel's output as the operator returns it: ``rank`` spatial axes, the strides of ``memory_format``."""
     return with_format(out.squeeze(2) if rank == 1 else out, memory_format)
+
+
+def is_finished(shape: Sequence[int], memory_format: torch.memory_format) -> bool:
+    """Whether :func:`from_kernel` returns itself what :func:`empty_for_kernel` makes of this shape."""
+    if len(shape) != 4:
+        return False
+    last = memory.channels_last_stride(shape)
+    return memory_format == torch.channels_last or last == memory.contiguous_stride(shape)
 
 
 def with_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:

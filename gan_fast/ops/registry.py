@@ -57,19 +57,39 @@ def recording(recorder: Recorder) -> Iterator[None]:
 
 #: Checks and choices that an operator remembers.
 _MANY = 4096
-#: What an operator called without PyTorch's dispatcher may be given; all but the first two hold no tensors.
-_DIRECT = {Tensor, torch.nn.Parameter, type(None), bool, int, float, str, list}
+#: What an operator called without PyTorch's dispatcher may be given; what the second kind holds is no tensor.
+_TENSORS = frozenset({Tensor, torch.nn.Parameter})
+_HASHABLE = frozenset({type(None), bool, int, float, str, tuple})
+_VALUES = _HASHABLE | {list}
 
 
 def _signature(arguments: Sequence[Any]) -> list[Any]:
     """All that checks and choices go by, hashable: of the tensors shape, strides, dtype, device, and whether PyTorch
     negates them when they are read."""
     return [
-        tuple(value) if type(value) is list
-        else (value.shape, value.stride(), value.dtype, value.device, value.is_neg()) if isinstance(value, Tensor)
-        else value
+        value if (kind := type(value)) in _HASHABLE
+        else tuple(value) if kind is list
+        else (value.shape, value.stride(), value.dtype, value.device, value.is_neg())
         for value in arguments
     ]  # fmt: skip
+
+
+def planned(plan: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
+    """An implementation out of its plan: a function of the implementation's arguments that works out what all calls
+    like this one share and returns what serves them, given the same arguments. Alike are calls whose tensors agree in
+    shape, strides, dtype and device, whose other arguments are equal, and whose circumstances are
+    (:func:`gan_fast.backends.circumstances`); :class:`Operator` then keeps the plan.
+
+    A plan serves only as many lines of Python as must run in every call: where the layer before has swept the caches,
+    each costs some ten times what a warm loop says.
+    """
+
+    @functools.wraps(plan)
+    def implementation(*arguments: Any) -> Any:
+        return plan(*arguments)(*arguments)
+
+    implementation.plan = plan  # type: ignore[attr-defined]  # functions take attributes
+    return implementation
 
 
 def nobody_looks_on() -> bool:
@@ -139,8 +159,9 @@ class Operator:
         )
         self._function = _functorch_function(self, setup, backward, vmap)
         self._eager = _eager_function(self, setup, backward)
-        # And whether a tensor among the arguments is negated when PyTorch reads it.
-        self._choices: dict[tuple[Any, ...], tuple[Choice, bool]] = {}
+        # By signature: the choice, whether PyTorch negates a tensor among the arguments when it reads it, and the
+        # implementation with its plan for such calls.
+        self._choices: dict[tuple[Any, ...], tuple[Choice, bool, Callable[..., Any], Callable[..., Any]]] = {}
         choice_table.on_change(self._choices.clear)
         OPERATORS[name] = self
 
@@ -150,15 +171,17 @@ class Operator:
             return self._function.apply(*args)
         if torch.compiler.is_compiling() or not nobody_looks_on():
             return self._overload(*args)
-        kinds = {type(value) for value in args}
-        if not kinds <= _DIRECT:  # a subclass of Tensor, which the dispatcher knows what to do with
-            return self._overload(*args)
+        differentiated = False
+        for value in args:
+            kind = type(value)
+            if kind in _TENSORS:
+                differentiated = differentiated or value.requires_grad
+            elif kind not in _VALUES:  # a subclass of Tensor, which the dispatcher knows what to do with
+                return self._overload(*args)
         if len(args) < len(self._defaults):
             args += self._defaults[len(args) :]
-        if torch.is_grad_enabled():
-            for value in args:
-                if isinstance(value, Tensor) and value.requires_grad:
-                    return self._eager(*args)
+        if differentiated and torch.is_grad_enabled():
+            return self._eager(*args)
         with torch._C._AutoDispatchBelowAutograd():
             return self._run(*args)
 
@@ -170,25 +193,36 @@ class Operator:
         key = (backend, *backends.circumstances(arguments[0].is_cuda), *_signature(arguments))
         known = self._choices.get(key)
         if known is None:
-            self._check(*arguments)
-            choice = backends.choose(self.name, backend=backend, **self.facts(*arguments))
+            known = self._choose(arguments, backend)
             if len(self._choices) >= _MANY:
                 self._choices.clear()
-            known = choice, any(isinstance(value, Tensor) and value.is_neg() for value in arguments)
             self._choices[key] = known
-        choice, negated = known
+        choice, negated, implementation, run = known
         if negated:  # kernels read memory, which has the other sign
             arguments = [value.resolve_neg() if isinstance(value, Tensor) else value for value in arguments]
         if _recorder is not None:
             _recorder(self, arguments, choice)
-        implementation = self.implementations["reference" if choice.backend == "torch" else choice.backend]
+        present = self.implementations["reference" if choice.backend == "torch" else choice.backend]
+        if negated or present is not implementation:  # other strides than the plan's; or somebody put in another
+            run = present
         device = arguments[0].device.type
         if autocast_enabled(device):
             # Casting is functional's business; in here autocast would give PyTorch's operations another dtype than
             # ours.
             with torch.autocast(device, enabled=False):
-                return implementation(*arguments)
-        return implementation(*arguments)
+                return run(*arguments)
+        return run(*arguments)
+
+    def _choose(
+        self, arguments: list[Any], backend: str
+    ) -> tuple[Choice, bool, Callable[..., Any], Callable[..., Any]]:
+        """What all calls with this signature share; raises for those that do not fit."""
+        self._check(*arguments)
+        choice = backends.choose(self.name, backend=backend, **self.facts(*arguments))
+        negated = any(isinstance(value, Tensor) and value.is_neg() for value in arguments)
+        implementation = self.implementations["reference" if choice.backend == "torch" else choice.backend]
+        plan = None if negated else getattr(implementation, "plan", None)
+        return choice, negated, implementation, implementation if plan is None else plan(*arguments)
 
     def _run_fake(self, *args: Any) -> Any:
         *arguments, _ = args + self._defaults[len(args) :]
