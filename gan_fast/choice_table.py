@@ -136,8 +136,8 @@ def key(op: str, facts: Mapping[str, Any]) -> Key:
 
 
 def dtype_facts(dtype: torch.dtype, tf32: bool = False) -> dict[str, str]:
-    """What a call's facts say of its dtype: nothing in float32, "tf32" where products of it are rounded. Shipped rules
-    do not ask; measured cells hold for one dtype."""
+    """What a call's facts say of its dtype: nothing in float32, "tf32" where products of it are rounded. A rule
+    that does not ask holds for all; measured cells hold for one dtype."""
     if tf32:
         return {"dtype": "tf32"}
     return {} if dtype == torch.float32 else {"dtype": str(dtype).removeprefix("torch.")}

@@ -273,7 +273,7 @@ def test_table() -> None:
     assert backends.choose("conv", rank=2, **{**facts, "mflop": 0.01}) == choice_table.Choice("torch", small_call)
     assert backends.choose("conv", rank=2, **{**facts, "groups": 4}).backend == "torch"
     assert "float64" in backends.choose("conv", rank=2, dtype=torch.float64, **facts).reason
-    assert backends.choose("conv", rank=2, dtype=torch.bfloat16, **facts) == backends.choose("conv", rank=2, **facts)
+    assert backends.choose("conv", rank=2, dtype=torch.bfloat16, **facts).backend == "cpu"
     assert "3-D" in backends.choose("conv", rank=3, **facts).reason
     assert "CUDA" in backends.choose("conv", rank=2, device="cuda", **facts).reason
     assert "no rule" in choice_table.decide("frobnicate", facts, "avx2").reason

@@ -3,11 +3,11 @@
     make figures ARGS="[--run RUN] [--speed STEP.json] [--layers A.json] [--scaling B.json] [--report-shots C.json]"
 
 RUN: a run folder of `gan-fast train`; its samples and loss curves go to docs/. STEP: a file of
-benchmarks/train_step.py. A, B, C: files of `gan-fast bench --json`: of the layers (`layers` or `full`; each instruction
-level has a place of its own), of `scaling`, and one whose report a browser photographs. What each comes to replaces
-what stands between two markers in README.md; what is not given is made again from the file that README.md names there
-(the photographs stay as they are). The quality of training, its text and its picture, comes from all stored runs of
-benchmarks/quality.py.
+benchmarks/train_step.py. A, B, C: files of `gan-fast bench --json`: of the layers (`layers` or `full`; there is a place
+for level avx512 and one for avx2), of `scaling`, and one whose report a browser photographs. What each comes to
+replaces what stands between two markers in README.md; what is not given is made again from the file that README.md
+names there (the photographs stay as they are). The quality of training, its text and its picture, comes from all stored
+runs of benchmarks/quality.py.
 """
 
 from __future__ import annotations
@@ -153,6 +153,9 @@ def main() -> None:
     parser.add_argument("--scaling", type=Path)
     parser.add_argument("--report-shots", type=Path)
     arguments = parser.parse_args()
+    given = None if arguments.layers is None else bench_figures.level(arguments.layers)
+    if given is not None and given not in LAYERS:
+        parser.error(f"--layers: the machine has level {given!r}, and README.md has places for {', '.join(LAYERS)}")
     docs = ROOT / "docs"
     docs.mkdir(exist_ok=True)
     if arguments.run is not None:
@@ -162,9 +165,6 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     text = again(text, SPEED, arguments.speed, speed_table, docs)
-    given = None if arguments.layers is None else bench_figures.level(arguments.layers)
-    if given is not None and given not in LAYERS:
-        parser.error(f"--layers: the machine has level {given!r}, and README.md has places for {', '.join(LAYERS)}")
     for level, markers in LAYERS.items():
         text = again(text, markers, arguments.layers if level == given else None, bench_figures.layers, docs)
     text = again(text, SCALING, arguments.scaling, bench_figures.scaling, docs)

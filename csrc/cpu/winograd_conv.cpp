@@ -324,7 +324,7 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
         for (int64_t u = place.u; u < std::min(place.u + call.tile_u, axis_x.max_count); u += 2) pieces.push_back({n, t, u});
       }
     }
-    // Chunks of equal size, so that the last one is no remnant; of whole register blocks, so that only that one pads.
+    // Chunks of whole register blocks, so that only the last one pads, and as equal as that allows.
     const std::size_t count = pieces.size(), unit = static_cast<std::size_t>(table.pixels);
     const std::size_t units = (count + unit - 1) / unit, chunks = ceil_div(static_cast<int64_t>(count), call.pieces);
     for (std::size_t c = 0; c < chunks; ++c) {

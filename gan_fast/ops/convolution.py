@@ -154,7 +154,7 @@ def make_cpu(op: str) -> Any:
         prologue_y: Tensor | None, prologue_activation: str, prologue_slope: float,
     ) -> Callable[..., Tensor]:  # fmt: skip
         g = as_geometry(stride, pad_begin, dilation, groups, out_size)
-        rank, dtype = input.dim() - 2, input.dtype
+        rank, dtype, dtype_code = input.dim() - 2, input.dtype, _kernels.DTYPE_CODES[input.dtype]
         memory_format = layout.output_format(input, weight)
         shape = (input.shape[0], geometry.out_channels(weight.shape, groups, op == "conv_transpose"), *out_size)
         kernel, threads = getattr(_kernels.module(), op), torch.get_num_threads()
@@ -176,7 +176,7 @@ def make_cpu(op: str) -> Any:
             out = layout.empty_for_kernel(shape, dtype)
             if not empty:
                 kernel(
-                    _kernels.DTYPE_CODES[dtype], code, x.data_ptr(), w.data_ptr(), weight_last, _kernels.pointer(b),
+                    dtype_code, code, x.data_ptr(), w.data_ptr(), weight_last, _kernels.pointer(b),
                     out.data_ptr(), *form, _kernels.pointer(py), *prologue, threads,
                 )  # fmt: skip
             return out if finished else layout.from_kernel(out, rank, memory_format)

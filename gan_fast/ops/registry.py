@@ -92,6 +92,12 @@ def planned(plan: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
     return implementation
 
 
+def plan_of(implementation: Callable[..., Any]) -> Callable[..., Callable[..., Any]] | None:
+    """The plan that :func:`planned` made this implementation of; None for others, those among them that wrap one."""
+    plan: Callable[..., Callable[..., Any]] | None = getattr(implementation, "plan", None)
+    return plan if getattr(implementation, "__wrapped__", None) is plan else None
+
+
 def nobody_looks_on() -> bool:
     """Whether nothing is active that has to see the operators which a program calls: a tracer, a mode (fake tensors,
     counters, selective checkpoints), a profiler, forward-mode derivatives.
@@ -221,7 +227,7 @@ class Operator:
         choice = backends.choose(self.name, backend=backend, **self.facts(*arguments))
         negated = any(isinstance(value, Tensor) and value.is_neg() for value in arguments)
         implementation = self.implementations["reference" if choice.backend == "torch" else choice.backend]
-        plan = None if negated else getattr(implementation, "plan", None)
+        plan = None if negated else plan_of(implementation)
         return choice, negated, implementation, implementation if plan is None else plan(*arguments)
 
     def _run_fake(self, *args: Any) -> Any:

@@ -32,7 +32,7 @@ def _plan(
     shape = weight_shape(input, grad_output, kernel_size, groups, transposed)
     memory_format = layout.named(channels_last)
     channels = grad_output.shape[1] if want_bias else 0
-    dtype, empty = input.dtype, input.shape[0] == 0
+    dtype, dtype_code, empty = input.dtype, _kernels.DTYPE_CODES[input.dtype], input.shape[0] == 0
     g = as_geometry(stride, pad_begin, dilation, groups, grad_output.shape[2:])
     code = kernel_code(input.shape, grad_output.shape, tuple(kernel_size), g)
     kernel, threads = _kernels.module().conv_weight_grad, torch.get_num_threads()
@@ -49,7 +49,7 @@ def _plan(
             x, g = layout.to_kernel(x), layout.to_kernel(g)
             py = None if py is None else layout.to_kernel(py)
         kernel(
-            _kernels.DTYPE_CODES[dtype], code, transposed, x.data_ptr(), g.data_ptr(), weight_grad.data_ptr(),
+            dtype_code, code, transposed, x.data_ptr(), g.data_ptr(), weight_grad.data_ptr(),
             channels_last, bias_grad.data_ptr() if want_bias else 0, _kernels.pointer(py), *prologue, threads,
         )  # fmt: skip
         return weight_grad, bias_grad
