@@ -15,7 +15,7 @@ from checks import (
     recorded,
     rounds_transforms,
 )
-from conv_checks import ACTIVATIONS, IN_ANOTHER_ORDER, small
+from conv_checks import ACTIVATIONS, small
 from native import kernels
 from tolerance import FACTOR, assert_as_good
 from torch import Tensor
@@ -115,7 +115,8 @@ def test_opcheck(case: ConvCase, backend: str) -> None:
     x, g, y = tensors(case, torch.float32, prologue=True)
     rest = (y, "tanh", 0.3, len(case.weight) == 4, backend)
     args = (x, g, list(case.weight[2:]), *case.form[:4], case.transposed, True, *rest)
-    bounds = IN_ANOTHER_ORDER if backend == "reference" else {}
+    # Traced, the reference's gradients get other strides, and oneDNN may then add PyTorch's own sums in another order.
+    bounds = {"atol": 1e-4, "rtol": 1e-4} if backend == "reference" else {}
     torch.library.opcheck(torch.ops.gan_fast.conv_weight_grad.default, args, **bounds)
 
 
@@ -133,8 +134,13 @@ def test_channels_last_is_the_same_in_another_order(
         nothing = run(case, x[:0], g[:0], y[:0], "relu", name, True)[0]
         fake = run(case, x.to("meta"), g.to("meta"), y.to("meta"), "relu", "reference", True)[0]
     assert plain.is_contiguous()
-    exact = not backend.startswith("gemm")  # the BLAS may add a transposed product in another order
-    torch.testing.assert_close(asked, plain, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-4)
+    if backend.startswith("gemm"):  # the BLAS may add a transposed product in another order
+        with torch.no_grad():
+            truth = run(case, x.double(), g.double(), y.double(), "relu", "reference", False)[0]
+            theirs = run(case, x, g, y, "relu", "reference", False)[0]
+        assert_as_good(asked, truth, theirs, case.name)
+    else:
+        assert torch.equal(plain, asked)
     pattern = torch.empty(case.weight, memory_format=torch.channels_last)
     assert asked.stride() == nothing.stride() == fake.stride() == pattern.stride()
 

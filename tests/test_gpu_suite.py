@@ -339,6 +339,7 @@ def test_training_needs_only_pytorch_and_numpy(tmp_path: Path) -> None:
     assert done.returncode == 0 and float(done.stdout) > 0, done.stdout + done.stderr
 
 
+# Each takes a minute where PyTorch has no instructions for bfloat16.
 @pytest.mark.parametrize("absent", [(), pytest.param(("numpy",), marks=pytest.mark.slow)])
 def test_a_bare_machine_runs_what_it_can_and_names_what_it_lacks(tmp_path: Path, absent: tuple[str, ...]) -> None:
     env = bare(tmp_path / "bare", *ABSENT, *absent)

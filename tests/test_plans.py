@@ -86,7 +86,7 @@ def test_an_implementation_put_in_later_serves_known_calls(monkeypatch: pytest.M
     before = conv(x, w)
     healthy = OPERATORS["conv"].implementations["cpu"]
 
-    @functools.wraps(healthy)  # copies the attribute that holds the plan
+    @functools.wraps(healthy)  # copies all attributes
     def doubled(*arguments: Any) -> Tensor:
         return 2 * healthy(*arguments)
 

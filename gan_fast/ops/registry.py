@@ -74,6 +74,9 @@ def _signature(arguments: Sequence[Any]) -> list[Any]:
     ]  # fmt: skip
 
 
+_plans: dict[Callable[..., Any], Callable[..., Callable[..., Any]]] = {}
+
+
 def planned(plan: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
     """An implementation out of its plan: a function of the implementation's arguments that works out what all calls
     like this one share and returns what serves them, given the same arguments. Alike are calls whose tensors agree in
@@ -88,14 +91,13 @@ def planned(plan: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
     def implementation(*arguments: Any) -> Any:
         return plan(*arguments)(*arguments)
 
-    implementation.plan = plan  # type: ignore[attr-defined]  # functions take attributes
+    _plans[implementation] = plan
     return implementation
 
 
 def plan_of(implementation: Callable[..., Any]) -> Callable[..., Callable[..., Any]] | None:
-    """The plan that :func:`planned` made this implementation of; None for others, those among them that wrap one."""
-    plan: Callable[..., Callable[..., Any]] | None = getattr(implementation, "plan", None)
-    return plan if getattr(implementation, "__wrapped__", None) is plan else None
+    """The plan that :func:`planned` made this implementation of; None for all others."""
+    return _plans.get(implementation)
 
 
 def nobody_looks_on() -> bool:
@@ -209,7 +211,7 @@ class Operator:
         if _recorder is not None:
             _recorder(self, arguments, choice)
         present = self.implementations["reference" if choice.backend == "torch" else choice.backend]
-        if negated or present is not implementation:  # other strides than the plan's; or somebody put in another
+        if present is not implementation:  # somebody put in another
             run = present
         device = arguments[0].device.type
         if autocast_enabled(device):
@@ -227,7 +229,7 @@ class Operator:
         choice = backends.choose(self.name, backend=backend, **self.facts(*arguments))
         negated = any(isinstance(value, Tensor) and value.is_neg() for value in arguments)
         implementation = self.implementations["reference" if choice.backend == "torch" else choice.backend]
-        plan = None if negated else plan_of(implementation)
+        plan = None if negated else plan_of(implementation)  # the sign resolved, strides may be others
         return choice, negated, implementation, implementation if plan is None else plan(*arguments)
 
     def _run_fake(self, *args: Any) -> Any:
