@@ -35,7 +35,7 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 # it (batch normalisation's gradient through tanh: 1.3 times as fast). What never runs in a hot loop is compiled for
 # size.
 HOT, SPELT_OUT, COLD, PROOF = "-O3", "-O2", "-Os", "-O1"
-SPELT_OUT_TEXTS = ("bf16_pairs-inl.h", "conv_weight_grad-inl.h", "gather_conv-inl.h", "winograd_conv-inl.h")
+SPELT_OUT_TEXTS = ("bf16_matrix-inl.h", "bf16_pairs-inl.h", "conv_weight_grad-inl.h", "gather_conv-inl.h", "winograd_conv-inl.h")
 COMMON_FLAGS = [
     "-std=c++17",
     "-fPIC",
@@ -63,9 +63,11 @@ if X86:
     )
 
     LEVELS["avx512_bf16"] = (64, [*LEVELS["avx512"][1], "-mavx512bf16"])
-# Only one text has bf16 instructions; in all others avx512 serves this level too. Emulated at two other levels, that
-# text is proved where a CPU lacks the instructions.
-BF16_LEVEL, BF16_TEXT, BF16_PROOFS = "avx512_bf16", "bf16_pairs-inl.h", ("portable", "avx512")
+    LEVELS["amx_bf16"] = (64, [*LEVELS["avx512_bf16"][1], "-mamx-tile", "-mamx-bf16", "-DGF_AMX"])
+# The texts with bf16 instructions, and the level that each is for; in all others avx512 serves these levels too.
+# Emulated at two other levels, a text is proved where a CPU lacks the instructions.
+BF16_TEXTS = {"bf16_pairs-inl.h": "avx512_bf16", "bf16_matrix-inl.h": "amx_bf16"}
+BF16_PROOFS = ("portable", "avx512")
 
 CUDA_MODULE = "gan_fast._cuda"
 # Binaries, and PTX from which the driver makes what any other device since compute capability 8.0 runs.
@@ -150,7 +152,13 @@ def package_version() -> str:
     return found[1]
 
 
-def translation_units() -> list[tuple[str, Path, str, list[str]]]:
+def matrix_registers(cxx: list[str]) -> bool:
+    """Whether compiler and assembler know AMX (GCC 11, clang 12, binutils 2.35 or later), and this is Linux."""
+    program = 'int main() { asm volatile("tdpbf16ps %tmm6, %tmm4, %tmm0"); asm volatile("tilerelease"); return 0; }\n'
+    return X86 and sys.platform == "linux" and first_failure(cxx, program, *LEVELS["amx_bf16"][1]) is None
+
+
+def translation_units(with_matrix: bool) -> list[tuple[str, Path, str, list[str]]]:
     """(object name, source, optimisation, extra flags): plain sources once, kernel texts once per level.
 
     The files that know Python come as one unit: reading pybind11's headers takes longer than compiling any of them.
@@ -163,10 +171,13 @@ def translation_units() -> list[tuple[str, Path, str, list[str]]]:
         units.append((relative.as_posix().replace("/", "_")[:-4], source, SPELT_OUT, []))
     for kernel in sorted((CSRC / "cpu").glob("*-inl.h")):
         for level, (vector_bytes, flags) in LEVELS.items():
-            if level not in (*BF16_PROOFS, BF16_LEVEL) if kernel.name == BF16_TEXT else level == BF16_LEVEL:
+            own_level = BF16_TEXTS.get(kernel.name)
+            if level not in (*BF16_PROOFS, own_level) if own_level else level in BF16_TEXTS.values():
+                continue
+            if level == "amx_bf16" and not with_matrix:
                 continue
             defines = [f'-DGF_KERNEL="{kernel.name}"', f"-DGF_LEVEL={level}", f"-DGF_VECTOR_BYTES={vector_bytes}"]
-            proof = kernel.name == BF16_TEXT and level in BF16_PROOFS
+            proof = own_level is not None and level in BF16_PROOFS
             optimise = PROOF if proof else SPELT_OUT if kernel.name in SPELT_OUT_TEXTS else HOT
             units.append((f"{kernel.name[:-6]}_{level}", CSRC / "cpu/level.cpp", optimise, [*defines, *flags]))
     return units
@@ -266,7 +277,7 @@ class BuildKernels(build_ext):
         includes = [sysconfig.get_paths()["include"], sysconfig.get_paths()["platinclude"], pybind11.get_include()]
         check_headers(includes)
         check_compiler(cxx)
-        openmp = openmp_flags(cxx)
+        openmp, with_matrix = openmp_flags(cxx), matrix_registers(cxx)
         user_flags = shlex.split(os.environ.get("CXXFLAGS", ""))
         version = subprocess.run([*cxx, "--version"], capture_output=True, text=True, check=False).stdout.splitlines()
         flags = [
@@ -274,6 +285,7 @@ class BuildKernels(build_ext):
             *openmp,
             *user_flags,
             *(["-DGAN_FAST_X86"] if X86 else []),
+            *(["-DGAN_FAST_AMX"] if with_matrix else []),
             f"-I{CSRC}",
             f"-I{CSRC / 'cpu'}",
         ]
@@ -288,7 +300,7 @@ class BuildKernels(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         # First of all flags, so that one in CXXFLAGS counts instead.
         commands = [(folder / "bindings.o", bindings_unit(folder), [*cxx, COLD, *flags, *about])]
-        for name, source, optimise, extra in translation_units():
+        for name, source, optimise, extra in translation_units(with_matrix):
             commands.append((folder / f"{name}.o", source, [*cxx, optimise, *flags, *extra]))
         self.compile_and_link(folder, target, commands, [*cxx, "-shared", *openmp, *user_flags])
 

@@ -4,6 +4,7 @@
 #include "bindings.h"
 #include "common/parallel.h"
 #include "cpu/isa.h"
+#include "cpu/matrix_kernels.h"
 #include "cpu/pair_kernels.h"
 
 namespace py = pybind11;
@@ -38,6 +39,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", &gan_fast::set_isa, py::arg("name"), "Test hook: run at another of isa_levels().");
   m.def("set_emulated_pairs", &gan_fast::set_emulated_pairs, py::arg("on"),
         "Test hook: at the levels portable and avx512, bfloat16 kernels multiply pairs as those of avx512_bf16 do.");
+  m.def("set_emulated_matrix", &gan_fast::set_emulated_matrix, py::arg("on"),
+        "Test hook: where pairs are multiplied, do it by emulated matrix registers, as amx_bf16 does by its own.");
   m.def("build_info", &build_info, "How this module was built.");
   gan_fast::bind_convolution(m);
   gan_fast::bind_elementwise(m);

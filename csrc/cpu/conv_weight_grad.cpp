@@ -6,6 +6,7 @@
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "gather_plan.h"
+#include "matrix_kernels.h"
 #include "pair_kernels.h"
 #include "weight_grad_problem.h"
 
@@ -208,17 +209,21 @@ void conv_weight_grad(const ConvGeometry& g, bool transposed, const S* x, const 
   }
   if (g.groups == 1 && std::min(m, n) <= kFewChannels && m != n) {
     folded(p, m < n, grad_weight);
-  } else if (winograd_pays<S>(p)) {
+    return;
+  }
+  if constexpr (std::is_same_v<S, Bf16>) {
+    const PairKernels* pairs = pair_kernels();
+    const bool on_matrix = matrix_kernels() != nullptr;
+    // A single image would be half of every word, which matters less than a tenth of the time.
+    if (pairs != nullptr && (on_matrix || (g.batch > 1 && !winograd_pays<S>(p)))) {
+      const Problem<Bf16, Bf16Pair> paired{g, gathered, dense, prologue, pairs->rows, pairs->weight_grad, lanes, taps, channel_step, tap_step,
+                                           threads};
+      return on_matrix ? matrix(paired, grad_weight) : blocked_weight_grad(paired, grad_weight);
+    }
+  }
+  if (winograd_pays<S>(p)) {
     winograd<S>(p, grad_weight);
   } else {
-    if constexpr (std::is_same_v<S, Bf16>) {
-      const PairKernels* pairs = pair_kernels();
-      if (pairs != nullptr && g.batch > 1) {  // a single image would be half of every word
-        const Problem<Bf16, Bf16Pair> paired{g, gathered, dense, prologue, pairs->rows, pairs->weight_grad, lanes, taps, channel_step, tap_step,
-                                             threads};
-        return blocked_weight_grad(paired, grad_weight);
-      }
-    }
     blocked_weight_grad(p, grad_weight);
   }
 }

@@ -8,6 +8,8 @@
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "gather_blocking.h"
+#include "matrix_conv.h"
+#include "matrix_kernels.h"
 #include "pair_kernels.h"
 #include "tile.h"
 #include "weights_block.h"
@@ -417,6 +419,9 @@ template <class S>
 void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
                  const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
   if (g.batch == 0 || g.out_channels == 0 || g.out_h == 0 || g.out_w == 0) return;
+  if constexpr (std::is_same_v<S, Bf16>) {
+    if (matrix_kernels() != nullptr) return matrix_conv(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
+  }
   if (winograd_pays(g, axis_y, axis_x)) return winograd_conv(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
   if constexpr (std::is_same_v<S, Bf16>) {
     // Where channels are few on either side the time goes into memory, and the kernels for few channels have float's words.

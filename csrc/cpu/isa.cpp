@@ -4,8 +4,27 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#ifdef GAN_FAST_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace gan_fast {
 namespace {
+
+#ifdef GAN_FAST_AMX
+// Whether the CPU has matrix registers with bf16 products, and Linux (from 5.16 on) lets this process use them: it wants to be asked
+// first. By CPUID's own bits: not all compilers know their names.
+bool matrix_registers() {
+  unsigned a, b, c, d;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  constexpr unsigned kBf16Products = 1u << 22, kRegisters = 1u << 24;
+  if ((d & kBf16Products) == 0 || (d & kRegisters) == 0) return false;
+  constexpr long kRequestPermission = 0x1023, kRegisterData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kRegisterData) == 0;
+}
+#endif
 
 std::vector<Isa> detect() {
   std::vector<Isa> levels;
@@ -13,7 +32,11 @@ std::vector<Isa> detect() {
   __builtin_cpu_init();
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx512 && __builtin_cpu_supports("avx512bf16")) levels.push_back(Isa::kAvx512Bf16);
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+#ifdef GAN_FAST_AMX
+  if (bf16 && matrix_registers()) levels.push_back(Isa::kAmxBf16);
+#endif
+  if (bf16) levels.push_back(Isa::kAvx512Bf16);
   if (avx512) levels.push_back(Isa::kAvx512);
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) levels.push_back(Isa::kAvx2);
 #endif
@@ -38,6 +61,8 @@ std::atomic<int> level{-1};
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::kAmxBf16:
+      return "amx_bf16";
     case Isa::kAvx512Bf16:
       return "avx512_bf16";
     case Isa::kAvx512:

@@ -9,7 +9,7 @@
 
 namespace gan_fast {
 
-enum class Isa : int { kPortable = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
+enum class Isa : int { kPortable = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3, kAmxBf16 = 4 };
 
 constexpr int kMostLanes = 16;  // floats in the widest vector of any level
 
@@ -24,7 +24,7 @@ Isa current_isa();
 // Test hook: any of isa_levels(), by name. Throws std::invalid_argument otherwise.
 void set_isa(const std::string& name);
 
-// One kernel table per level. avx512_bf16 differs from avx512 only in kernels that use bf16 instructions.
+// One kernel table per level. avx512_bf16 and amx_bf16 differ from avx512 only in kernels that use bf16 instructions.
 template <class Table>
 struct PerLevel {
   const Table* avx512;
@@ -33,6 +33,7 @@ struct PerLevel {
 
   const Table& current() const {
     switch (current_isa()) {
+      case Isa::kAmxBf16:
       case Isa::kAvx512Bf16:
       case Isa::kAvx512:
         return *avx512;

@@ -20,7 +20,7 @@ const PairKernels* pair_kernels() {
   const Isa isa = current_isa();
   const bool allowed = emulated.load(std::memory_order_relaxed);
 #ifdef GAN_FAST_X86
-  if (isa == Isa::kAvx512Bf16) return &avx512_bf16::pair_kernels;
+  if (isa == Isa::kAvx512Bf16 || isa == Isa::kAmxBf16) return &avx512_bf16::pair_kernels;
   if (isa == Isa::kAvx512 && allowed) return &avx512::pair_kernels;
 #endif
   return isa == Isa::kPortable && allowed ? &portable::pair_kernels : nullptr;

@@ -1,6 +1,6 @@
 // Kernels whose words are pairs of bf16: twice the products of an FMA in each instruction. Their text is bf16_pairs-inl.h.
 //
-// Native at the level avx512_bf16. Elsewhere a product of pairs would be emulated, which is exact enough to prove the text and too slow
+// Native at the levels avx512_bf16 and amx_bf16. Elsewhere a product of pairs would be emulated, which is exact enough to prove the text and too slow
 // for anything else: tests ask for that with set_emulated_pairs.
 #pragma once
 

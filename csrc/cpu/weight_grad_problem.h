@@ -89,6 +89,9 @@ constexpr int64_t kFewChannels = 4;
 template <class S, class W>
 void folded(const Problem<S, W>& problem, bool gathered_is_few, S* grad_weight);
 
+// Both operands have many channels, for matrix registers (matrix_weight_grad.cpp).
+void matrix(const Problem<Bf16, Bf16Pair>& problem, Bf16* grad_weight);
+
 // Both operands have many channels, in the transform domain (winograd_weight_grad.cpp).
 template <class S>
 bool winograd_pays(const Problem<S, Arithmetic<S>>& problem);

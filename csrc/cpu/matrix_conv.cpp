@@ -1,0 +1,351 @@
+#include "matrix_conv.h"
+
+#include <algorithm>
+
+#include "common/parallel.h"
+#include "common/scratch.h"
+#include "matrix_kernels.h"
+#include "pair_kernels.h"
+#include "tile.h"
+#include "weights_block.h"
+
+namespace gan_fast {
+namespace {
+
+constexpr int64_t kTileBytes = 512 * 1024;  // beside a panel of weights: CPUs with matrix registers have an L2 of 2 MB
+constexpr int64_t kChunkDepth = 640;        // longest chain of fp32 sums, in words, as in gather_conv.cpp
+constexpr int64_t kShallow = 12;            // up to here a row of the kernel is one step, as in gather_conv.cpp
+constexpr int64_t kPadWords = 16;           // keeps plane strides off multiples of 4 KB, which would share L1 sets
+
+struct Tap {
+  int64_t kernel, plane, dy, dx;
+};
+
+// One word of a step: its first channel of two, and the tap; none is zero.
+struct PanelWord {
+  int64_t channel, kernel;
+};
+
+struct Phase {
+  const AxisPhase *y, *x;
+  std::vector<Tap> taps;
+  std::vector<int64_t> steps;     // offsets into the tile
+  std::vector<PanelWord> words;   // of all steps
+  int64_t panels;                 // where its panels start in the packed weights
+};
+
+struct Call {
+  const ConvGeometry& g;
+  const AxisPlan &axis_y, &axis_x;
+  int64_t in_channels, out_channels, out_blocks;  // per group
+  bool shallow;
+  int64_t pixel_words;     // of a packed pixel
+  int64_t position_words;  // between the places of neighbouring outputs
+  int64_t in_blocks;       // of kChannelBlock words
+  int64_t depth;           // words of a step
+  std::vector<Phase> phases;
+  int64_t weights_per_group;
+  int64_t tile_images, tile_t, tile_u, tiles_n, tiles_t, tiles_u;
+  TileLayout layout;
+  int64_t row_positions, image_positions;  // from a row of outputs to the next, from an image to the next
+  int64_t tile_words;
+
+  Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int threads);
+  void choose_tile(int threads);
+  void lay_out();
+  void add_steps(Phase& phase);
+  void add_shallow_steps(Phase& phase);
+  int64_t row_of(const Tap& tap) const { return tap.dy * axis_y.planes + tap.plane / axis_x.planes; }
+  int64_t column_of(const Tap& tap) const { return tap.dx * axis_x.planes + tap.plane % axis_x.planes; }
+};
+
+Call::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int threads)
+    : g(geometry), axis_y(y_plan), axis_x(x_plan) {
+  in_channels = g.in_channels / g.groups;
+  out_channels = g.out_channels / g.groups;
+  out_blocks = ceil_div(out_channels, kMatrixLanes);
+  const int64_t in_words = ceil_div(in_channels, 2);
+  shallow = in_channels > 0 && in_channels <= kShallow && g.groups == 1 && axis_y.phases.size() * axis_x.phases.size() == 1 &&
+            g.dilation_w == 1;
+  in_blocks = ceil_div(in_words, kChannelBlock);
+  pixel_words = shallow ? in_words : kChannelBlock;
+  position_words = shallow ? in_words * axis_x.planes : kChannelBlock;
+  const int64_t row_words = std::max<int64_t>(1, static_cast<int64_t>(axis_x.phases.empty() ? 0 : axis_x.phases[0].taps.size()) * in_words);
+  depth = shallow ? ceil_div(row_words, ceil_div(row_words, kMatrixRows)) : std::clamp<int64_t>(in_words, 1, kMatrixRows);
+  for (const AxisPhase& y : axis_y.phases) {
+    for (const AxisPhase& x : axis_x.phases) {
+      Phase phase{&y, &x, {}, {}, {}, 0};
+      for (const AxisTap& ty : y.taps) {
+        for (const AxisTap& tx : x.taps) {
+          phase.taps.push_back({ty.kernel * g.kernel_w + tx.kernel, ty.plane * axis_x.planes + tx.plane, ty.offset, tx.offset});
+        }
+      }
+      phases.push_back(std::move(phase));
+    }
+  }
+  choose_tile(threads);
+  lay_out();
+}
+
+void Call::choose_tile(int threads) {
+  const int64_t budget = kTileBytes / static_cast<int64_t>(sizeof(Bf16Pair));
+  const int64_t per_position = (shallow ? pixel_words : in_blocks * kChannelBlock) * axis_y.planes * axis_x.planes;
+  tile_t = axis_y.max_count;
+  tile_u = axis_x.max_count;
+  const auto row = [&] { return std::max<int64_t>(1, per_position * (tile_u + axis_x.span - 1)); };
+  const auto size = [&] { return row() * (tile_t + axis_y.span - 1); };
+  if (size() > budget && tile_t > 1) tile_t = std::max<int64_t>(1, budget / row() - axis_y.span + 1);
+  if (size() > budget) {
+    const int64_t fitting = budget / std::max<int64_t>(1, per_position * (tile_t + axis_y.span - 1)) - axis_x.span + 1;
+    tile_u = std::min(tile_u, std::max(kMatrixRows, fitting / kMatrixRows * kMatrixRows));
+  }
+  tile_images = 1;
+  if (tile_t == axis_y.max_count && tile_u == axis_x.max_count) {
+    const int64_t fitting = std::max<int64_t>(1, budget / std::max<int64_t>(size(), 1));
+    tile_images = std::min(fitting, std::max<int64_t>(1, g.batch / (4 * std::max(threads, 1))));
+  }
+  tiles_n = ceil_div(g.batch, tile_images);
+  tiles_t = ceil_div(axis_y.max_count, tile_t);
+  tiles_u = ceil_div(axis_x.max_count, tile_u);
+}
+
+void Call::lay_out() {
+  layout.rows = tile_t + axis_y.span - 1;
+  layout.columns = tile_u + axis_x.span - 1;
+  layout.planes = axis_y.planes * axis_x.planes;
+  layout.in_blocks = in_blocks;
+  if (shallow) {  // rows and columns of the input itself
+    layout.rows *= axis_y.planes;
+    layout.columns *= axis_x.planes;
+    layout.image_stride = layout.rows * layout.columns * pixel_words;
+    layout.plane_stride = layout.block_stride = tile_images * layout.image_stride;
+    row_positions = axis_y.planes * layout.columns / axis_x.planes;
+  } else {
+    layout.image_stride = layout.rows * layout.columns * kChannelBlock;
+    layout.plane_stride = tile_images * layout.image_stride + kPadWords;
+    layout.block_stride = layout.planes * layout.plane_stride;
+    row_positions = layout.columns;
+  }
+  image_positions = layout.image_stride / position_words;
+  // The rows of a last run, and of a step's last words, reach over the end.
+  tile_words = (shallow ? layout.block_stride : in_blocks * layout.block_stride) + (kMatrixRows + 1) * std::max(position_words, kMatrixRows);
+  weights_per_group = 0;
+  for (Phase& phase : phases) {
+    if (shallow) {
+      add_shallow_steps(phase);
+    } else {
+      add_steps(phase);
+    }
+    phase.panels = weights_per_group;
+    weights_per_group += static_cast<int64_t>(phase.words.size()) * out_blocks * kMatrixLanes;
+  }
+}
+
+void Call::add_steps(Phase& phase) {
+  for (const Tap& tap : phase.taps) {
+    for (int64_t block = 0; block < in_blocks; ++block) {
+      phase.steps.push_back(block * layout.block_stride + tap.plane * layout.plane_stride +
+                            (tap.dy * layout.columns + tap.dx) * kChannelBlock);
+      for (int64_t w = 0; w < depth; ++w) phase.words.push_back({2 * (block * kChannelBlock + w), tap.kernel});
+    }
+  }
+}
+
+// A row's last step ends with the row: where it overlaps the one before, its weights are zero.
+void Call::add_shallow_steps(Phase& phase) {
+  std::vector<Tap> taps = phase.taps;
+  std::sort(taps.begin(), taps.end(), [&](const Tap& a, const Tap& b) {
+    return row_of(a) != row_of(b) ? row_of(a) < row_of(b) : column_of(a) < column_of(b);
+  });
+  const std::size_t taps_x = phase.x->taps.size();
+  const int64_t row_words = static_cast<int64_t>(taps_x) * pixel_words;
+  for (std::size_t first = 0; first < taps.size(); first += taps_x) {
+    const int64_t start = (row_of(taps[first]) * layout.columns + column_of(taps[first])) * pixel_words;
+    for (int64_t done = 0; done < row_words; done += depth) {
+      const int64_t begin = std::min(done, row_words - depth);
+      phase.steps.push_back(start + begin);
+      for (int64_t w = begin; w < begin + depth; ++w) {
+        const Tap& tap = taps[first + static_cast<std::size_t>(w / pixel_words)];
+        phase.words.push_back(w < done ? PanelWord{0, -1} : PanelWord{2 * (w % pixel_words), tap.kernel});
+      }
+    }
+  }
+}
+
+// [phase][output block][step][word][lane].
+void pack_weights(const Call& call, const WeightStrides& strides, const Bf16* weight, Bf16Pair* packed, int threads) {
+  const int64_t all_taps = call.g.kernel_h * call.g.kernel_w, blocks = std::max<int64_t>(call.in_blocks, 1);
+  parallel_tasks(call.g.groups * call.out_blocks * blocks, threads, [&](int64_t task) {
+    const int64_t block = task % blocks, unit = task / blocks % call.out_blocks, group = task / blocks / call.out_blocks;
+    const int64_t first = block * 2 * kChannelBlock, channels = std::min(2 * kChannelBlock, 2 * ceil_div(call.in_channels - first, 2));
+    const int64_t first_out = unit * kMatrixLanes;
+    const auto lines = copy_block(weight + group * strides.group + first_out * strides.out + first * strides.in, strides, all_taps,
+                                  {channels, std::min(channels, call.in_channels - first)},
+                                  {kMatrixLanes, std::min(kMatrixLanes, call.out_channels - first_out)});
+    for (const Phase& phase : call.phases) {
+      const int64_t words = static_cast<int64_t>(phase.words.size()), skipped = call.shallow ? 0 : (blocks - 1) * call.depth;
+      Bf16Pair* const panel = packed + group * call.weights_per_group + phase.panels + unit * words * kMatrixLanes;
+      for (int64_t i = block * call.depth; i < words; ++i) {
+        const PanelWord& word = phase.words[i];
+        Bf16Pair* out = panel + i * kMatrixLanes;
+        if (word.kernel < 0 || word.channel >= first + channels) {
+          std::fill_n(out, kMatrixLanes, Bf16Pair{0});
+        } else {
+          const Bf16* line = lines.weights + (word.channel - first) * lines.in + word.kernel * lines.tap;
+          for (int64_t o = 0; o < kMatrixLanes; ++o) out[o] = word_of<Bf16Pair>(line[o * lines.out], line[lines.in + o * lines.out]);
+        }
+        if ((i + 1) % call.depth == 0) i += skipped;  // steps of the other channel blocks
+      }
+    }
+  });
+}
+
+struct Tile : TilePlace {
+  int64_t block_begin, block_end;
+};
+
+void pack_shallow(const Call& call, const Tile& tile, const Bf16* x, const Prologue& prologue, Bf16Pair* packed) {
+  const ConvGeometry& g = call.g;
+  const Bf16* y = static_cast<const Bf16*>(prologue.y);
+  MatrixPixels row{};
+  row.first = tile.u * call.axis_x.planes - call.axis_x.lead;
+  row.width = g.in_w;
+  row.columns = call.layout.columns;
+  row.channels = g.in_channels;
+  row.prologue_activation = prologue.activation;
+  row.prologue_slope = static_cast<float>(prologue.slope);
+  for (int64_t n = 0; n < tile.images; ++n) {
+    for (int64_t r = 0; r < call.layout.rows; ++r) {
+      const int64_t in_row = tile.t * call.axis_y.planes + r - call.axis_y.lead;
+      const bool inside = in_row >= 0 && in_row < g.in_h;
+      const int64_t at = ((tile.image + n) * g.in_h + in_row) * g.in_w * g.in_channels;
+      row.input = inside ? x + at : nullptr;
+      row.prologue_y = inside && y != nullptr ? y + at : nullptr;
+      row.out = packed + n * call.layout.image_stride + r * call.layout.columns * call.pixel_words;
+      matrix_kernels()->pack_pixels(row);
+    }
+  }
+}
+
+void run_phase(const Call& call, const Tile& tile, const Phase& phase, const Bf16Pair* packed, const Bf16Pair* weights, const float* bias,
+               Bf16* y, const Epilogue& epilogue) {
+  const ConvGeometry& g = call.g;
+  const int64_t lines_t = std::min(call.tile_t, phase.y->count - tile.t), width = std::min(call.tile_u, phase.x->count - tile.u);
+  std::vector<PositionLine> lines;
+  for (int64_t n = 0; n < tile.images; ++n) {
+    for (int64_t t = 0; t < lines_t; ++t) lines.push_back({n * call.image_positions + t * call.row_positions, width});
+  }
+  const RunCover cover = cover_lines(lines);
+  const int64_t out_step = phase.x->out_step * g.out_channels;
+  // As many runs as the kind of block with more of them wants.
+  const int64_t runs = ceil_div(static_cast<int64_t>(cover.first.size()), 4) * 4;
+  std::vector<int64_t> run_in(runs, 0), row_out(runs * kMatrixRows, -1);
+  std::size_t line = 0;
+  for (std::size_t r = 0; r < cover.first.size(); ++r) {
+    run_in[r] = cover.first[r] * call.position_words;
+    for (int64_t i = 0; i < cover.rows; ++i) {
+      const int64_t position = cover.first[r] + i;
+      while (line < lines.size() && lines[line].first + lines[line].count <= position) ++line;
+      if (line == lines.size()) break;
+      if (position < lines[line].first) continue;
+      const int64_t n = static_cast<int64_t>(line) / lines_t, t = static_cast<int64_t>(line) % lines_t;
+      row_out[r * kMatrixRows + i] =
+          (((tile.image + n) * g.out_h + phase.y->out_start + (tile.t + t) * phase.y->out_step) * g.out_w + phase.x->out_start) *
+              g.out_channels +
+          (tile.u + position - lines[line].first) * out_step + tile.group * call.out_channels;
+    }
+  }
+  const int64_t steps = static_cast<int64_t>(phase.steps.size()), chunk = std::max<int64_t>(1, kChunkDepth / call.depth);
+  MatrixJob job{};
+  job.tile = packed;
+  job.position_words = call.position_words;
+  job.run_in = run_in.data();
+  job.row_out = row_out.data();
+  job.rows = static_cast<int>(cover.rows);
+  job.depth = static_cast<int>(call.depth);
+  job.sums = static_cast<float*>(scratch(kTileC, runs * kMatrixRows * kMatrixLanes * sizeof(float)));
+  job.activation = epilogue.activation;
+  job.slope = static_cast<float>(epilogue.slope);
+  for (int64_t block = tile.block_begin; block < tile.block_end; ++block) {
+    job.output = y + block * kMatrixLanes;
+    job.out_lanes = std::min(kMatrixLanes, call.out_channels - block * kMatrixLanes);
+    job.blocks = ceil_div(static_cast<int64_t>(cover.first.size()), matrix_runs(job.out_lanes));
+    job.bias = bias == nullptr ? nullptr : bias + (tile.group * call.out_blocks + block) * kMatrixLanes;
+    const Bf16Pair* panel = weights + phase.panels + block * steps * call.depth * kMatrixLanes;
+    for (int64_t done = 0; done == 0 || done < steps; done += chunk) {
+      job.steps = phase.steps.data() + done;
+      job.step_count = std::min(chunk, steps - done);
+      job.panel = panel + done * call.depth * kMatrixLanes;
+      job.accumulate = done > 0;
+      job.finish = done + chunk >= steps;
+      matrix_kernels()->multiply(job);
+    }
+  }
+}
+
+}  // namespace
+
+RunCover cover_lines(const std::vector<PositionLine>& lines) {
+  constexpr int64_t kLeastRows = 12;  // a run of fewer takes as long
+  RunCover best{1, {}};
+  int64_t least = -1;
+  std::vector<int64_t> first;
+  for (int64_t rows = kMatrixRows; rows >= 7; --rows) {
+    first.clear();
+    int64_t covered = 0;
+    for (const PositionLine& line : lines) {
+      for (int64_t at = std::max(line.first, covered); at < line.first + line.count; at += rows) {
+        first.push_back(at);
+        covered = at + rows;
+      }
+    }
+    const int64_t cost = static_cast<int64_t>(first.size()) * std::max(rows, kLeastRows);
+    if (least >= 0 && cost >= least) continue;
+    least = cost;
+    best = {rows, first};
+  }
+  return best;
+}
+
+void matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const Bf16* x,
+                 const Bf16* weight, Bf16* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+  const Call call(g, axis_y, axis_x, threads);
+  const int64_t words = g.groups * call.weights_per_group, biases = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * kMatrixLanes;
+  Bf16Pair* const packed_weights = static_cast<Bf16Pair*>(scratch(kSharedWeights, words * sizeof(Bf16Pair) + (biases + 1) * sizeof(float)));
+  pack_weights(call, strides, weight, packed_weights, threads);
+  float* bias = nullptr;
+  if (biases != 0) {
+    bias = reinterpret_cast<float*>(packed_weights + words);
+    pad_bias(static_cast<const Bf16*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * kMatrixLanes, bias);
+  }
+  const int64_t tiles = g.groups * call.tiles_n * call.tiles_t * call.tiles_u;
+  // Few tiles: several tasks share one tile's output channels, as in gather_conv.cpp.
+  const int64_t wanted = 2 * static_cast<int64_t>(std::max(threads, 1));
+  const int64_t splits = threads == 1 || tiles >= wanted ? 1 : std::min(call.out_blocks, ceil_div(wanted, tiles));
+  parallel_tasks(tiles * splits, threads, [&](int64_t task) {
+    Tile tile{};
+    const int64_t split = task % splits;
+    int64_t index = task / splits;
+    tile.u = index % call.tiles_u * call.tile_u;
+    index /= call.tiles_u;
+    tile.t = index % call.tiles_t * call.tile_t;
+    index /= call.tiles_t;
+    tile.image = index % call.tiles_n * call.tile_images;
+    tile.group = index / call.tiles_n;
+    tile.images = std::min(call.tile_images, g.batch - tile.image);
+    tile.block_begin = call.out_blocks * split / splits;
+    tile.block_end = call.out_blocks * (split + 1) / splits;
+    Bf16Pair* packed = static_cast<Bf16Pair*>(scratch(kTileA, call.tile_words * sizeof(Bf16Pair)));
+    if (call.shallow) {
+      pack_shallow(call, tile, x, prologue, packed);
+    } else {
+      pack_tile(g, axis_y, axis_x, call.layout, tile, x, prologue, pair_kernels()->gather.pack_row, packed);
+    }
+    const Bf16Pair* weights = packed_weights + tile.group * call.weights_per_group;
+    for (const Phase& phase : call.phases) {
+      if (tile.t < phase.y->count && tile.u < phase.x->count) run_phase(call, tile, phase, packed, weights, bias, y, epilogue);
+    }
+  });
+}
+
+}  // namespace gan_fast

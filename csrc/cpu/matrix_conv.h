@@ -1,0 +1,36 @@
+// The engine of conv and conv_transpose for the matrix registers (matrix_kernels.h): bf16, direct, channels-last.
+//
+// As the gather engine (gather_conv.h), with two differences. A register's 16 rows are positions of the packed input that follow each
+// other, over the ends of rows and images too: what lies between an image's rows is multiplied and not stored. And where input channels
+// are few, a step takes a whole row of the kernel, whose pixels' channels lie side by side.
+// Winograd's transforms would cost more than the products that they save: those take a tenth of the time that FMAs take.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "common/geometry.h"
+#include "gather_conv.h"
+#include "gather_plan.h"
+
+namespace gan_fast {
+
+// As gather_conv, which calls it where there are matrix registers.
+void matrix_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides,
+                 const Bf16* x, const Bf16* weight, Bf16* y, const Epilogue& epilogue, const Prologue& prologue, int threads);
+
+// `count` neighbouring positions that are outputs.
+struct PositionLine {
+  int64_t first, count;
+};
+
+// Runs of `rows` positions that cover all lines, which are in order: where each begins.
+struct RunCover {
+  int64_t rows;
+  std::vector<int64_t> first;
+};
+
+// The cover whose runs take least time. A register of fewer rows is multiplied faster, but never in less time than its operands load.
+RunCover cover_lines(const std::vector<PositionLine>& lines);
+
+}  // namespace gan_fast

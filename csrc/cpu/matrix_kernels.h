@@ -1,0 +1,92 @@
+// Kernels of the matrix registers (AMX): products of bf16 pairs, 16 x 16 sums at a time. Their text is bf16_matrix-inl.h.
+//
+// They take what the pair kernels pack: a pixel's words lie side by side as a row of the left operand wants them, and a panel of weights
+// [word][lane] is a right operand. Native at the level amx_bf16; tests have them emulated elsewhere.
+#pragma once
+
+#include <cstdint>
+
+#include "common/bf16.h"
+#include "common/geometry.h"
+#include "words.h"
+
+namespace gan_fast {
+
+constexpr int64_t kMatrixRows = 16;   // of a register: positions or channels
+constexpr int64_t kMatrixLanes = 32;  // output channels of a block: two registers side by side
+
+// blocks x (runs of `rows` positions) x kMatrixLanes: sums (+)= A * B over the steps, each of `depth` words; and what becomes of the sums.
+struct MatrixJob {
+  const Bf16Pair* tile;
+  int64_t position_words;  // between neighbouring positions of a run
+  const int64_t* run_in;   // [blocks][runs] offsets into the tile
+  int64_t blocks;
+  int rows, depth;         // at most 16
+  const int64_t* steps;    // offsets into the tile
+  int64_t step_count;
+  const Bf16Pair* panel;   // [step][depth][kMatrixLanes]
+  float* sums;             // [blocks][runs][16][kMatrixLanes]; of one block if one call does it all
+  bool accumulate;         // add to sums
+  bool finish;             // this is the last chunk of steps: store
+  const int64_t* row_out;  // [blocks][runs][16] offsets into the output, or -1: not an output
+  Bf16* output;
+  int64_t out_lanes;  // valid output channels of this block; from 16 down there are 4 runs in a block, else 2
+  const float* bias;  // padded to the block, or null
+  int activation;
+  float slope;
+};
+
+// Runs of a block with so many valid output channels.
+constexpr int64_t matrix_runs(int64_t out_lanes) { return out_lanes <= kMatrixLanes / 2 ? 4 : 2; }
+
+// Copy of `columns` pixels with their few channels, filled up with zeros to whole words.
+struct MatrixPixels {
+  const Bf16* input;       // row of the input, or null: outside, write zeros
+  const Bf16* prologue_y;  // or null
+  int64_t first, width;    // input columns outside [0, width) are zero
+  int64_t columns, channels;
+  Bf16Pair* out;
+  int prologue_activation;
+  float prologue_slope;
+};
+
+// One line of pixels of two images into words [channel][pixel], channels filled up with zeros to a multiple of 16.
+struct MatrixPositions {
+  const Bf16* input;       // first channel of the line, or null: outside, write zeros
+  const Bf16* prologue_y;  // or null
+  int64_t second;          // from this line to the one of the image that shares words with it; 0: there is none
+  int64_t pixel_stride;
+  int64_t first, step, width;  // as in PackRow
+  int64_t columns, channels;
+  Bf16Pair* out;
+  int64_t out_channel;  // between channels
+  int prologue_activation;
+  float prologue_slope;
+};
+
+// sums[32 channels][kMatrixLanes] += over `images` x `steps` x `depth` words: a[channel][word] * b[word][lane].
+struct MatrixOuterJob {
+  const Bf16Pair* a;
+  int64_t a_channel, a_image;
+  const Bf16Pair* b;  // words are kMatrixLanes apart
+  int64_t b_image;
+  int64_t images, steps;
+  int depth;
+  float* sums;
+  bool half_rows, half_lanes;  // only the first 16 are wanted
+};
+
+struct MatrixKernels {
+  void (*multiply)(const MatrixJob&);
+  void (*pack_pixels)(const MatrixPixels&);
+  void (*pack_positions)(const MatrixPositions&);
+  void (*outer)(const MatrixOuterJob&);
+};
+
+// Those of the level in use; null where there are none.
+const MatrixKernels* matrix_kernels();
+
+// Test hook: emulated registers wherever there are pair kernels, emulated ones included.
+void set_emulated_matrix(bool on);
+
+}  // namespace gan_fast
