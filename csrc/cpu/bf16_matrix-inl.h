@@ -1,4 +1,6 @@
 // Kernels of matrix_kernels.h.
+#include <utility>
+
 #include "common/activation.h"
 #include "matrix_kernels.h"
 #include "matrix_registers.h"
@@ -12,13 +14,19 @@ constexpr int kVectorLanes = VecOf<float>::lanes;
 constexpr int64_t kSumsStride = kMatrixLanes * static_cast<int64_t>(sizeof(float));
 constexpr int64_t kRunSums = kMatrixRows * kMatrixLanes;
 
+template <int N>
+struct Number {
+  static constexpr int value = N;
+};
+
 // ---- conv and conv_transpose ----------------------------------------------------------------------------------------------------
 
 // Two runs x 32 lanes: each loaded register is multiplied twice.
-GF_INLINE void multiply_two(const MatrixJob& job, const int64_t* run_in, float* sums) {
+GF_INLINE void multiply_two(const MatrixJob& job, const int64_t* run_in, int64_t first_step, int64_t last_step, float* sums) {
   const int64_t a_stride = job.position_words * 4, b_step = job.depth * kMatrixLanes;
-  const Bf16Pair *first = job.tile + run_in[0], *second = job.tile + run_in[1], *panel = job.panel;
-  if (job.accumulate) {
+  const Bf16Pair *first = job.tile + run_in[0], *second = job.tile + run_in[1];
+  const Bf16Pair* panel = job.panel + first_step * b_step;
+  if (first_step > 0) {
     load_register<0>(sums, kSumsStride);
     load_register<1>(sums + 16, kSumsStride);
     load_register<2>(sums + kRunSums, kSumsStride);
@@ -29,7 +37,7 @@ GF_INLINE void multiply_two(const MatrixJob& job, const int64_t* run_in, float* 
     zero_register<2>();
     zero_register<3>();
   }
-  for (int64_t s = 0; s < job.step_count; ++s, panel += b_step) {
+  for (int64_t s = first_step; s < last_step; ++s, panel += b_step) {
     load_register<6>(panel, kSumsStride);
     load_register<4>(first + job.steps[s], a_stride);
     multiply_registers<0, 4, 6>();
@@ -46,10 +54,10 @@ GF_INLINE void multiply_two(const MatrixJob& job, const int64_t* run_in, float* 
 }
 
 // Four runs x 16 lanes.
-GF_INLINE void multiply_four(const MatrixJob& job, const int64_t* run_in, float* sums) {
+GF_INLINE void multiply_four(const MatrixJob& job, const int64_t* run_in, int64_t first_step, int64_t last_step, float* sums) {
   const int64_t a_stride = job.position_words * 4, b_step = job.depth * kMatrixLanes;
-  const Bf16Pair *tile = job.tile, *panel = job.panel;
-  if (job.accumulate) {
+  const Bf16Pair *tile = job.tile, *panel = job.panel + first_step * b_step;
+  if (first_step > 0) {
     load_register<0>(sums, kSumsStride);
     load_register<1>(sums + kRunSums, kSumsStride);
     load_register<2>(sums + 2 * kRunSums, kSumsStride);
@@ -60,7 +68,7 @@ GF_INLINE void multiply_four(const MatrixJob& job, const int64_t* run_in, float*
     zero_register<2>();
     zero_register<3>();
   }
-  for (int64_t s = 0; s < job.step_count; ++s, panel += b_step) {
+  for (int64_t s = first_step; s < last_step; ++s, panel += b_step) {
     const Bf16Pair* at = tile + job.steps[s];
     load_register<6>(panel, kSumsStride);
     load_register<4>(at + run_in[0], a_stride);
@@ -128,18 +136,28 @@ void store_rows_for(const MatrixJob& job, const int64_t* row_out, const float* s
   }
 }
 
+// Some blocks at a time, a part of the panel after the other: the part, which all of them multiply, and their sums then stay in L1. From L2,
+// whose lines come at half the rate of a product's, the whole took twice as long.
+constexpr int64_t kPartBytes = 32 * 1024;
+
 void multiply(const MatrixJob& job) {
-  const int64_t runs = matrix_runs(job.out_lanes);
-  const bool whole = job.finish && !job.accumulate;  // the sums need not outlive their block
+  const int64_t runs = matrix_runs(job.out_lanes), block_sums = runs * kRunSums;
+  const int64_t fitting = kPartBytes / (job.depth * kSumsStride), parts = job.step_count <= fitting ? 1 : ceil_div(job.step_count, fitting);
   configure(job.rows, job.depth);
-  for (int64_t b = 0; b < job.blocks; ++b) {
-    float* sums = job.sums + (whole ? 0 : b * runs * kRunSums);
-    if (runs == 2) {
-      multiply_two(job, job.run_in + b * runs, sums);
-    } else {
-      multiply_four(job, job.run_in + b * runs, sums);
+  for (int64_t first = 0; first < job.blocks; first += kMatrixBlocks) {
+    const int64_t last = first + kMatrixBlocks < job.blocks ? first + kMatrixBlocks : job.blocks;
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t begin = job.step_count * part / parts, end = job.step_count * (part + 1) / parts;
+      for (int64_t b = first; b < last; ++b) {
+        float* sums = job.sums + (b - first) * block_sums;
+        if (runs == 2) {
+          multiply_two(job, job.run_in + b * runs, begin, end, sums);
+        } else {
+          multiply_four(job, job.run_in + b * runs, begin, end, sums);
+        }
+        if (part + 1 == parts) store_rows_for(job, job.row_out + b * runs * kMatrixRows, sums, runs);
+      }
     }
-    if (job.finish) store_rows_for(job, job.row_out + b * runs * kMatrixRows, sums, runs);
   }
   release();
 }
@@ -203,152 +221,97 @@ void pack_pixels(const MatrixPixels& row) {
   }
 }
 
-using Block = uint32_t[kMatrixRows][kRegisterWords];
-
-// 16 x 16 words, in place.
-GF_INLINE void transpose(Block& block) {
-#if defined(__AVX512F__)
-  __m512i v[16], t[16];
-  for (int i = 0; i < 16; ++i) v[i] = _mm512_load_si512(block[i]);
-  // Of words, of pairs of words, then of the four 128-bit lanes.
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    const __m512i even = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88), odd = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
-    const __m512i even2 = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x88), odd2 = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xdd);
-    _mm512_store_si512(block[i], _mm512_shuffle_i32x4(even, even2, 0x88));
-    _mm512_store_si512(block[i + 4], _mm512_shuffle_i32x4(odd, odd2, 0x88));
-    _mm512_store_si512(block[i + 8], _mm512_shuffle_i32x4(even, even2, 0xdd));
-    _mm512_store_si512(block[i + 12], _mm512_shuffle_i32x4(odd, odd2, 0xdd));
-  }
+// One step of a transposing network: exchanges the odd groups of HALF lanes of a row with the even ones of the row HALF below.
+#if GF_VECTOR_BYTES == 64
+template <int HALF, int... LANE>
+GF_INLINE void exchange(Vec<uint32_t>& upper, Vec<uint32_t>& lower, std::integer_sequence<int, LANE...>) {
+  const Vec<uint32_t> first = upper;
+#ifdef __clang__
+  upper = __builtin_shufflevector(first, lower, ((LANE & HALF) != 0 ? LANE - HALF + 16 : LANE)...);
+  lower = __builtin_shufflevector(first, lower, ((LANE & HALF) != 0 ? LANE + 16 : LANE + HALF)...);
 #else
-  for (int i = 0; i < 16; ++i) {
-    for (int j = 0; j < i; ++j) {
-      const uint32_t word = block[i][j];
-      block[i][j] = block[j][i];
-      block[j][i] = word;
-    }
-  }
+  upper = __builtin_shuffle(first, lower, Vec<uint32_t>{((LANE & HALF) != 0 ? LANE - HALF + 16u : LANE + 0u)...});
+  lower = __builtin_shuffle(first, lower, Vec<uint32_t>{((LANE & HALF) != 0 ? LANE + 16u : LANE + HALF + 0u)...});
 #endif
 }
 
-// Words of a channel of two images; the first `left` lanes.
-template <int ACT>
-GF_INLINE Vec<Bf16Pair> shared_words(const MatrixPositions& job, const Bf16* in, const Bf16* y, int64_t left) {
-  if constexpr (ACT == kNone) {
-    // Whole vectors of halves need no arithmetic.
-    if (left >= kVectorLanes) {
-      const auto wide = [](const Bf16* p) __attribute__((always_inline)) {
-        return reinterpret_cast<Vec<uint32_t>>(widen_halves(*reinterpret_cast<const Halves*>(p)));
-      };
-      const Vec<uint32_t> first = wide(in) >> 16;
-      return job.second == 0 ? first : first | wide(in + job.second);
-    }
-  }
-  return pair_lanes(read_part<ACT>(in, y, left, job.prologue_slope),
-                    read_part<ACT>(in + job.second, y + job.second, job.second == 0 ? 0 : left, job.prologue_slope));
-}
-
-template <int ACT>
-void pack_positions_impl(const MatrixPositions& job) {
-  alignas(64) Block block;
-  for (int64_t j = 0; j < job.columns; j += kRegisterWords) {
-    const int64_t count = job.columns - j < kRegisterWords ? job.columns - j : kRegisterWords;
-    for (int64_t c = 0; c < job.channels; c += kMatrixRows) {
-      for (int64_t i = 0; i < kRegisterWords; ++i) {
-        const int64_t column = job.first + (j + i) * job.step;
-        const bool inside = job.input != nullptr && i < count && column >= 0 && column < job.width;
-        const int64_t at = inside ? column * job.pixel_stride + c : 0;
-        for (int64_t v = 0; v < kMatrixRows; v += kVectorLanes) {
-          const int64_t left = job.channels - c - v;
-          const Vec<Bf16Pair> words = inside && left > 0 ? shared_words<ACT>(job, job.input + at + v, ACT == kNone ? nullptr : job.prologue_y + at + v, left)
-                                                         : Vec<Bf16Pair>{};
-          store<Bf16Pair>(block[i] + v, words);
-        }
-      }
-      transpose(block);
-      for (int64_t i = 0; i < kMatrixRows; ++i) {
-        Bf16Pair* out = job.out + (c + i) * job.out_channel + j;
-        for (int64_t v = 0; v < count; v += kVectorLanes) {
-          const Vec<Bf16Pair> words = load<Bf16Pair>(block[i] + v);
-          if (count - v >= kVectorLanes) {
-            store<Bf16Pair>(out + v, words);
-          } else {
-            store_first<Bf16Pair>(out + v, words, count - v);
-          }
-        }
-      }
-    }
+template <int HALF>
+GF_INLINE void exchange_rows(Vec<uint32_t>* rows) {
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    if ((i & HALF) == 0) exchange<HALF>(rows[i], rows[i + HALF], std::make_integer_sequence<int, 16>{});
   }
 }
+#endif
 
-void pack_positions(const MatrixPositions& job) {
-  switch (job.prologue_y == nullptr ? kNone : job.prologue_activation) {
-    case kRelu:
-      return pack_positions_impl<kRelu>(job);
-    case kLeakyRelu:
-      return pack_positions_impl<kLeakyRelu>(job);
-    case kTanh:
-      return pack_positions_impl<kTanh>(job);
-    case kSigmoid:
-      return pack_positions_impl<kSigmoid>(job);
-    default:
-      return pack_positions_impl<kNone>(job);
+void transpose(Bf16Pair* blocks, int64_t count) {
+  for (int64_t n = 0; n < count; ++n, blocks += kMatrixRows * kRegisterWords) {
+#if GF_VECTOR_BYTES == 64
+    Vec<uint32_t> rows[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) rows[i] = load<uint32_t>(blocks + i * 16);
+    exchange_rows<1>(rows);
+    exchange_rows<2>(rows);
+    exchange_rows<4>(rows);
+    exchange_rows<8>(rows);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) store<uint32_t>(blocks + i * 16, rows[i]);
+#else
+    for (int i = 0; i < 16; ++i) {
+      for (int j = 0; j < i; ++j) {
+        const Bf16Pair word = blocks[i * 16 + j];
+        blocks[i * 16 + j] = blocks[j * 16 + i];
+        blocks[j * 16 + i] = word;
+      }
+    }
+#endif
   }
 }
 
 // ---- conv_weight_grad -----------------------------------------------------------------------------------------------------------
 
-template <bool TWO_ROWS, bool TWO_LANES>
-GF_INLINE void outer_of(const MatrixOuterJob& job) {
-  const int64_t a_stride = job.a_channel * 4;
-  load_register<0>(job.sums, kSumsStride);
-  if (TWO_LANES) load_register<1>(job.sums + 16, kSumsStride);
-  if (TWO_ROWS) load_register<2>(job.sums + kRunSums, kSumsStride);
-  if (TWO_ROWS && TWO_LANES) load_register<3>(job.sums + kRunSums + 16, kSumsStride);
+// One left operand for up to six right ones, which are one another's neighbours or near by: taps of the same channels. Two left and two
+// right operands would load as much, but all of it from L2: 40 instead of 28 cycles a product.
+template <int COUNT>
+void outer_of(const MatrixOuterJob& job) {
+  constexpr int64_t row = kRegisterWords * 4, step = kMatrixRows * kRegisterWords;
+  const auto each_sum = [&](auto&& use) __attribute__((always_inline)) {
+    use(Number<0>{});
+    if constexpr (COUNT > 1) use(Number<1>{});
+    if constexpr (COUNT > 2) use(Number<2>{});
+    if constexpr (COUNT > 3) use(Number<3>{});
+    if constexpr (COUNT > 4) use(Number<4>{});
+    if constexpr (COUNT > 5) use(Number<5>{});
+  };
+  each_sum([&](auto n) __attribute__((always_inline)) { load_register<n.value>(job.sums[n.value], row); });
   for (int64_t image = 0; image < job.images; ++image) {
-    const Bf16Pair *a = job.a + image * job.a_image, *b = job.b + image * job.b_image;
-    const Bf16Pair* second = a + kMatrixRows * job.a_channel;
-    for (int64_t s = 0; s < job.steps; ++s, a += job.depth, second += job.depth, b += job.depth * kMatrixLanes) {
-      load_register<6>(b, kSumsStride);
-      load_register<4>(a, a_stride);
-      multiply_registers<0, 4, 6>();
-      if (TWO_LANES) {
-        load_register<7>(b + 16, kSumsStride);
-        multiply_registers<1, 4, 7>();
-      }
-      if (TWO_ROWS) {
-        load_register<5>(second, a_stride);
-        multiply_registers<2, 5, 6>();
-        if (TWO_LANES) multiply_registers<3, 5, 7>();
-      }
+    const Bf16Pair* a = job.a + image * job.a_image;
+    int64_t at = image * job.b_image;
+    for (int64_t s = 0; s < job.steps; ++s, a += step, at += step) {
+      load_register<6>(a, row);
+      each_sum([&](auto n) __attribute__((always_inline)) {
+        load_register<7>(job.b[n.value] + at, row);
+        multiply_registers<n.value, 6, 7>();
+      });
     }
   }
-  store_register<0>(job.sums, kSumsStride);
-  if (TWO_LANES) store_register<1>(job.sums + 16, kSumsStride);
-  if (TWO_ROWS) store_register<2>(job.sums + kRunSums, kSumsStride);
-  if (TWO_ROWS && TWO_LANES) store_register<3>(job.sums + kRunSums + 16, kSumsStride);
+  each_sum([&](auto n) __attribute__((always_inline)) { store_register<n.value>(job.sums[n.value], row); });
 }
 
 void outer_matrix(const MatrixOuterJob& job) {
-  configure(kMatrixRows, job.depth);
-  if (job.half_rows) {
-    job.half_lanes ? outer_of<false, false>(job) : outer_of<false, true>(job);
-  } else {
-    job.half_lanes ? outer_of<true, false>(job) : outer_of<true, true>(job);
+  configure(kMatrixRows, kRegisterWords);
+  switch (job.count) {
+    case 1: outer_of<1>(job); break;
+    case 2: outer_of<2>(job); break;
+    case 3: outer_of<3>(job); break;
+    case 4: outer_of<4>(job); break;
+    case 5: outer_of<5>(job); break;
+    case 6: outer_of<6>(job); break;
   }
   release();
 }
 
-extern const MatrixKernels matrix_kernels_table = {multiply, pack_pixels, pack_positions, outer_matrix};
+extern const MatrixKernels matrix_kernels_table = {multiply, pack_pixels, transpose, outer_matrix};
 
 }  // namespace GF_LEVEL
 }  // namespace gan_fast

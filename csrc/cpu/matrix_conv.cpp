@@ -13,7 +13,6 @@ namespace gan_fast {
 namespace {
 
 constexpr int64_t kTileBytes = 512 * 1024;  // beside a panel of weights: CPUs with matrix registers have an L2 of 2 MB
-constexpr int64_t kChunkDepth = 640;        // longest chain of fp32 sums, in words, as in gather_conv.cpp
 constexpr int64_t kShallow = 12;            // up to here a row of the kernel is one step, as in gather_conv.cpp
 constexpr int64_t kPadWords = 16;           // keeps plane strides off multiples of 4 KB, which would share L1 sets
 
@@ -255,15 +254,16 @@ void run_phase(const Call& call, const Tile& tile, const Phase& phase, const Bf1
           (tile.u + position - lines[line].first) * out_step + tile.group * call.out_channels;
     }
   }
-  const int64_t steps = static_cast<int64_t>(phase.steps.size()), chunk = std::max<int64_t>(1, kChunkDepth / call.depth);
   MatrixJob job{};
   job.tile = packed;
   job.position_words = call.position_words;
   job.run_in = run_in.data();
   job.row_out = row_out.data();
+  job.steps = phase.steps.data();
+  job.step_count = static_cast<int64_t>(phase.steps.size());
   job.rows = static_cast<int>(cover.rows);
   job.depth = static_cast<int>(call.depth);
-  job.sums = static_cast<float*>(scratch(kTileC, runs * kMatrixRows * kMatrixLanes * sizeof(float)));
+  job.sums = static_cast<float*>(scratch(kTileC, kMatrixSums * sizeof(float)));
   job.activation = epilogue.activation;
   job.slope = static_cast<float>(epilogue.slope);
   for (int64_t block = tile.block_begin; block < tile.block_end; ++block) {
@@ -271,22 +271,15 @@ void run_phase(const Call& call, const Tile& tile, const Phase& phase, const Bf1
     job.out_lanes = std::min(kMatrixLanes, call.out_channels - block * kMatrixLanes);
     job.blocks = ceil_div(static_cast<int64_t>(cover.first.size()), matrix_runs(job.out_lanes));
     job.bias = bias == nullptr ? nullptr : bias + (tile.group * call.out_blocks + block) * kMatrixLanes;
-    const Bf16Pair* panel = weights + phase.panels + block * steps * call.depth * kMatrixLanes;
-    for (int64_t done = 0; done == 0 || done < steps; done += chunk) {
-      job.steps = phase.steps.data() + done;
-      job.step_count = std::min(chunk, steps - done);
-      job.panel = panel + done * call.depth * kMatrixLanes;
-      job.accumulate = done > 0;
-      job.finish = done + chunk >= steps;
-      matrix_kernels()->multiply(job);
-    }
+    job.panel = weights + phase.panels + block * job.step_count * call.depth * kMatrixLanes;
+    matrix_kernels()->multiply(job);
   }
 }
 
 }  // namespace
 
 RunCover cover_lines(const std::vector<PositionLine>& lines) {
-  constexpr int64_t kLeastRows = 12;  // a run of fewer takes as long
+  constexpr int64_t kLeastRows = 15;  // a run of fewer takes as long
   RunCover best{1, {}};
   int64_t least = -1;
   std::vector<int64_t> first;

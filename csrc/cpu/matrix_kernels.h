@@ -15,7 +15,7 @@ namespace gan_fast {
 constexpr int64_t kMatrixRows = 16;   // of a register: positions or channels
 constexpr int64_t kMatrixLanes = 32;  // output channels of a block: two registers side by side
 
-// blocks x (runs of `rows` positions) x kMatrixLanes: sums (+)= A * B over the steps, each of `depth` words; and what becomes of the sums.
+// blocks x (runs of `rows` positions) x kMatrixLanes: act(A * B over the steps, each of `depth` words, + bias).
 struct MatrixJob {
   const Bf16Pair* tile;
   int64_t position_words;  // between neighbouring positions of a run
@@ -25,9 +25,7 @@ struct MatrixJob {
   const int64_t* steps;    // offsets into the tile
   int64_t step_count;
   const Bf16Pair* panel;   // [step][depth][kMatrixLanes]
-  float* sums;             // [blocks][runs][16][kMatrixLanes]; of one block if one call does it all
-  bool accumulate;         // add to sums
-  bool finish;             // this is the last chunk of steps: store
+  float* sums;             // room for kMatrixSums
   const int64_t* row_out;  // [blocks][runs][16] offsets into the output, or -1: not an output
   Bf16* output;
   int64_t out_lanes;  // valid output channels of this block; from 16 down there are 4 runs in a block, else 2
@@ -38,6 +36,9 @@ struct MatrixJob {
 
 // Runs of a block with so many valid output channels.
 constexpr int64_t matrix_runs(int64_t out_lanes) { return out_lanes <= kMatrixLanes / 2 ? 4 : 2; }
+
+constexpr int64_t kMatrixBlocks = 2;  // that are multiplied together
+constexpr int64_t kMatrixSums = kMatrixBlocks * 4 * kMatrixRows * kMatrixLanes;
 
 // Copy of `columns` pixels with their few channels, filled up with zeros to whole words.
 struct MatrixPixels {
@@ -50,36 +51,22 @@ struct MatrixPixels {
   float prologue_slope;
 };
 
-// One line of pixels of two images into words [channel][pixel], channels filled up with zeros to a multiple of 16.
-struct MatrixPositions {
-  const Bf16* input;       // first channel of the line, or null: outside, write zeros
-  const Bf16* prologue_y;  // or null
-  int64_t second;          // from this line to the one of the image that shares words with it; 0: there is none
-  int64_t pixel_stride;
-  int64_t first, step, width;  // as in PackRow
-  int64_t columns, channels;
-  Bf16Pair* out;
-  int64_t out_channel;  // between channels
-  int prologue_activation;
-  float prologue_slope;
-};
-
-// sums[32 channels][kMatrixLanes] += over `images` x `steps` x `depth` words: a[channel][word] * b[word][lane].
+// For each of `count` right operands: sums[16][16] += over `images` x `steps` x 16 words: a[step][row][word] * b[word][lane]. A step's words
+// of b follow those of the step before.
+constexpr int kMatrixOperands = 6;
 struct MatrixOuterJob {
   const Bf16Pair* a;
-  int64_t a_channel, a_image;
-  const Bf16Pair* b;  // words are kMatrixLanes apart
-  int64_t b_image;
+  const Bf16Pair* b[kMatrixOperands];
+  int64_t a_image, b_image;
   int64_t images, steps;
-  int depth;
-  float* sums;
-  bool half_rows, half_lanes;  // only the first 16 are wanted
+  float* sums[kMatrixOperands];
+  int count;
 };
 
 struct MatrixKernels {
   void (*multiply)(const MatrixJob&);
   void (*pack_pixels)(const MatrixPixels&);
-  void (*pack_positions)(const MatrixPositions&);
+  void (*transpose)(Bf16Pair* blocks, int64_t count);  // of 16 x 16 words, each in its place
   void (*outer)(const MatrixOuterJob&);
 };
 

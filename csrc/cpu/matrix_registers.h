@@ -1,6 +1,6 @@
 // Kernel text: eight matrix registers of 16 rows x 16 words, AMX's tiles.
 //
-// Sums are registers 0 to 3, the left operand 4 and 5, the right one 6 and 7; configure() gives them their shapes. Elsewhere than at the
+// Sums are registers 0 to 3, left operands 4 and 5, right ones 6 and 7, as configure() shapes them; with all 16 rows and words any is any. Elsewhere than at the
 // level amx_bf16 plain loops emulate them, which proves the kernel texts. The instruction takes denormals for zeros; the emulation keeps
 // them. Written as assembler, since GCC's own functions want the registers' numbers as literals.
 //   Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18, and TDPBF16PS in volume 2.

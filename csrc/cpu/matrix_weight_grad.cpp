@@ -1,9 +1,10 @@
-// The weight gradient on matrix registers (matrix_kernels.h): for each tap, 32 channels of the gathered operand x 32 of the dense one.
+// The weight gradient on matrix registers (matrix_kernels.h): for each tap, 16 channels of the dense operand x 16 of the gathered one.
 //
-// K runs over positions: the gathered operand is packed [channel][plane][row][column], the dense one [row][column][lane] with rows of the
-// same length, zero behind the last pixel. So a tap is an offset, and a step of K may reach over the ends of rows. A word is one
-// position of two images.
+// K runs over positions. Both operands are packed [channel block][image][position][16 channels], the dense one with rows as long as the
+// gathered one's and zeros between: so a tap is an offset, and a step of 16 positions may reach over the ends of rows. The dense one's
+// steps are then transposed. A word is one position of two images.
 #include <algorithm>
+#include <vector>
 
 #include "common/parallel.h"
 #include "common/scratch.h"
@@ -15,26 +16,29 @@ namespace gan_fast {
 namespace weight_grad {
 namespace {
 
-constexpr int64_t kSumsBytes = 640 * 1024;      // of one task: with the operands below, in an L2 of 2 MB
+constexpr int64_t kSumsBytes = 640 * 1024;  // of one task: with the operands below, in an L2 of 2 MB
 constexpr int64_t kOperandBytes = 512 * 1024;
-constexpr int64_t kBlockChannels = 2 * kMatrixRows;
+constexpr int64_t kPassSteps = 20;  // of both operands' blocks, in L1
+constexpr int64_t kRows = kMatrixRows, kStepWords = kRows * kRows, kBlockSums = kRows * kRows;
 // Images are split by shape alone, as in conv_weight_grad.cpp.
 constexpr int64_t kWantedTasks = 8;
 
 struct Call {
   const Problem<Bf16, Bf16Pair>& p;
   AxisPlan axis_y, axis_x;
-  int64_t m_channels, n_channels, m_blocks, n_blocks;
+  int64_t m_channels, n_channels, m_blocks, n_blocks;  // of the gathered and the dense operand
   int64_t m_step, n_step, m_ranges, n_ranges, splits, members;
   Tiling tile;
-  int64_t planes, rows, columns;           // of a tile of the gathered operand
-  int64_t a_plane, a_image, a_channel;     // in words
-  int64_t b_image, b_block;
-  int64_t block_sums, range_sums;
+  int64_t planes, columns;                      // of a tile
+  int64_t plane_words, gathered_image, gathered_block;
+  int64_t dense_image, dense_block;
+  int64_t range_sums;
 
   explicit Call(const Problem<Bf16, Bf16Pair>& problem);
-  int64_t steps(int64_t lines, int64_t length) const { return ceil_div((lines - 1) * columns + length, kMatrixRows); }
+  int64_t steps(int64_t lines, int64_t length) const { return ceil_div((lines - 1) * columns + length, kRows); }
   int64_t ranges() const { return p.g.groups * m_ranges * n_ranges; }
+  // Of a range's sums: [dense block][gathered block][tap][dense channel][gathered channel].
+  int64_t sums_at(int64_t n, int64_t m, int64_t tap) const { return ((n * m_step + m) * p.taps + tap) * kBlockSums; }
 };
 
 Call::Call(const Problem<Bf16, Bf16Pair>& problem) : p(problem) {
@@ -43,10 +47,9 @@ Call::Call(const Problem<Bf16, Bf16Pair>& problem) : p(problem) {
   axis_x = plan_conv_axis(p.gathered.w, p.dense.w, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
   m_channels = p.gathered.channels;
   n_channels = p.dense.channels;
-  m_blocks = ceil_div(m_channels, kBlockChannels);
-  n_blocks = ceil_div(n_channels, kMatrixLanes);
+  m_blocks = ceil_div(m_channels, kRows);
+  n_blocks = ceil_div(n_channels, kRows);
   planes = axis_y.planes * axis_x.planes;
-  block_sums = kBlockChannels * kMatrixLanes;
   members = ceil_div(g.batch, 2);
 
   m_step = m_blocks;
@@ -56,11 +59,11 @@ Call::Call(const Problem<Bf16, Bf16Pair>& problem) : p(problem) {
     longer = ceil_div(longer, 2);
   };
   const auto ranges_now = [&] { return g.groups * ceil_div(n_blocks, n_step) * ceil_div(m_blocks, m_step); };
-  while (n_step * m_step > 1 && n_step * m_step * p.taps * block_sums * static_cast<int64_t>(sizeof(float)) > kSumsBytes) halve_range();
+  while (n_step * m_step > 1 && n_step * m_step * p.taps * kBlockSums * static_cast<int64_t>(sizeof(float)) > kSumsBytes) halve_range();
   splits = std::min(members, ceil_div(kWantedTasks, ranges_now()));
   const auto words = [&](int64_t images, int64_t t, int64_t u) {
     const int64_t row = u + axis_x.span - 1;
-    return images * (m_step * kBlockChannels * planes * (t + axis_y.span - 1) * row + n_step * kMatrixLanes * t * row);
+    return images * kRows * row * (m_step * planes * (t + axis_y.span - 1) + n_step * t);
   };
   tile = choose_tile(ceil_div(members, splits), p.dense.h, p.dense.w, kOperandBytes / static_cast<int64_t>(sizeof(Bf16Pair)), words);
   // Smaller ranges for threads that would be idle change nothing that is added to anything.
@@ -76,95 +79,121 @@ Call::Call(const Problem<Bf16, Bf16Pair>& problem) : p(problem) {
   }
   n_ranges = ceil_div(n_blocks, n_step);
   m_ranges = ceil_div(m_blocks, m_step);
-  rows = tile.t + axis_y.span - 1;
   columns = tile.u + axis_x.span - 1;
-  // A step's words may reach over the end of a plane, by less than a register's; an odd number of lines of L1 between channels.
-  a_plane = rows * columns;
-  a_image = planes * a_plane;
-  a_channel = ceil_div(tile.images * a_image + kMatrixRows, 2 * kMatrixRows) * 2 * kMatrixRows + kMatrixRows;
-  b_image = steps(tile.t, tile.u) * kMatrixRows * kMatrixLanes;
-  b_block = tile.images * b_image + kMatrixLanes;
-  range_sums = n_step * p.taps * m_step * block_sums;
+  plane_words = (tile.t + axis_y.span - 1) * columns * kRows;
+  gathered_image = planes * plane_words;
+  gathered_block = tile.images * gathered_image + kStepWords;  // the last step may reach over the end
+  dense_image = steps(tile.t, tile.u) * kStepWords;
+  dense_block = tile.images * dense_image + kRows;  // off multiples of 4 KB, which would share L1 sets
+  range_sums = n_step * m_step * p.taps * kBlockSums;
 }
 
 struct Range {
-  int64_t group, m_first, m_last, n_first, n_last;
+  int64_t group, m_first, m_last, n_first, n_last;  // of blocks
 };
 
-// Packs a tile of `images` pairs and adds its products to the sums.
-void add_tile(const Call& call, const Range& range, int64_t member, int64_t images, int64_t t, int64_t u, Bf16Pair* a, Bf16Pair* b,
-              float* sums) {
+// Where a tile lies in the dense operand.
+struct Place {
+  int64_t member, images, t, u, lines, length;  // a member is a pair of images
+};
+
+void pack_gathered(const Call& call, const Range& range, const Place& place, Bf16Pair* packed) {
   const Problem<Bf16, Bf16Pair>& p = call.p;
-  const MatrixKernels& run = *matrix_kernels();
-  const int64_t lines = std::min(call.tile.t, p.dense.h - t), length = std::min(call.tile.u, p.dense.w - u);
-  const int64_t m_channel = range.m_first * kBlockChannels, n_channel = range.n_first * kMatrixLanes;
-  const int64_t m_count = std::min(range.m_last * kBlockChannels, call.m_channels) - m_channel;
-  const int64_t n_count = std::min(range.n_last * kMatrixLanes, call.n_channels) - n_channel;
-  // What the last steps read behind packed rows is multiplied by zeros, so it must be numbers. Before packing: it may lie in the next plane.
-  const int64_t packed_plane = (lines + call.axis_y.span - 1) * call.columns;
-  for (int64_t c = 0; c < ceil_div(m_count, kMatrixRows) * kMatrixRows; ++c) {
-    Bf16Pair* const channel = a + c * call.a_channel;
-    for (int64_t i = 0; packed_plane < call.a_plane && i < images * call.planes; ++i) {
-      std::fill_n(channel + i * call.a_plane + packed_plane, kMatrixRows, Bf16Pair{0});
+  const int64_t first = range.m_first * kRows, count = std::min(range.m_last * kRows, call.m_channels) - first;
+  const int64_t rows = place.lines + call.axis_y.span - 1, end = rows * call.columns * kRows;
+  // What the last step reads behind packed rows is multiplied by zeros, so it must be numbers. Before packing: it may lie in the next plane.
+  for (int64_t block = 0; block < range.m_last - range.m_first; ++block) {
+    Bf16Pair* const to = packed + block * call.gathered_block;
+    for (int64_t i = 0; end < call.plane_words && i < place.images * call.planes; ++i) {
+      std::fill_n(to + i * call.plane_words + end, kStepWords, Bf16Pair{0});
     }
-    std::fill_n(channel + images * call.a_image, kMatrixRows, Bf16Pair{0});
+    std::fill_n(to + place.images * call.gathered_image, kStepWords, Bf16Pair{0});
   }
-  for (int64_t i = 0; i < images; ++i) {
-    const int64_t image = (member + i) * 2;
-    const bool second = image + 1 < p.g.batch;
-    MatrixPositions job{};
-    job.second = second ? p.gathered.h * p.gathered.w * p.gathered.all_channels : 0;
-    job.pixel_stride = p.gathered.all_channels;
-    job.step = call.axis_x.planes;
-    job.width = p.gathered.w;
-    job.columns = call.columns;
-    job.channels = m_count;
-    job.out_channel = call.a_channel;
-    job.prologue_activation = p.prologue.activation;
-    job.prologue_slope = static_cast<float>(p.prologue.slope);
-    for (int64_t r = 0; r < lines + call.axis_y.span - 1; ++r) {
+  for (int64_t i = 0; i < place.images; ++i) {
+    const int64_t image = (place.member + i) * 2;
+    for (int64_t r = 0; r < rows; ++r) {
       for (int64_t plane = 0; plane < call.planes; ++plane) {
         const int64_t py = plane / call.axis_x.planes, px = plane % call.axis_x.planes;
-        const int64_t row = (t + r) * call.axis_y.planes + py - call.axis_y.lead;
-        const bool inside = row >= 0 && row < p.gathered.h;
-        const int64_t at = (image * p.gathered.h + row) * p.gathered.w * p.gathered.all_channels + range.group * call.m_channels + m_channel;
-        job.input = inside ? p.gathered.data + at : nullptr;
-        job.prologue_y = inside && p.gathered.prologue_y != nullptr ? p.gathered.prologue_y + at : nullptr;
-        job.first = u * call.axis_x.planes + px - call.axis_x.lead;
-        job.out = a + i * call.a_image + plane * call.a_plane + r * call.columns;
-        run.pack_positions(job);
-      }
-    }
-    const int64_t blocks = range.n_last - range.n_first, positions = call.steps(lines, length) * kMatrixRows;
-    for (int64_t r = 0; r < lines; ++r) {
-      Bf16Pair* line = b + i * call.b_image + r * call.columns * kMatrixLanes;
-      p.pack_line(p.dense, image, second, t + r, u, 1, length, range.group * call.n_channels + n_channel, n_count, kMatrixLanes, line,
-                  kMatrixLanes, call.b_block);
-      const int64_t end = r + 1 < lines ? call.columns : positions - r * call.columns;
-      for (int64_t block = 0; block < blocks; ++block) {
-        std::fill(line + block * call.b_block + length * kMatrixLanes, line + block * call.b_block + end * kMatrixLanes, Bf16Pair{0});
+        p.pack_line(p.gathered, image, image + 1 < p.g.batch, (place.t + r) * call.axis_y.planes + py - call.axis_y.lead,
+                    place.u * call.axis_x.planes + px - call.axis_x.lead, call.axis_x.planes, place.length + call.axis_x.span - 1,
+                    range.group * call.m_channels + first, count, kRows,
+                    packed + i * call.gathered_image + plane * call.plane_words + r * call.columns * kRows, kRows, call.gathered_block);
+        if (place.length < call.tile.u) {
+          for (int64_t block = 0; block < range.m_last - range.m_first; ++block) {
+            Bf16Pair* const row = packed + block * call.gathered_block + i * call.gathered_image + plane * call.plane_words + r * call.columns * kRows;
+            std::fill(row + (place.length + call.axis_x.span - 1) * kRows, row + call.columns * kRows, Bf16Pair{0});
+          }
+        }
       }
     }
   }
+}
+
+void pack_dense(const Call& call, const Range& range, const Place& place, Bf16Pair* packed) {
+  const Problem<Bf16, Bf16Pair>& p = call.p;
+  const int64_t first = range.n_first * kRows, count = std::min(range.n_last * kRows, call.n_channels) - first;
+  const int64_t steps = call.steps(place.lines, place.length);
+  for (int64_t i = 0; i < place.images; ++i) {
+    const int64_t image = (place.member + i) * 2;
+    for (int64_t r = 0; r < place.lines; ++r) {
+      Bf16Pair* const line = packed + i * call.dense_image + r * call.columns * kRows;
+      p.pack_line(p.dense, image, image + 1 < p.g.batch, place.t + r, place.u, 1, place.length, range.group * call.n_channels + first, count,
+                  kRows, line, kRows, call.dense_block);
+      const int64_t end = r + 1 < place.lines ? call.columns : steps * kRows - r * call.columns;
+      for (int64_t block = 0; block < range.n_last - range.n_first; ++block) {
+        Bf16Pair* const row = line + block * call.dense_block;
+        std::fill(row + place.length * kRows, row + end * kRows, Bf16Pair{0});
+      }
+    }
+    for (int64_t block = 0; block < range.n_last - range.n_first; ++block) {
+      matrix_kernels()->transpose(packed + block * call.dense_block + i * call.dense_image, steps);
+    }
+  }
+}
+
+// Adds the products of a packed tile to the sums, some steps at a time: those of one dense block and of one gathered block then stay in L1
+// for all taps of a plane.
+void multiply_tile(const Call& call, const Range& range, const Place& place, const Bf16Pair* gathered, const Bf16Pair* dense, float* sums) {
+  struct Operand {
+    int64_t at, sums;
+  };
+  const auto& taps_y = call.axis_y.phases[0].taps;
+  const auto& taps_x = call.axis_x.phases[0].taps;
+  const int64_t m_count = range.m_last - range.m_first, steps = call.steps(place.lines, place.length);
+  std::vector<std::vector<Operand>> planes(call.planes);
+  for (int64_t m = 0; m < m_count; ++m) {
+    for (const AxisTap& ty : taps_y) {
+      for (const AxisTap& tx : taps_x) {
+        const int64_t plane = ty.plane * call.axis_x.planes + tx.plane;
+        planes[plane].push_back({m * call.gathered_block + plane * call.plane_words + (ty.offset * call.columns + tx.offset) * kRows,
+                                 call.sums_at(0, m, ty.kernel * call.p.g.kernel_w + tx.kernel)});
+      }
+    }
+  }
+  const MatrixKernels& run = *matrix_kernels();
+  const int64_t parts = ceil_div(steps, kPassSteps), together = parts > 1 ? 1 : std::max<int64_t>(1, kPassSteps / steps);
   MatrixOuterJob job{};
-  job.a_channel = call.a_channel;
-  job.a_image = call.a_image;
-  job.b_image = call.b_image;
-  job.images = images;
-  job.steps = call.steps(lines, length);
-  job.depth = static_cast<int>(kMatrixRows);
-  for (int64_t n = range.n_first; n < range.n_last; ++n) {
-    job.b = b + (n - range.n_first) * call.b_block;
-    job.half_lanes = call.n_channels - n * kMatrixLanes <= kMatrixLanes / 2;
-    for (const AxisTap& ty : call.axis_y.phases[0].taps) {
-      for (const AxisTap& tx : call.axis_x.phases[0].taps) {
-        const int64_t tap = ty.kernel * p.g.kernel_w + tx.kernel, plane = ty.plane * call.axis_x.planes + tx.plane;
-        const int64_t place = plane * call.a_plane + ty.offset * call.columns + tx.offset;
-        for (int64_t m = range.m_first; m < range.m_last; ++m) {
-          job.a = a + (m - range.m_first) * kBlockChannels * call.a_channel + place;
-          job.half_rows = call.m_channels - m * kBlockChannels <= kMatrixRows;
-          job.sums = sums + (((n - range.n_first) * p.taps + tap) * call.m_step + (m - range.m_first)) * call.block_sums;
-          run.outer(job);
+  job.a_image = call.dense_image;
+  job.b_image = call.gathered_image;
+  for (int64_t image = 0; image < place.images; image += together) {
+    job.images = std::min(together, place.images - image);
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t first = steps * part / parts;
+      job.steps = steps * (part + 1) / parts - first;
+      for (int64_t n = 0; n < range.n_last - range.n_first; ++n) {
+        job.a = dense + n * call.dense_block + image * call.dense_image + first * kStepWords;
+        const Bf16Pair* const b = gathered + image * call.gathered_image + first * kStepWords;
+        for (const auto& operands : planes) {
+          const int64_t all = static_cast<int64_t>(operands.size()), groups = ceil_div(all, int64_t{kMatrixOperands});
+          for (int64_t group = 0; group < groups; ++group) {
+            const int64_t begin = all * group / groups;
+            job.count = static_cast<int>(all * (group + 1) / groups - begin);
+            for (int i = 0; i < job.count; ++i) {
+              job.b[i] = b + operands[begin + i].at;
+              job.sums[i] = sums + call.sums_at(n, 0, 0) + operands[begin + i].sums;
+            }
+            run.outer(job);
+          }
         }
       }
     }
@@ -187,13 +216,19 @@ void matrix(const Problem<Bf16, Bf16Pair>& p, Bf16* grad_weight) {
     range.group = index / call.n_ranges / call.m_ranges;
     float* sums = partial + task * call.range_sums;
     std::fill(sums, sums + call.range_sums, 0.0f);
-    Bf16Pair* a = static_cast<Bf16Pair*>(scratch(kTileA, call.m_step * kBlockChannels * call.a_channel * sizeof(Bf16Pair)));
-    Bf16Pair* b = static_cast<Bf16Pair*>(scratch(kTileB, call.n_step * call.b_block * sizeof(Bf16Pair)));
+    Bf16Pair* gathered = static_cast<Bf16Pair*>(scratch(kTileA, call.m_step * call.gathered_block * sizeof(Bf16Pair)));
+    Bf16Pair* dense = static_cast<Bf16Pair*>(scratch(kTileB, call.n_step * call.dense_block * sizeof(Bf16Pair)));
     const int64_t end = call.members * (split + 1) / call.splits;
-    for (int64_t member = call.members * split / call.splits; member < end; member += call.tile.images) {
-      for (int64_t t = 0; t < p.dense.h; t += call.tile.t) {
-        for (int64_t u = 0; u < p.dense.w; u += call.tile.u) {
-          add_tile(call, range, member, std::min(call.tile.images, end - member), t, u, a, b, sums);
+    Place place{};
+    for (place.member = call.members * split / call.splits; place.member < end; place.member += call.tile.images) {
+      place.images = std::min(call.tile.images, end - place.member);
+      for (place.t = 0; place.t < p.dense.h; place.t += call.tile.t) {
+        place.lines = std::min(call.tile.t, p.dense.h - place.t);
+        for (place.u = 0; place.u < p.dense.w; place.u += call.tile.u) {
+          place.length = std::min(call.tile.u, p.dense.w - place.u);
+          pack_gathered(call, range, place, gathered);
+          pack_dense(call, range, place, dense);
+          multiply_tile(call, range, place, gathered, dense, sums);
         }
       }
     }
@@ -202,17 +237,15 @@ void matrix(const Problem<Bf16, Bf16Pair>& p, Bf16* grad_weight) {
   parallel_tasks(p.g.groups * call.n_blocks * call.m_blocks, p.threads, [&](int64_t task) {
     const int64_t m = task % call.m_blocks, n = task / call.m_blocks % call.n_blocks, group = task / call.m_blocks / call.n_blocks;
     const int64_t range = (group * call.m_ranges + m / call.m_step) * call.n_ranges + n / call.n_step;
-    const int64_t n_valid = std::min(kMatrixLanes, call.n_channels - n * kMatrixLanes);
-    const int64_t m_valid = std::min(kBlockChannels, call.m_channels - m * kBlockChannels);
-    const float* block = partial + range * call.range_sums + (n % call.n_step * p.taps * call.m_step + m % call.m_step) * call.block_sums;
+    const int64_t n_valid = std::min(kRows, call.n_channels - n * kRows), m_valid = std::min(kRows, call.m_channels - m * kRows);
+    const float* block = partial + range * call.range_sums + call.sums_at(n % call.n_step, m % call.m_step, 0);
     for (int64_t j = 0; j < n_valid; ++j) {
-      Bf16* out = grad_weight + (group * call.n_channels + n * kMatrixLanes + j) * call.m_channels * p.taps +
-                  m * kBlockChannels * p.channel_step;
-      for (int64_t i = 0; i < m_valid; ++i) {
-        for (int64_t tap = 0; tap < p.taps; ++tap) {
-          const float* sums = block + tap * call.m_step * call.block_sums + i * kMatrixLanes + j;
-          float sum = sums[0];
-          for (int64_t split = 1; split < call.splits; ++split) sum += sums[split * ranges * call.range_sums];
+      Bf16* out = grad_weight + (group * call.n_channels + n * kRows + j) * call.m_channels * p.taps + m * kRows * p.channel_step;
+      for (int64_t tap = 0; tap < p.taps; ++tap) {
+        for (int64_t i = 0; i < m_valid; ++i) {
+          const float* from = block + tap * kBlockSums + j * kRows + i;
+          float sum = from[0];
+          for (int64_t split = 1; split < call.splits; ++split) sum += from[split * ranges * call.range_sums];
           out[i * p.channel_step + tap * p.tap_step] = narrow<Bf16>(sum);
         }
       }
