@@ -140,9 +140,11 @@ void Call::lay_out() {
   }
 }
 
+// A plane's taps follow each other: what they read of a channel block is the same but for a row and a column, and stays in L1.
 void Call::add_steps(Phase& phase) {
-  for (const Tap& tap : phase.taps) {
-    for (int64_t block = 0; block < in_blocks; ++block) {
+  std::stable_sort(phase.taps.begin(), phase.taps.end(), [](const Tap& a, const Tap& b) { return a.plane < b.plane; });
+  for (int64_t block = 0; block < in_blocks; ++block) {
+    for (const Tap& tap : phase.taps) {
       phase.steps.push_back(block * layout.block_stride + tap.plane * layout.plane_stride +
                             (tap.dy * layout.columns + tap.dx) * kChannelBlock);
       for (int64_t w = 0; w < depth; ++w) phase.words.push_back({2 * (block * kChannelBlock + w), tap.kernel});
@@ -182,9 +184,9 @@ void pack_weights(const Call& call, const WeightStrides& strides, const Bf16* we
                                   {channels, std::min(channels, call.in_channels - first)},
                                   {kMatrixLanes, std::min(kMatrixLanes, call.out_channels - first_out)});
     for (const Phase& phase : call.phases) {
-      const int64_t words = static_cast<int64_t>(phase.words.size()), skipped = call.shallow ? 0 : (blocks - 1) * call.depth;
+      const int64_t words = static_cast<int64_t>(phase.words.size()), own = words / blocks;
       Bf16Pair* const panel = packed + group * call.weights_per_group + phase.panels + unit * words * kMatrixLanes;
-      for (int64_t i = block * call.depth; i < words; ++i) {
+      for (int64_t i = block * own; i < (block + 1) * own; ++i) {
         const PanelWord& word = phase.words[i];
         Bf16Pair* out = panel + i * kMatrixLanes;
         if (word.kernel < 0 || word.channel >= first + channels) {
@@ -193,7 +195,6 @@ void pack_weights(const Call& call, const WeightStrides& strides, const Bf16* we
           const Bf16* line = lines.weights + (word.channel - first) * lines.in + word.kernel * lines.tap;
           for (int64_t o = 0; o < kMatrixLanes; ++o) out[o] = word_of<Bf16Pair>(line[o * lines.out], line[lines.in + o * lines.out]);
         }
-        if ((i + 1) % call.depth == 0) i += skipped;  // steps of the other channel blocks
       }
     }
   });
