@@ -42,6 +42,15 @@ void pack_row_impl(const PackRow<Bf16, Bf16Pair>& row) {
         if (!inside || left <= 0) {
         } else if (ACT == kNone && left >= 2 * kVectorLanes) {  // neighbours lie in memory as words do
           __builtin_memcpy(&words, in + c, sizeof(words));
+        } else if (ACT == kNone) {
+          Halves halves[2] = {};
+          if (left > kVectorLanes) {
+            __builtin_memcpy(&halves[0], in + c, sizeof(Halves));
+            halves[1] = load_first_halves(in + c + kVectorLanes, left - kVectorLanes);
+          } else {
+            halves[0] = left == kVectorLanes ? *reinterpret_cast<const Halves*>(in + c) : load_first_halves(in + c, left);
+          }
+          __builtin_memcpy(&words, halves, sizeof(words));
         } else {
           words = pair_neighbours(read_part<ACT>(in + c, y + c, left, row.prologue_slope),
                                   read_part<ACT>(in + c + kVectorLanes, y + c + kVectorLanes, left - kVectorLanes, row.prologue_slope));
@@ -67,7 +76,23 @@ void pack_row(const PackRow<Bf16, Bf16Pair>& row) {
   }
 }
 
-// A word is one channel of two images.
+// Words of a channel of two images, the first `left` of a vector. Without an activation nothing is computed.
+template <int ACT>
+GF_INLINE Vec<Bf16Pair> shared_words(const PackChannels<Bf16, Bf16Pair>& job, const Bf16* in, const Bf16* y, int64_t left) {
+  if (left <= 0) return Vec<Bf16Pair>{};
+  if constexpr (ACT == kNone) {
+    const auto upper = [&](const Bf16* p) __attribute__((always_inline)) {
+      const Halves halves = left >= kVectorLanes ? *reinterpret_cast<const Halves*>(p) : load_first_halves(p, left);
+      return reinterpret_cast<Vec<uint32_t>>(widen_halves(halves));
+    };
+    const Vec<uint32_t> first = upper(in) >> 16;
+    return job.second == 0 ? first : first | upper(in + job.second);
+  } else {
+    return pair_lanes(read_part<ACT>(in, y, left, job.prologue_slope),
+                      read_part<ACT>(in + job.second, y + job.second, job.second == 0 ? 0 : left, job.prologue_slope));
+  }
+}
+
 template <int ACT>
 void pack_channels_impl(const PackChannels<Bf16, Bf16Pair>& job) {
   for (int64_t j = 0; j < job.columns; ++j) {
@@ -85,10 +110,7 @@ void pack_channels_impl(const PackChannels<Bf16, Bf16Pair>& job) {
       const int64_t valid = inside ? (job.channels - c < job.packed ? job.channels - c : job.packed) : 0;
       // Pixels are written in order, so what a whole vector writes too far is overwritten by the next pixel.
       for (int64_t v = 0; v < job.packed; v += kVectorLanes) {
-        const int64_t left = valid - v, at = c + v;
-        const Vec<float> first = read_part<ACT>(in + at, y + at, left, job.prologue_slope);
-        const Vec<float> second = read_part<ACT>(in + job.second + at, y + job.second + at, job.second == 0 ? 0 : left, job.prologue_slope);
-        store<Bf16Pair>(block + v, pair_lanes(first, second));
+        store<Bf16Pair>(block + v, shared_words<ACT>(job, in + c + v, ACT == kNone ? nullptr : y + c + v, valid - v));
       }
     }
   }

@@ -207,7 +207,7 @@ void conv_weight_grad(const ConvGeometry& g, bool transposed, const S* x, const 
     std::fill(grad_weight, grad_weight + g.groups * m * n * p.taps, S{});
     return;
   }
-  if (g.groups == 1 && std::min(m, n) <= kFewChannels && m != n) {
+  if (!(std::is_same_v<S, Bf16> && matrix_kernels() != nullptr) && g.groups == 1 && std::min(m, n) <= kFewChannels && m != n) {
     folded(p, m < n, grad_weight);
     return;
   }

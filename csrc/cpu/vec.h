@@ -122,6 +122,17 @@ inline __attribute__((always_inline)) Vec<float> widen_halves(Halves halves) {
   return reinterpret_cast<Vec<float>>(bits << 16);
 }
 
+// The first `count` (0 < count < lanes), zeros behind; memory behind them is not touched.
+inline __attribute__((always_inline)) Halves load_first_halves(const Bf16* p, int64_t count) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && GF_VECTOR_BYTES == 64
+  return reinterpret_cast<Halves>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), p));
+#else
+  Halves halves{};
+  __builtin_memcpy(&halves, p, static_cast<size_t>(count) * sizeof(Bf16));
+  return halves;
+#endif
+}
+
 // Rounded to the nearest, ties to even, by integer arithmetic: denormals survive, unlike in AVX512_BF16's own conversion. NaN stays NaN.
 inline __attribute__((always_inline)) Halves narrow_halves(Vec<float> v) {
   const Vec<uint32_t> bits = reinterpret_cast<Vec<uint32_t>>(v);
@@ -173,9 +184,7 @@ inline __attribute__((always_inline)) void write(S* p, Vec<Arithmetic<S>> v) {
 template <class S>
 inline __attribute__((always_inline)) Vec<Arithmetic<S>> read_first(const S* p, int64_t count) {
   if constexpr (sizeof(S) == sizeof(Bf16)) {
-    Halves halves{};
-    __builtin_memcpy(&halves, p, static_cast<size_t>(count) * sizeof(S));
-    return widen_halves(halves);
+    return widen_halves(load_first_halves(p, count));
   } else {
     return load_first<S>(p, count);
   }
