@@ -19,13 +19,14 @@ from gan_fast.ops import activation as activations
 BACKENDS = ("reference", *(f"cpu:{level}" for level in LEVELS))
 
 #: Those of the convolutions: their products of matrices too.
-CONVOLUTION_BACKENDS = (*BACKENDS, *(f"gemm:{level}" for level in LEVELS[1:]))
+CONVOLUTION_BACKENDS = (*BACKENDS, *(f"gemm:{level}" for level in LEVELS[2:]))
 
 #: What the kernels of the operators other than the convolutions compute with.
 DTYPES = (torch.float32, torch.bfloat16)
 #: Those that take bfloat16, PyTorch's own operations being the yardstick; "+pairs": with the kernels of avx512_bf16,
-#: emulated.
-BFLOAT16_BACKENDS = (*BACKENDS[1:], "cpu:portable+pairs", "cpu:avx512+pairs")
+#: emulated, "+matrix": with those of amx_bf16.
+EMULATED = ("cpu:portable+pairs", "cpu:avx512+pairs", "cpu:portable+matrix", "cpu:avx512+matrix")
+BFLOAT16_BACKENDS = (*BACKENDS[1:], *EMULATED)
 
 #: Backends as the operators name them; float64 has one level only.
 REGISTERED = ("reference", "cpu")
@@ -74,7 +75,7 @@ def level_of(backend: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     NaN.
     """
     name, _, level = backend.partition(":")
-    level, _, pairs = level.partition("+")
+    level, _, emulated = level.partition("+")
     if name == "reference":
         yield name
         return
@@ -83,13 +84,15 @@ def level_of(backend: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         pytest.skip(f"this CPU cannot run {level}")
     before, poison = module.isa(), module.pool_set_poison(True)
     module.set_isa(level)
-    module.set_emulated_pairs(bool(pairs))
+    module.set_emulated_pairs(bool(emulated))
+    module.set_emulated_matrix(emulated == "matrix")
     assert module.isa() == level
     with monkeypatch.context() as patch:
         patch.setattr(memory, "POOL_FROM", 0)
         yield name
     module.set_isa(before)
     module.set_emulated_pairs(False)
+    module.set_emulated_matrix(False)
     module.pool_set_poison(poison)
 
 

@@ -23,7 +23,7 @@ from gan_fast.ops import OPERATORS
 from gan_fast.ops.geometry import Geometry
 
 #: On the level that every machine has.
-BFLOAT16_LEVELS = ("cpu:portable", "cpu:portable+pairs")
+BFLOAT16_LEVELS = ("cpu:portable", "cpu:portable+pairs", "cpu:portable+matrix")
 ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh", "sigmoid")
 
 

@@ -62,11 +62,14 @@ class Call:
         module.set_isa(self.level)
         self.pairs = rng.random() < 0.5
         module.set_emulated_pairs(self.pairs)
+        self.matrix = rng.random() < 0.5
+        module.set_emulated_matrix(self.matrix)
         self.about: dict[str, Any] = {
             "level": self.level,
             "dtype": self.dtype,
             "threads": self.threads,
             "pairs": self.pairs,
+            "matrix": self.matrix,
         }
         self.kept: list[Memory] = []
 

@@ -16,7 +16,7 @@ from gan_fast import backends
 ACT_CODES = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 #: Every level that exists; what this CPU lacks is skipped by name, so a report shows what was not seen.
-LEVELS = ("avx512_bf16", "avx512", "avx2", "portable")
+LEVELS = ("amx_bf16", "avx512_bf16", "avx512", "avx2", "portable")
 
 
 def kernels() -> ModuleType:

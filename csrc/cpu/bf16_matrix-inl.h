@@ -121,7 +121,21 @@ void store_rows(const MatrixJob& job, const int64_t* row_out, const float* sums,
   }
 }
 
+void store_wide(const MatrixJob& job, const int64_t* row_out, const float* sums, int64_t runs) {
+  for (int64_t r = 0; r < runs; ++r) {
+    for (int i = 0; i < job.rows; ++i) {
+      if (row_out[r * kMatrixRows + i] < 0) continue;
+      const float* sum = sums + r * kRunSums + i * kMatrixLanes;
+      float* out = job.wide_output + row_out[r * kMatrixRows + i];
+      int64_t v = 0;
+      for (; v + kVectorLanes <= job.out_lanes; v += kVectorLanes) store<float>(out + v, load<float>(sum + v));
+      if (v < job.out_lanes) store_first<float>(out + v, load<float>(sum + v), job.out_lanes - v);
+    }
+  }
+}
+
 void store_rows_for(const MatrixJob& job, const int64_t* row_out, const float* sums, int64_t runs) {
+  if (job.wide_output != nullptr) return store_wide(job, row_out, sums, runs);
   switch (job.activation) {
     case kRelu:
       return store_rows<kRelu>(job, row_out, sums, runs);
@@ -162,6 +176,17 @@ void multiply(const MatrixJob& job) {
   release();
 }
 
+void activate_row(const float* in, int64_t count, int activation, float slope, Bf16* out) {
+  for (int64_t i = 0; i < count; i += kVectorLanes) {
+    const int64_t left = count - i;
+    if (left >= kVectorLanes) {
+      write<Bf16>(out + i, activate(load<float>(in + i), slope, activation));
+    } else {
+      write_first<Bf16>(out + i, activate(load_first<float>(in + i, left), slope, activation), left);
+    }
+  }
+}
+
 // ---- packing --------------------------------------------------------------------------------------------------------------------
 
 // The first `left` of a vector of elements times act'(y), zeros behind.
@@ -178,32 +203,36 @@ GF_INLINE Vec<float> read_part(const Bf16* in, const Bf16* y, int64_t left, floa
 
 template <int ACT>
 void pack_pixels_impl(const MatrixPixels& row) {
-  const int64_t words = ceil_div(row.channels, 2);
+  const int64_t words = ceil_div(row.elements, 2);
   Bf16* out = reinterpret_cast<Bf16*>(row.out);
-  for (int64_t j = 0; j < row.columns; ++j, out += 2 * words) {
-    const int64_t column = row.first + j;
-    if (row.input == nullptr || column < 0 || column >= row.width) {
-      __builtin_memset(out, 0, static_cast<size_t>(words) * sizeof(Bf16Pair));
-      continue;
-    }
-    const Bf16* in = row.input + column * row.channels;
+  const int64_t first = row.input == nullptr ? row.columns : row.first, last = row.input == nullptr ? row.columns : row.last;
+  __builtin_memset(out, 0, static_cast<size_t>(first * words) * sizeof(Bf16Pair));
+  out += first * 2 * words;
+  for (int64_t j = first; j < last; ++j, out += 2 * words) {
+    const int64_t at = (j - first) * row.pixel_stride;
+    const Bf16* in = row.input + at;
     if constexpr (ACT == kNone) {
-#if defined(__AVX512BW__) && defined(__AVX512VL__)
-      const __m256i pixel = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << row.channels) - 1), in);
-      _mm256_mask_storeu_epi32(out, static_cast<__mmask8>((1u << words) - 1), pixel);
+#if defined(__AVX512BW__)
+      const __m512i pixel = _mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << row.elements) - 1), in);
+      _mm512_mask_storeu_epi32(out, static_cast<__mmask16>((1u << words) - 1), pixel);
 #else
-      for (int64_t c = 0; c < row.channels; ++c) out[c] = in[c];
-      if (row.channels % 2 != 0) out[row.channels] = Bf16{};
+      for (int64_t c = 0; c < row.elements; ++c) out[c] = in[c];
+      if (row.elements % 2 != 0) out[row.elements] = Bf16{};
 #endif
     } else {
-      const Bf16* y = row.prologue_y + column * row.channels;
+      const Bf16* y = row.prologue_y + at;
       for (int64_t c = 0; c < 2 * words; c += kVectorLanes) {
         const int64_t left = 2 * words - c;
-        write_first<Bf16>(out + c, read_part<ACT>(in + c, y + c, row.channels - c, row.prologue_slope),
-                          left < kVectorLanes ? left : kVectorLanes);
+        const Vec<float> value = read_part<ACT>(in + c, y + c, row.elements - c, row.prologue_slope);
+        if (left >= kVectorLanes) {
+          write<Bf16>(out + c, value);
+        } else {
+          write_first<Bf16>(out + c, value, left);
+        }
       }
     }
   }
+  __builtin_memset(out, 0, static_cast<size_t>((row.columns - last) * words) * sizeof(Bf16Pair));
 }
 
 void pack_pixels(const MatrixPixels& row) {
@@ -311,7 +340,7 @@ void outer_matrix(const MatrixOuterJob& job) {
   release();
 }
 
-extern const MatrixKernels matrix_kernels_table = {multiply, pack_pixels, transpose, outer_matrix};
+extern const MatrixKernels matrix_kernels_table = {multiply, pack_pixels, activate_row, transpose, outer_matrix};
 
 }  // namespace GF_LEVEL
 }  // namespace gan_fast

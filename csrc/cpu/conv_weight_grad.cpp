@@ -207,21 +207,20 @@ void conv_weight_grad(const ConvGeometry& g, bool transposed, const S* x, const 
     std::fill(grad_weight, grad_weight + g.groups * m * n * p.taps, S{});
     return;
   }
-  if (!(std::is_same_v<S, Bf16> && matrix_kernels() != nullptr) && g.groups == 1 && std::min(m, n) <= kFewChannels && m != n) {
-    folded(p, m < n, grad_weight);
-    return;
-  }
+  const bool few = g.groups == 1 && std::min(m, n) <= kFewChannels && m != n;
   if constexpr (std::is_same_v<S, Bf16>) {
     const PairKernels* pairs = pair_kernels();
-    const bool on_matrix = matrix_kernels() != nullptr;
-    // A single image would be half of every word, which matters less than a tenth of the time.
-    if (pairs != nullptr && (on_matrix || (g.batch > 1 && !winograd_pays<S>(p)))) {
+    if (pairs != nullptr) {
       const Problem<Bf16, Bf16Pair> paired{g, gathered, dense, prologue, pairs->rows, pairs->weight_grad, lanes, taps, channel_step, tap_step,
                                            threads};
-      return on_matrix ? matrix(paired, grad_weight) : blocked_weight_grad(paired, grad_weight);
+      // A single image would be half of every word: the matrix registers are fast enough for that.
+      if (matrix_kernels() != nullptr) return matrix_folds(paired) ? matrix_folded(paired, grad_weight) : matrix(paired, grad_weight);
+      if (g.batch > 1 && !few && !winograd_pays<S>(p)) return blocked_weight_grad(paired, grad_weight);
     }
   }
-  if (winograd_pays<S>(p)) {
+  if (few) {
+    folded(p, m < n, grad_weight);
+  } else if (winograd_pays<S>(p)) {
     winograd<S>(p, grad_weight);
   } else {
     blocked_weight_grad(p, grad_weight);

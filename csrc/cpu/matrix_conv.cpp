@@ -52,6 +52,7 @@ struct Call {
   Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int threads);
   void choose_tile(int threads);
   void lay_out();
+  int64_t shared_zeros() const;
   void add_steps(Phase& phase);
   void add_shallow_steps(Phase& phase);
   int64_t row_of(const Tap& tap) const { return tap.dy * axis_y.planes + tap.plane / axis_x.planes; }
@@ -111,6 +112,7 @@ void Call::choose_tile(int threads) {
 void Call::lay_out() {
   layout.rows = tile_t + axis_y.span - 1;
   layout.columns = tile_u + axis_x.span - 1;
+  layout.row_pixels = layout.columns - (shallow ? 0 : shared_zeros());
   layout.planes = axis_y.planes * axis_x.planes;
   layout.in_blocks = in_blocks;
   if (shallow) {  // rows and columns of the input itself
@@ -120,10 +122,10 @@ void Call::lay_out() {
     layout.plane_stride = layout.block_stride = tile_images * layout.image_stride;
     row_positions = axis_y.planes * layout.columns / axis_x.planes;
   } else {
-    layout.image_stride = layout.rows * layout.columns * kChannelBlock;
+    layout.image_stride = layout.rows * layout.row_pixels * kChannelBlock;
     layout.plane_stride = tile_images * layout.image_stride + kPadWords;
     layout.block_stride = layout.planes * layout.plane_stride;
-    row_positions = layout.columns;
+    row_positions = layout.row_pixels;
   }
   image_positions = layout.image_stride / position_words;
   // The rows of a last run, and of a step's last words, reach over the end.
@@ -140,13 +142,27 @@ void Call::lay_out() {
   }
 }
 
+// Columns of zeros that a packed row of whole width may share with the next one: it has them at its end, in every plane, and the next one
+// at its beginning.
+int64_t Call::shared_zeros() const {
+  if (tile_u < axis_x.max_count) return 0;
+  int64_t shared = layout.columns - tile_u;  // places of outputs are nobody else's
+  for (int64_t plane = 0; plane < axis_x.planes; ++plane) {
+    const auto columns_before = [&](int64_t in_column) {
+      return std::clamp<int64_t>(ceil_div(std::max<int64_t>(in_column + axis_x.lead - plane, 0), axis_x.planes), 0, layout.columns);
+    };
+    shared = std::min({shared, columns_before(0), layout.columns - columns_before(g.in_w)});
+  }
+  return shared;
+}
+
 // A plane's taps follow each other: what they read of a channel block is the same but for a row and a column, and stays in L1.
 void Call::add_steps(Phase& phase) {
   std::stable_sort(phase.taps.begin(), phase.taps.end(), [](const Tap& a, const Tap& b) { return a.plane < b.plane; });
   for (int64_t block = 0; block < in_blocks; ++block) {
     for (const Tap& tap : phase.taps) {
       phase.steps.push_back(block * layout.block_stride + tap.plane * layout.plane_stride +
-                            (tap.dy * layout.columns + tap.dx) * kChannelBlock);
+                            (tap.dy * layout.row_pixels + tap.dx) * kChannelBlock);
       for (int64_t w = 0; w < depth; ++w) phase.words.push_back({2 * (block * kChannelBlock + w), tap.kernel});
     }
   }
@@ -207,18 +223,19 @@ struct Tile : TilePlace {
 void pack_shallow(const Call& call, const Tile& tile, const Bf16* x, const Prologue& prologue, Bf16Pair* packed) {
   const ConvGeometry& g = call.g;
   const Bf16* y = static_cast<const Bf16*>(prologue.y);
+  const int64_t column = tile.u * call.axis_x.planes - call.axis_x.lead;  // of the input, of the tile's first
   MatrixPixels row{};
-  row.first = tile.u * call.axis_x.planes - call.axis_x.lead;
-  row.width = g.in_w;
   row.columns = call.layout.columns;
-  row.channels = g.in_channels;
+  row.first = std::clamp<int64_t>(-column, 0, row.columns);
+  row.last = std::clamp<int64_t>(g.in_w - column, row.first, row.columns);
+  row.elements = row.pixel_stride = g.in_channels;
   row.prologue_activation = prologue.activation;
   row.prologue_slope = static_cast<float>(prologue.slope);
   for (int64_t n = 0; n < tile.images; ++n) {
     for (int64_t r = 0; r < call.layout.rows; ++r) {
       const int64_t in_row = tile.t * call.axis_y.planes + r - call.axis_y.lead;
       const bool inside = in_row >= 0 && in_row < g.in_h;
-      const int64_t at = ((tile.image + n) * g.in_h + in_row) * g.in_w * g.in_channels;
+      const int64_t at = (((tile.image + n) * g.in_h + in_row) * g.in_w + column + row.first) * g.in_channels;
       row.input = inside ? x + at : nullptr;
       row.prologue_y = inside && y != nullptr ? y + at : nullptr;
       row.out = packed + n * call.layout.image_stride + r * call.layout.columns * call.pixel_words;
@@ -228,7 +245,7 @@ void pack_shallow(const Call& call, const Tile& tile, const Bf16* x, const Prolo
 }
 
 void run_phase(const Call& call, const Tile& tile, const Phase& phase, const Bf16Pair* packed, const Bf16Pair* weights, const float* bias,
-               Bf16* y, const Epilogue& epilogue) {
+               Bf16* y, float* wide, const Epilogue& epilogue) {
   const ConvGeometry& g = call.g;
   const int64_t lines_t = std::min(call.tile_t, phase.y->count - tile.t), width = std::min(call.tile_u, phase.x->count - tile.u);
   std::vector<PositionLine> lines;
@@ -268,7 +285,8 @@ void run_phase(const Call& call, const Tile& tile, const Phase& phase, const Bf1
   job.activation = epilogue.activation;
   job.slope = static_cast<float>(epilogue.slope);
   for (int64_t block = tile.block_begin; block < tile.block_end; ++block) {
-    job.output = y + block * kMatrixLanes;
+    job.output = y == nullptr ? nullptr : y + block * kMatrixLanes;
+    job.wide_output = wide == nullptr ? nullptr : wide + block * kMatrixLanes;
     job.out_lanes = std::min(kMatrixLanes, call.out_channels - block * kMatrixLanes);
     job.blocks = ceil_div(static_cast<int64_t>(cover.first.size()), matrix_runs(job.out_lanes));
     job.bias = bias == nullptr ? nullptr : bias + (tile.group * call.out_blocks + block) * kMatrixLanes;
@@ -302,7 +320,7 @@ RunCover cover_lines(const std::vector<PositionLine>& lines) {
 }
 
 void matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const Bf16* x,
-                 const Bf16* weight, Bf16* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+                 const Bf16* weight, Bf16* y, float* wide, const Epilogue& epilogue, const Prologue& prologue, int threads) {
   const Call call(g, axis_y, axis_x, threads);
   const int64_t words = g.groups * call.weights_per_group, biases = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * kMatrixLanes;
   Bf16Pair* const packed_weights = static_cast<Bf16Pair*>(scratch(kSharedWeights, words * sizeof(Bf16Pair) + (biases + 1) * sizeof(float)));
@@ -337,7 +355,7 @@ void matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     }
     const Bf16Pair* weights = packed_weights + tile.group * call.weights_per_group;
     for (const Phase& phase : call.phases) {
-      if (tile.t < phase.y->count && tile.u < phase.x->count) run_phase(call, tile, phase, packed, weights, bias, y, epilogue);
+      if (tile.t < phase.y->count && tile.u < phase.x->count) run_phase(call, tile, phase, packed, weights, bias, y, wide, epilogue);
     }
   });
 }

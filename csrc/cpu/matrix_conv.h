@@ -15,9 +15,14 @@
 
 namespace gan_fast {
 
-// As gather_conv, which calls it where there are matrix registers.
+// As gather_conv, which calls it where there are matrix registers. If `wide` is not null, what is added up goes there as it is, and not to y.
 void matrix_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides,
-                 const Bf16* x, const Bf16* weight, Bf16* y, const Epilogue& epilogue, const Prologue& prologue, int threads);
+                 const Bf16* x, const Bf16* weight, Bf16* y, float* wide, const Epilogue& epilogue, const Prologue& prologue, int threads);
+
+// Few output channels (matrix_few_conv.cpp): the taps of a kernel's row are lanes, and what they give is added up along the row afterwards.
+bool matrix_few_pays(const ConvGeometry& geometry, const AxisPlan& axis_x);
+void matrix_few_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides,
+                     const Bf16* x, const Bf16* weight, Bf16* y, const Epilogue& epilogue, const Prologue& prologue, int threads);
 
 // `count` neighbouring positions that are outputs.
 struct PositionLine {

@@ -28,6 +28,7 @@ struct MatrixJob {
   float* sums;             // room for kMatrixSums
   const int64_t* row_out;  // [blocks][runs][16] offsets into the output, or -1: not an output
   Bf16* output;
+  float* wide_output;      // instead, if not null: what is added up, as it is
   int64_t out_lanes;  // valid output channels of this block; from 16 down there are 4 runs in a block, else 2
   const float* bias;  // padded to the block, or null
   int activation;
@@ -40,12 +41,12 @@ constexpr int64_t matrix_runs(int64_t out_lanes) { return out_lanes <= kMatrixLa
 constexpr int64_t kMatrixBlocks = 2;  // that are multiplied together
 constexpr int64_t kMatrixSums = kMatrixBlocks * 4 * kMatrixRows * kMatrixLanes;
 
-// Copy of `columns` pixels with their few channels, filled up with zeros to whole words.
+// Copy of `columns` pixels, at most 32 elements of each, filled up with a zero to whole words. Pixels may share elements.
 struct MatrixPixels {
-  const Bf16* input;       // row of the input, or null: outside, write zeros
+  const Bf16* input;       // of the first column that lies inside, or null: all are zero
   const Bf16* prologue_y;  // or null
-  int64_t first, width;    // input columns outside [0, width) are zero
-  int64_t columns, channels;
+  int64_t first, last;     // columns outside [first, last) are zero
+  int64_t columns, elements, pixel_stride;
   Bf16Pair* out;
   int prologue_activation;
   float prologue_slope;
@@ -66,6 +67,7 @@ struct MatrixOuterJob {
 struct MatrixKernels {
   void (*multiply)(const MatrixJob&);
   void (*pack_pixels)(const MatrixPixels&);
+  void (*activate)(const float* in, int64_t count, int activation, float slope, Bf16* out);
   void (*transpose)(Bf16Pair* blocks, int64_t count);  // of 16 x 16 words, each in its place
   void (*outer)(const MatrixOuterJob&);
 };

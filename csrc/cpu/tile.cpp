@@ -10,7 +10,7 @@ constexpr int64_t kPlanePad = 16;  // elements; keeps plane strides off multiple
 }  // namespace
 
 TileLayout::TileLayout(int64_t rows, int64_t columns, int64_t planes, int64_t in_blocks)
-    : rows(rows), columns(columns), planes(planes), in_blocks(in_blocks) {
+    : rows(rows), columns(columns), row_pixels(columns), planes(planes), in_blocks(in_blocks) {
   plane_stride = rows * columns * kChannelBlock + kPlanePad;
   block_stride = planes * plane_stride;
   image_stride = in_blocks * block_stride;
@@ -47,7 +47,7 @@ void pack_tile(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& ax
         row.first = place.u * axis_x.planes + px - axis_x.lead;
         row.input = inside ? x + offset : nullptr;
         row.prologue_y = y == nullptr || !inside ? nullptr : y + offset;
-        row.tile = packed + n * layout.image_stride + plane * layout.plane_stride + r * layout.columns * kChannelBlock;
+        row.tile = packed + n * layout.image_stride + plane * layout.plane_stride + r * layout.row_pixels * kChannelBlock;
         pack_row(row);
       }
     }

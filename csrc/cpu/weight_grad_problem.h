@@ -89,8 +89,10 @@ constexpr int64_t kFewChannels = 4;
 template <class S, class W>
 void folded(const Problem<S, W>& problem, bool gathered_is_few, S* grad_weight);
 
-// Both operands have many channels, for matrix registers (matrix_weight_grad.cpp).
+// On matrix registers (matrix_weight_grad.cpp), and where one operand has few channels (matrix_folded_grad.cpp).
 void matrix(const Problem<Bf16, Bf16Pair>& problem, Bf16* grad_weight);
+bool matrix_folds(const Problem<Bf16, Bf16Pair>& problem);
+void matrix_folded(const Problem<Bf16, Bf16Pair>& problem, Bf16* grad_weight);
 
 // Both operands have many channels, in the transform domain (winograd_weight_grad.cpp).
 template <class S>
