@@ -176,6 +176,26 @@ void multiply(const MatrixJob& job) {
   release();
 }
 
+void add_lanes(const MatrixLanes& job) {
+  for (int64_t v = 0; v < job.outs; v += kVectorLanes) {
+    const int64_t left = job.outs - v < kVectorLanes ? job.outs - v : kVectorLanes;
+    const auto values = [&](const float* p) __attribute__((always_inline)) {
+      return left == kVectorLanes ? load<float>(p) : load_first<float>(p, left);
+    };
+    const float* from = job.from + v;
+    float* to = job.line + v;
+    for (int64_t u = 0; u < job.count; ++u, from += job.lanes, to += job.step * job.outs) {
+      Vec<float> sum = load<float>(job.bias + v);
+      for (int64_t t = 0; t < job.tap_count; ++t) sum += values(from + job.taps[t]);
+      if (left == kVectorLanes) {
+        store<float>(to, sum);
+      } else {
+        store_first<float>(to, sum, left);
+      }
+    }
+  }
+}
+
 void activate_row(const float* in, int64_t count, int activation, float slope, Bf16* out) {
   for (int64_t i = 0; i < count; i += kVectorLanes) {
     const int64_t left = count - i;
@@ -340,7 +360,7 @@ void outer_matrix(const MatrixOuterJob& job) {
   release();
 }
 
-extern const MatrixKernels matrix_kernels_table = {multiply, pack_pixels, activate_row, transpose, outer_matrix};
+extern const MatrixKernels matrix_kernels_table = {multiply, pack_pixels, add_lanes, activate_row, transpose, outer_matrix};
 
 }  // namespace GF_LEVEL
 }  // namespace gan_fast

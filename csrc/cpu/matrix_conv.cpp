@@ -25,12 +25,22 @@ struct PanelWord {
   int64_t channel, kernel;
 };
 
+// Runs of positions that cover what a phase has in a tile of so many images, lines and columns. Each begins at the first position that none
+// before it reaches, so gaps are left out.
+struct Runs {
+  int64_t lines, width, count;
+  int64_t rows;                  // that some run needs, at most kMatrixRows
+  std::vector<int64_t> in;       // offsets into the tile, padded to whole blocks
+  std::vector<int64_t> row_out;  // of each row, from the phase's first output in the tile, or -1
+};
+
 struct Phase {
   const AxisPhase *y, *x;
   std::vector<Tap> taps;
   std::vector<int64_t> steps;     // offsets into the tile
   std::vector<PanelWord> words;   // of all steps
   int64_t panels;                 // where its panels start in the packed weights
+  Runs whole;                     // those of a whole tile
 };
 
 struct Call {
@@ -74,7 +84,7 @@ Call::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan&
   depth = shallow ? ceil_div(row_words, ceil_div(row_words, kMatrixRows)) : std::clamp<int64_t>(in_words, 1, kMatrixRows);
   for (const AxisPhase& y : axis_y.phases) {
     for (const AxisPhase& x : axis_x.phases) {
-      Phase phase{&y, &x, {}, {}, {}, 0};
+      Phase phase{&y, &x, {}, {}, {}, 0, {}};
       for (const AxisTap& ty : y.taps) {
         for (const AxisTap& tx : x.taps) {
           phase.taps.push_back({ty.kernel * g.kernel_w + tx.kernel, ty.plane * axis_x.planes + tx.plane, ty.offset, tx.offset});
@@ -220,6 +230,33 @@ struct Tile : TilePlace {
   int64_t block_begin, block_end;
 };
 
+Runs make_runs(const Call& call, const Phase& phase, int64_t images, int64_t lines, int64_t width) {
+  const ConvGeometry& g = call.g;
+  Runs runs{lines, width, 0, 0, {}, {}};
+  int64_t end = 0;  // of what the last run reaches
+  for (int64_t n = 0; n < images; ++n) {
+    for (int64_t t = 0; t < lines; ++t) {
+      const int64_t first = n * call.image_positions + t * call.row_positions;
+      int64_t out = (n * g.out_h + t * phase.y->out_step) * g.out_w * g.out_channels;
+      for (int64_t position = first; position < first + width; ++position, out += phase.x->out_step * g.out_channels) {
+        if (position >= end) {
+          runs.in.push_back(position * call.position_words);
+          runs.row_out.resize(runs.row_out.size() + kMatrixRows, -1);
+          end = position + kMatrixRows;
+        }
+        const int64_t row = position - (end - kMatrixRows);
+        runs.row_out[runs.row_out.size() - kMatrixRows + row] = out;
+        runs.rows = std::max(runs.rows, row + 1);
+      }
+    }
+  }
+  runs.count = static_cast<int64_t>(runs.in.size());
+  constexpr int64_t kWhole = matrix_runs(1);  // as many as the kind of block with more of them wants
+  runs.in.resize(ceil_div(runs.count, kWhole) * kWhole, 0);
+  runs.row_out.resize(runs.in.size() * kMatrixRows, -1);
+  return runs;
+}
+
 void pack_shallow(const Call& call, const Tile& tile, const Bf16* x, const Prologue& prologue, Bf16Pair* packed) {
   const ConvGeometry& g = call.g;
   const Bf16* y = static_cast<const Bf16*>(prologue.y);
@@ -247,48 +284,29 @@ void pack_shallow(const Call& call, const Tile& tile, const Bf16* x, const Prolo
 void run_phase(const Call& call, const Tile& tile, const Phase& phase, const Bf16Pair* packed, const Bf16Pair* weights, const float* bias,
                Bf16* y, float* wide, const Epilogue& epilogue) {
   const ConvGeometry& g = call.g;
-  const int64_t lines_t = std::min(call.tile_t, phase.y->count - tile.t), width = std::min(call.tile_u, phase.x->count - tile.u);
-  std::vector<PositionLine> lines;
-  for (int64_t n = 0; n < tile.images; ++n) {
-    for (int64_t t = 0; t < lines_t; ++t) lines.push_back({n * call.image_positions + t * call.row_positions, width});
-  }
-  const RunCover cover = cover_lines(lines);
-  const int64_t out_step = phase.x->out_step * g.out_channels;
-  // As many runs as the kind of block with more of them wants.
-  const int64_t runs = ceil_div(static_cast<int64_t>(cover.first.size()), 4) * 4;
-  std::vector<int64_t> run_in(runs, 0), row_out(runs * kMatrixRows, -1);
-  std::size_t line = 0;
-  for (std::size_t r = 0; r < cover.first.size(); ++r) {
-    run_in[r] = cover.first[r] * call.position_words;
-    for (int64_t i = 0; i < cover.rows; ++i) {
-      const int64_t position = cover.first[r] + i;
-      while (line < lines.size() && lines[line].first + lines[line].count <= position) ++line;
-      if (line == lines.size()) break;
-      if (position < lines[line].first) continue;
-      const int64_t n = static_cast<int64_t>(line) / lines_t, t = static_cast<int64_t>(line) % lines_t;
-      row_out[r * kMatrixRows + i] =
-          (((tile.image + n) * g.out_h + phase.y->out_start + (tile.t + t) * phase.y->out_step) * g.out_w + phase.x->out_start) *
-              g.out_channels +
-          (tile.u + position - lines[line].first) * out_step + tile.group * call.out_channels;
-    }
-  }
+  const int64_t lines = std::min(call.tile_t, phase.y->count - tile.t), width = std::min(call.tile_u, phase.x->count - tile.u);
+  const bool whole = tile.images == call.tile_images && lines == phase.whole.lines && width == phase.whole.width;
+  const Runs own = whole ? Runs{} : make_runs(call, phase, tile.images, lines, width);
+  const Runs& runs = whole ? phase.whole : own;
+  const int64_t first = ((tile.image * g.out_h + phase.y->out_start + tile.t * phase.y->out_step) * g.out_w + phase.x->out_start +
+                         tile.u * phase.x->out_step) * g.out_channels + tile.group * call.out_channels;
   MatrixJob job{};
   job.tile = packed;
   job.position_words = call.position_words;
-  job.run_in = run_in.data();
-  job.row_out = row_out.data();
+  job.run_in = runs.in.data();
+  job.row_out = runs.row_out.data();
   job.steps = phase.steps.data();
   job.step_count = static_cast<int64_t>(phase.steps.size());
-  job.rows = static_cast<int>(cover.rows);
+  job.rows = static_cast<int>(runs.rows);
   job.depth = static_cast<int>(call.depth);
   job.sums = static_cast<float*>(scratch(kTileC, kMatrixSums * sizeof(float)));
   job.activation = epilogue.activation;
   job.slope = static_cast<float>(epilogue.slope);
   for (int64_t block = tile.block_begin; block < tile.block_end; ++block) {
-    job.output = y == nullptr ? nullptr : y + block * kMatrixLanes;
-    job.wide_output = wide == nullptr ? nullptr : wide + block * kMatrixLanes;
+    job.output = y == nullptr ? nullptr : y + first + block * kMatrixLanes;
+    job.wide_output = wide == nullptr ? nullptr : wide + first + block * kMatrixLanes;
     job.out_lanes = std::min(kMatrixLanes, call.out_channels - block * kMatrixLanes);
-    job.blocks = ceil_div(static_cast<int64_t>(cover.first.size()), matrix_runs(job.out_lanes));
+    job.blocks = ceil_div(runs.count, matrix_runs(job.out_lanes));
     job.bias = bias == nullptr ? nullptr : bias + (tile.group * call.out_blocks + block) * kMatrixLanes;
     job.panel = weights + phase.panels + block * job.step_count * call.depth * kMatrixLanes;
     matrix_kernels()->multiply(job);
@@ -297,31 +315,12 @@ void run_phase(const Call& call, const Tile& tile, const Phase& phase, const Bf1
 
 }  // namespace
 
-RunCover cover_lines(const std::vector<PositionLine>& lines) {
-  constexpr int64_t kLeastRows = 15;  // a run of fewer takes as long
-  RunCover best{1, {}};
-  int64_t least = -1;
-  std::vector<int64_t> first;
-  for (int64_t rows = kMatrixRows; rows >= 7; --rows) {
-    first.clear();
-    int64_t covered = 0;
-    for (const PositionLine& line : lines) {
-      for (int64_t at = std::max(line.first, covered); at < line.first + line.count; at += rows) {
-        first.push_back(at);
-        covered = at + rows;
-      }
-    }
-    const int64_t cost = static_cast<int64_t>(first.size()) * std::max(rows, kLeastRows);
-    if (least >= 0 && cost >= least) continue;
-    least = cost;
-    best = {rows, first};
-  }
-  return best;
-}
-
 void matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const Bf16* x,
                  const Bf16* weight, Bf16* y, float* wide, const Epilogue& epilogue, const Prologue& prologue, int threads) {
-  const Call call(g, axis_y, axis_x, threads);
+  Call call(g, axis_y, axis_x, threads);
+  for (Phase& phase : call.phases) {
+    phase.whole = make_runs(call, phase, call.tile_images, std::min(call.tile_t, phase.y->count), std::min(call.tile_u, phase.x->count));
+  }
   const int64_t words = g.groups * call.weights_per_group, biases = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * kMatrixLanes;
   Bf16Pair* const packed_weights = static_cast<Bf16Pair*>(scratch(kSharedWeights, words * sizeof(Bf16Pair) + (biases + 1) * sizeof(float)));
   pack_weights(call, strides, weight, packed_weights, threads);

@@ -7,7 +7,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "common/geometry.h"
 #include "gather_conv.h"
@@ -23,19 +22,5 @@ void matrix_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const Axi
 bool matrix_few_pays(const ConvGeometry& geometry, const AxisPlan& axis_x);
 void matrix_few_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides,
                      const Bf16* x, const Bf16* weight, Bf16* y, const Epilogue& epilogue, const Prologue& prologue, int threads);
-
-// `count` neighbouring positions that are outputs.
-struct PositionLine {
-  int64_t first, count;
-};
-
-// Runs of `rows` positions that cover all lines, which are in order: where each begins.
-struct RunCover {
-  int64_t rows;
-  std::vector<int64_t> first;
-};
-
-// The cover whose runs take least time. A register of fewer rows is multiplied faster, but never in less time than its operands load.
-RunCover cover_lines(const std::vector<PositionLine>& lines);
 
 }  // namespace gan_fast

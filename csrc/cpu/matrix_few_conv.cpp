@@ -10,6 +10,7 @@
 #include "common/scratch.h"
 #include "matrix_conv.h"
 #include "matrix_kernels.h"
+#include "tile.h"
 
 namespace gan_fast {
 namespace {
@@ -52,7 +53,12 @@ void matrix_few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPl
   const int64_t image = g.out_h * columns * lanes;
   const int64_t together = std::clamp<int64_t>(kWideBytes / std::max<int64_t>(1, image * static_cast<int64_t>(sizeof(float))), 1, g.batch);
   float* const wide = static_cast<float*>(scratch(kWholeCall, together * image * sizeof(float)));
-  const Bf16* const bias = static_cast<const Bf16*>(epilogue.bias);
+  float biases[16] = {};
+  if (epilogue.bias != nullptr) pad_bias(static_cast<const Bf16*>(epilogue.bias), 1, outs, 16, biases);
+  std::vector<std::vector<int64_t>> taps_of(axis_x.phases.size());
+  for (std::size_t phase = 0; phase < axis_x.phases.size(); ++phase) {
+    for (const AxisTap& tap : axis_x.phases[phase].taps) taps_of[phase].push_back(tap.offset * lanes + tap.kernel * outs);
+  }
   const int64_t in_image = g.in_h * g.in_w * g.in_channels, out_row = g.out_w * outs;
   for (int64_t first = 0; first < g.batch; first += together) {
     along_y.batch = std::min(together, g.batch - first);
@@ -66,15 +72,11 @@ void matrix_few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPl
       float* const line = static_cast<float*>(scratch(kTileC, out_row * sizeof(float)));
       for (int64_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
         const float* const from = wide + row * columns * lanes;
-        for (const AxisPhase& phase : axis_x.phases) {
-          for (int64_t o = 0; o < outs; ++o) {
-            const float start = bias == nullptr ? 0.0f : widen(bias[o]);
-            for (int64_t u = 0; u < phase.count; ++u) {
-              float sum = start;
-              for (const AxisTap& tap : phase.taps) sum += from[(u + tap.offset) * lanes + tap.kernel * outs + o];
-              line[(phase.out_start + u * phase.out_step) * outs + o] = sum;
-            }
-          }
+        for (std::size_t phase = 0; phase < axis_x.phases.size(); ++phase) {
+          const AxisPhase& along_x = axis_x.phases[phase];
+          const auto& taps = taps_of[phase];
+          matrix_kernels()->add_lanes({from, lanes, taps.data(), static_cast<int64_t>(taps.size()), along_x.count, outs, biases,
+                                       line + along_x.out_start * outs, along_x.out_step});
         }
         matrix_kernels()->activate(line, out_row, epilogue.activation, static_cast<float>(epilogue.slope), out + row * out_row);
       }

@@ -52,6 +52,17 @@ struct MatrixPixels {
   float prologue_slope;
 };
 
+// line[u * step][out] = bias[out] + the sum over taps of from[u * lanes + taps[..] + out], for `count` places u and at most 16 outs.
+struct MatrixLanes {
+  const float* from;
+  int64_t lanes;
+  const int64_t* taps;
+  int64_t tap_count, count, outs;
+  const float* bias;  // 16 entries
+  float* line;
+  int64_t step;
+};
+
 // For each of `count` right operands: sums[16][16] += over `images` x `steps` x 16 words: a[step][row][word] * b[word][lane]. A step's words
 // of b follow those of the step before.
 constexpr int kMatrixOperands = 6;
@@ -67,6 +78,7 @@ struct MatrixOuterJob {
 struct MatrixKernels {
   void (*multiply)(const MatrixJob&);
   void (*pack_pixels)(const MatrixPixels&);
+  void (*add_lanes)(const MatrixLanes&);
   void (*activate)(const float* in, int64_t count, int activation, float slope, Bf16* out);
   void (*transpose)(Bf16Pair* blocks, int64_t count);  // of 16 x 16 words, each in its place
   void (*outer)(const MatrixOuterJob&);
