@@ -2,6 +2,7 @@
 with an activation; and what the rules in force make of such figures.
 
     python benchmarks/choice.py measure FILE.json     # minutes, on a quiet machine
+    python benchmarks/choice.py measure FILE.json --precision bf16
     python benchmarks/choice.py judge FILE.json       # calls served, calls lost, gains left to PyTorch
 
 A call is measured for itself, since each pass of a layer is chosen for itself (see gan_fast.ops.convolution_choice):
@@ -32,7 +33,7 @@ SMALLEST = 4.0
 MARGIN = 0.03
 
 
-def record(listed: Iterable[LayerShape]) -> Iterator[tuning.Call]:
+def record(listed: Iterable[LayerShape], dtype: torch.dtype = torch.float32) -> Iterator[tuning.Call]:
     """The different operator calls of these layers: every pass, memory format, with leaky_relu or without, and with the
     weights as PyTorch makes them or (the image in channels_last, no activation) in channels_last like the image."""
     seen = set()
@@ -43,7 +44,7 @@ def record(listed: Iterable[LayerShape]) -> Iterator[tuning.Call]:
             plain = [(None, False)] if name != "channels_last" else [(None, False), (None, True)]
             fused = [("leaky_relu", False)] if name == "channels_last" or shape.rank == 1 else []
             for activation, weight_last in [*plain, *fused]:
-                passes = functools.partial(_passes, shape, layers.FORMATS[name], activation, weight_last)
+                passes = functools.partial(_passes, shape, layers.FORMATS[name], activation, weight_last, dtype)
                 for call in tuning.record(passes):
                     key = choice_table.key(call.op, call.facts)
                     if call.op in ("conv", "conv_transpose", "conv_weight_grad") and key not in seen:
@@ -51,20 +52,26 @@ def record(listed: Iterable[LayerShape]) -> Iterator[tuning.Call]:
                         yield call
 
 
-def _passes(shape: LayerShape, memory_format: torch.memory_format, activation: str | None, weight_last: bool) -> None:
+def _passes(
+    shape: LayerShape,
+    memory_format: torch.memory_format,
+    activation: str | None,
+    weight_last: bool,
+    dtype: torch.dtype,
+) -> None:
     """The layer, forward and backward."""
     options: dict[str, Any] = {} if activation is None else {"activation": activation, "negative_slope": 0.2}
 
     def ready(size: tuple[int, ...]) -> Tensor:
-        made = torch.randn(size) * 0.1
+        made = torch.randn(size).to(dtype) * 0.1
         return (made.to(memory_format=memory_format) if shape.rank == 2 else made).requires_grad_()
 
-    weight = torch.randn(shape.weight_shape) * 0.1
+    weight = torch.randn(shape.weight_shape).to(dtype) * 0.1
     if weight_last:
         weight = weight.to(memory_format=torch.channels_last)
     tensors = ready(shape.input_shape), weight.requires_grad_()
-    y = layers.call(shape, "auto", **options)(*tensors, torch.zeros(shape.out_channels, requires_grad=True))
-    upstream = torch.randn(y.shape)
+    y = layers.call(shape, "auto", **options)(*tensors, torch.zeros(shape.out_channels, dtype=dtype, requires_grad=True))
+    upstream = torch.randn(y.shape).to(y.dtype)
     y.backward(upstream.to(memory_format=memory_format) if shape.rank == 2 else upstream)
 
 
@@ -96,7 +103,8 @@ def judge(path: Path) -> str:
 def _rule(op: str, facts: dict[str, Any], level: str) -> str:
     """What the shipped rules say, whatever was measured here."""
     for rule in choice_table.rules():
-        if op in rule["ops"] and level in rule.get("levels", [level]) and choice_table.matches(rule, facts):
+        passed_over = rule["use"] == "gemm" and "dtype" in facts
+        if op in rule["ops"] and level in rule.get("levels", [level]) and not passed_over and choice_table.matches(rule, facts):
             return str(rule["use"])
     return "torch"
 
@@ -106,10 +114,12 @@ def main() -> None:
     parser.add_argument("what", choices=["measure", "judge"])
     parser.add_argument("file", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the calls (%(default)s)")
     parser.add_argument("--family", help="of the layer list; all if left out")
     args = parser.parse_args()
     if args.what == "measure":
-        calls = list(record(shapes.select(family=args.family)))
+        dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
+        calls = list(record(shapes.select(family=args.family), dtype))
         print(f"{len(calls)} calls of {len(OPERATORS)} operators")
         cells = tuning.measure(calls, args.rounds, lambda cell: print(f"{cell.gain:5.2f} {cell.best} {cell.call.text}"))
         tuning.save(cells, args.file)

@@ -18,7 +18,6 @@ namespace {
 
 constexpr int64_t kSumsBytes = 640 * 1024;  // of one task: with the operands below, in an L2 of 2 MB
 constexpr int64_t kOperandBytes = 512 * 1024;
-constexpr int64_t kPassSteps = 20;  // of both operands' blocks, in L1
 constexpr int64_t kRows = kMatrixRows, kStepWords = kRows * kRows, kBlockSums = kRows * kRows;
 // Images are split by shape alone, as in conv_weight_grad.cpp.
 constexpr int64_t kWantedTasks = 8;
@@ -151,8 +150,7 @@ void pack_dense(const Call& call, const Range& range, const Place& place, Bf16Pa
   }
 }
 
-// Adds the products of a packed tile to the sums, some steps at a time: those of one dense block and of one gathered block then stay in L1
-// for all taps of a plane.
+// Adds the products of a packed tile to the sums. The taps of a plane follow each other: what they read of both operands is the same.
 void multiply_tile(const Call& call, const Range& range, const Place& place, const Bf16Pair* gathered, const Bf16Pair* dense, float* sums) {
   struct Operand {
     int64_t at, sums;
@@ -171,30 +169,23 @@ void multiply_tile(const Call& call, const Range& range, const Place& place, con
     }
   }
   const MatrixKernels& run = *matrix_kernels();
-  const int64_t parts = ceil_div(steps, kPassSteps), together = parts > 1 ? 1 : std::max<int64_t>(1, kPassSteps / steps);
   MatrixOuterJob job{};
   job.a_image = call.dense_image;
   job.b_image = call.gathered_image;
-  for (int64_t image = 0; image < place.images; image += together) {
-    job.images = std::min(together, place.images - image);
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t first = steps * part / parts;
-      job.steps = steps * (part + 1) / parts - first;
-      for (int64_t n = 0; n < range.n_last - range.n_first; ++n) {
-        job.a = dense + n * call.dense_block + image * call.dense_image + first * kStepWords;
-        const Bf16Pair* const b = gathered + image * call.gathered_image + first * kStepWords;
-        for (const auto& operands : planes) {
-          const int64_t all = static_cast<int64_t>(operands.size()), groups = ceil_div(all, int64_t{kMatrixOperands});
-          for (int64_t group = 0; group < groups; ++group) {
-            const int64_t begin = all * group / groups;
-            job.count = static_cast<int>(all * (group + 1) / groups - begin);
-            for (int i = 0; i < job.count; ++i) {
-              job.b[i] = b + operands[begin + i].at;
-              job.sums[i] = sums + call.sums_at(n, 0, 0) + operands[begin + i].sums;
-            }
-            run.outer(job);
-          }
+  job.images = place.images;
+  job.steps = steps;
+  for (int64_t n = 0; n < range.n_last - range.n_first; ++n) {
+    job.a = dense + n * call.dense_block;
+    for (const auto& operands : planes) {
+      const int64_t all = static_cast<int64_t>(operands.size()), groups = ceil_div(all, int64_t{kMatrixOperands});
+      for (int64_t group = 0; group < groups; ++group) {
+        const int64_t begin = all * group / groups;
+        job.count = static_cast<int>(all * (group + 1) / groups - begin);
+        for (int i = 0; i < job.count; ++i) {
+          job.b[i] = gathered + operands[begin + i].at;
+          job.sums[i] = sums + call.sums_at(n, 0, 0) + operands[begin + i].sums;
         }
+        run.outer(job);
       }
     }
   }
