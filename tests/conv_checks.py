@@ -184,8 +184,9 @@ def check_threads(case: ConvCase, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @st.composite
-def geometries(draw: st.DrawFn, transposed: bool) -> ConvCase:
-    """A random small case; beginnings and ends of the padding are free, crops included."""
+def geometries(draw: st.DrawFn, transposed: bool, most: int = 18) -> ConvCase:
+    """A random small case of up to ``most`` channels in a group; beginnings and ends of the padding are free, crops
+    included."""
     rank = draw(st.integers(1, 2))
 
     def axis(low: int, high: int) -> tuple[int, ...]:
@@ -194,7 +195,7 @@ def geometries(draw: st.DrawFn, transposed: bool) -> ConvCase:
     size, kernel, stride, dilation, out = axis(1, 7), axis(1, 4), axis(1, 3), axis(1, 3), axis(1, 9)
     begin = axis(-3, 5)
     groups = draw(st.sampled_from((1, 1, 2, 3)))
-    inner, outer = groups * draw(st.integers(1, 18)), draw(st.integers(1, 18))
+    inner, outer = groups * draw(st.integers(1, most)), draw(st.integers(1, most))
     batch = draw(st.integers(1, 3))
     weight = (inner, outer, *kernel)
     channels = inner if transposed else outer * groups
@@ -217,6 +218,17 @@ def random_geometries(transposed: bool, backend: str, monkeypatch: pytest.Monkey
     @given(geometries(transposed))
     def inner(case: ConvCase) -> None:
         check_orders(case, backend, monkeypatch)
+
+    inner()
+
+
+def random_bfloat16(transposed: bool, backend: str, monkeypatch: pytest.MonkeyPatch, examples: int) -> None:
+    """check_bfloat16 on random geometries, with channels on both sides of a block of 32."""
+
+    @settings(max_examples=examples, derandomize=True, deadline=None, database=None)
+    @given(geometries(transposed, most=40))
+    def inner(case: ConvCase) -> None:
+        check_bfloat16(case, backend, monkeypatch)
 
     inner()
 

@@ -37,6 +37,17 @@ def test_many_random_geometries(backend: str, monkeypatch: pytest.MonkeyPatch) -
     conv_checks.random_geometries(False, backend, monkeypatch, examples=400)
 
 
+@pytest.mark.parametrize("backend", ["cpu:amx_bf16", "cpu:portable+matrix"])
+def test_random_geometry_in_bfloat16(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    conv_checks.random_bfloat16(False, backend, monkeypatch, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["cpu:amx_bf16", "cpu:portable+matrix"])
+def test_many_random_geometries_in_bfloat16(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    conv_checks.random_bfloat16(False, backend, monkeypatch, 1000)
+
+
 @registered
 @pytest.mark.parametrize("prologue", ACTIVATIONS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -1,4 +1,4 @@
-"""The kernels of pairs of bfloat16 as the compiler made them: no inner loop stores, or loads more than its operands."""
+"""The kernels of bfloat16 as the compiler made them: no inner loop stores, or loads more than its operands."""
 
 from __future__ import annotations
 
@@ -36,14 +36,21 @@ def loops(listing: str) -> list[list[str]]:
     return found
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="instructions of x86")
-@pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not installed")
-def test_inner_loops_keep_their_sums_in_registers() -> None:
+def listing() -> str:
     module = kernels()
     assert module.__file__ is not None
     command = ["objdump", "-d", "--no-show-raw-insn", module.__file__]
-    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    blocks = [loop for loop in loops(listing) if sum("vdpbf16ps" in line for line in loop) == PRODUCTS]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def counted(loop: list[str], word: str) -> int:
+    return sum(word in line for line in loop)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="instructions of x86")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not installed")
+def test_inner_loops_keep_their_sums_in_registers() -> None:
+    blocks = [loop for loop in loops(listing()) if counted(loop, "vdpbf16ps") == PRODUCTS]
     # Runs of 14, 7 and 2 pixels of the gather engines, and 14 rows of the weight gradient.
     assert len(blocks) >= 4, f"{len(blocks)} loops of {PRODUCTS} products of pairs"
     for block in blocks:
@@ -51,3 +58,17 @@ def test_inner_loops_keep_their_sums_in_registers() -> None:
         assert len(in_memory) <= LOADS, "\n".join(block)
         stores = [line for line in in_memory if re.search(r",\s*[^,]*\([^()]*\)$", line)]
         assert not stores and not any("rsp" in line for line in in_memory), "\n".join(block)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="instructions of x86")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not installed")
+def test_matrix_registers_are_loaded_once_a_product() -> None:
+    text = listing()
+    if "tdpbf16ps" not in text:
+        pytest.skip("built by a compiler that does not know AMX")
+    blocks = [loop for loop in loops(text) if counted(loop, "tdpbf16ps")]
+    found = sorted((counted(loop, "tdpbf16ps"), counted(loop, "tileloadd")) for loop in blocks)
+    # Two runs x 32 lanes; four runs x 16 lanes; the weight gradient's one left operand for 1 to 6 right ones.
+    for wanted in ((4, 4), (4, 5), *((n, n + 1) for n in range(1, 7))):
+        assert wanted in found, f"no loop of {wanted[0]} products and {wanted[1]} loads among {found}"
+    assert not any(counted(loop, "tilestored") for loop in blocks)

@@ -122,6 +122,7 @@ void Call<S, W>::choose_tile(int threads) {
   if (size() > budget && tile_t > 1) {
     const int64_t row = per_position * (tile_u + axis_x.span - 1);
     tile_t = std::max<int64_t>(1, budget / std::max<int64_t>(row, 1) - axis_y.span + 1);
+    tile_t = ceil_div(axis_y.max_count, ceil_div(axis_y.max_count, tile_t));  // even shares
   }
   if (size() > budget) {
     const int64_t column = per_position * (tile_t + axis_y.span - 1);

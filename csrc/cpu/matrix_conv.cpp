@@ -13,7 +13,8 @@ namespace gan_fast {
 namespace {
 
 constexpr int64_t kTileBytes = 512 * 1024;  // beside a panel of weights: CPUs with matrix registers have an L2 of 2 MB
-constexpr int64_t kShallow = 12;            // up to here a row of the kernel is one step, as in gather_conv.cpp
+constexpr int64_t kShallow = 32;            // channels up to which steps may be pieces of a row of the kernel
+constexpr int64_t kFewestRows = 4;          // of a tile that is cut for the sake of threads
 constexpr int64_t kPadWords = 16;           // keeps plane strides off multiples of 4 KB, which would share L1 sets
 
 struct Tap {
@@ -75,13 +76,14 @@ Call::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan&
   out_channels = g.out_channels / g.groups;
   out_blocks = ceil_div(out_channels, kMatrixLanes);
   const int64_t in_words = ceil_div(in_channels, 2);
-  shallow = in_channels > 0 && in_channels <= kShallow && g.groups == 1 && axis_y.phases.size() * axis_x.phases.size() == 1 &&
-            g.dilation_w == 1;
   in_blocks = ceil_div(in_words, kChannelBlock);
+  const int64_t taps_x = axis_x.phases.empty() ? 0 : static_cast<int64_t>(axis_x.phases[0].taps.size());
+  const int64_t row_words = std::max<int64_t>(1, taps_x * in_words), row_steps = ceil_div(row_words, kMatrixRows);
+  shallow = in_channels > 0 && in_channels <= kShallow && g.groups == 1 && axis_y.phases.size() * axis_x.phases.size() == 1 &&
+            g.dilation_w == 1 && row_steps < std::max<int64_t>(taps_x, 2);
   pixel_words = shallow ? in_words : kChannelBlock;
   position_words = shallow ? in_words * axis_x.planes : kChannelBlock;
-  const int64_t row_words = std::max<int64_t>(1, static_cast<int64_t>(axis_x.phases.empty() ? 0 : axis_x.phases[0].taps.size()) * in_words);
-  depth = shallow ? ceil_div(row_words, ceil_div(row_words, kMatrixRows)) : std::clamp<int64_t>(in_words, 1, kMatrixRows);
+  depth = shallow ? ceil_div(row_words, row_steps) : std::clamp<int64_t>(in_words, 1, kMatrixRows);
   for (const AxisPhase& y : axis_y.phases) {
     for (const AxisPhase& x : axis_x.phases) {
       Phase phase{&y, &x, {}, {}, {}, 0, {}};
@@ -115,8 +117,13 @@ void Call::choose_tile(int threads) {
     tile_images = std::min(fitting, std::max<int64_t>(1, g.batch / (4 * std::max(threads, 1))));
   }
   tiles_n = ceil_div(g.batch, tile_images);
-  tiles_t = ceil_div(axis_y.max_count, tile_t);
   tiles_u = ceil_div(axis_x.max_count, tile_u);
+  // Rows in even shares, and more of them if threads would be idle.
+  const int64_t wanted = ceil_div(2 * static_cast<int64_t>(std::max(threads, 1)), g.groups * tiles_n * tiles_u);
+  const int64_t most = std::max<int64_t>(1, axis_y.max_count / kFewestRows);
+  tiles_t = std::max(ceil_div(axis_y.max_count, tile_t), threads == 1 ? 1 : std::min(wanted, most));
+  tile_t = ceil_div(axis_y.max_count, tiles_t);
+  tiles_t = ceil_div(axis_y.max_count, tile_t);
 }
 
 void Call::lay_out() {
