@@ -35,7 +35,13 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 # it (batch normalisation's gradient through tanh: 1.3 times as fast). What never runs in a hot loop is compiled for
 # size.
 HOT, SPELT_OUT, COLD, PROOF = "-O3", "-O2", "-Os", "-O1"
-SPELT_OUT_TEXTS = ("bf16_matrix-inl.h", "bf16_pairs-inl.h", "conv_weight_grad-inl.h", "gather_conv-inl.h", "winograd_conv-inl.h")
+SPELT_OUT_TEXTS = (
+    "bf16_matrix-inl.h",
+    "bf16_pairs-inl.h",
+    "conv_weight_grad-inl.h",
+    "gather_conv-inl.h",
+    "winograd_conv-inl.h",
+)
 COMMON_FLAGS = [
     "-std=c++17",
     "-fPIC",

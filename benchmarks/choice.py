@@ -70,7 +70,9 @@ def _passes(
     if weight_last:
         weight = weight.to(memory_format=torch.channels_last)
     tensors = ready(shape.input_shape), weight.requires_grad_()
-    y = layers.call(shape, "auto", **options)(*tensors, torch.zeros(shape.out_channels, dtype=dtype, requires_grad=True))
+    y = layers.call(shape, "auto", **options)(
+        *tensors, torch.zeros(shape.out_channels, dtype=dtype, requires_grad=True)
+    )
     upstream = torch.randn(y.shape).to(y.dtype)
     y.backward(upstream.to(memory_format=memory_format) if shape.rank == 2 else upstream)
 
@@ -104,7 +106,12 @@ def _rule(op: str, facts: dict[str, Any], level: str) -> str:
     """What the shipped rules say, whatever was measured here."""
     for rule in choice_table.rules():
         passed_over = rule["use"] == "gemm" and "dtype" in facts
-        if op in rule["ops"] and level in rule.get("levels", [level]) and not passed_over and choice_table.matches(rule, facts):
+        if (
+            op in rule["ops"]
+            and level in rule.get("levels", [level])
+            and not passed_over
+            and choice_table.matches(rule, facts)
+        ):
             return str(rule["use"])
     return "torch"
 

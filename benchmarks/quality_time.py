@@ -32,7 +32,9 @@ BASELINE = "eager fp32, NCHW"
 PROGRAMS = (BASELINE, "eager fp32, channels_last", "gan_fast.Trainer fp32", "gan_fast.Trainer bf16")
 
 
-def program(name: str, pair: tuple[nn.Module, nn.Module], batch: int) -> tuple[nn.Module, Callable[[Tensor, Tensor], Any]]:
+def program(
+    name: str, pair: tuple[nn.Module, nn.Module], batch: int
+) -> tuple[nn.Module, Callable[[Tensor, Tensor], Any]]:
     """The generator that is trained, and a step of training it."""
     generator, discriminator = copy.deepcopy(pair)
     if name.startswith("eager"):
@@ -50,7 +52,9 @@ def train(arguments: argparse.Namespace, seed: int) -> dict[str, list[dict[str, 
     torch.manual_seed(seed)
     pair = gan_fast.models.build(arguments.model, accelerate=False)
     running = {name: program(name, pair, arguments.batch_size) for name in PROGRAMS}
-    feeds = {name: data.feed(arguments.data, arguments.batch_size, seed, data_dir=arguments.data_dir) for name in running}
+    feeds = {
+        name: data.feed(arguments.data, arguments.batch_size, seed, data_dir=arguments.data_dir) for name in running
+    }
     latents = {name: torch.Generator().manual_seed(seed) for name in running}
     seconds = dict.fromkeys(running, 0.0)
     curves: dict[str, list[dict[str, float]]] = {name: [] for name in running}

@@ -142,6 +142,7 @@ CONV = [
     conv_case("winograd_k4s2", (7, 32, 12, 15), (64, 32, 4, 4), stride=2, pad=1, layout="strided", activation="tanh"),
     conv_case("line", (3, 5, 31), (7, 5, 4), stride=3, pad=2, activation="tanh"),
     conv_case("line_long", (2, 16, 100), (32, 16, 25), stride=4, pad=11, layout="strided", activation="leaky_relu"),
+    conv_case("line_far", (2, 24, 150), (33, 24, 3), pad=40, dilation=40, activation="relu"),
     conv_case("line_one", (2, 6, 9), (1, 6, 3), (11,), pad=2, dilation=2, groups=1, activation="sigmoid"),
 ]
 
@@ -211,6 +212,7 @@ CONV_TRANSPOSE = [
     conv_case("winograd_k4s2", (9, 33, 7, 8), (33, 40, 4, 4), stride=2, pad=1, transposed=True, layout="channels_last"),
     conv_case("line", (3, 5, 7), (5, 9, 4), stride=3, pad=1, transposed=True, activation="tanh"),
     conv_case("line_long", (2, 16, 16), (16, 32, 25), (64,), stride=4, pad=11, transposed=True, activation="relu"),
+    conv_case("line_wide", (2, 40, 60), (40, 33, 5), dilation=5, transposed=True),
     conv_case("line_one", (2, 8, 9), (8, 1, 3), stride=2, transposed=True, dilation=2, layout="strided"),
 ]
 

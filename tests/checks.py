@@ -87,13 +87,15 @@ def level_of(backend: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     module.set_emulated_pairs(bool(emulated))
     module.set_emulated_matrix(emulated == "matrix")
     assert module.isa() == level
-    with monkeypatch.context() as patch:
-        patch.setattr(memory, "POOL_FROM", 0)
-        yield name
-    module.set_isa(before)
-    module.set_emulated_pairs(False)
-    module.set_emulated_matrix(False)
-    module.pool_set_poison(poison)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(memory, "POOL_FROM", 0)
+            yield name
+    finally:
+        module.set_isa(before)
+        module.set_emulated_pairs(False)
+        module.set_emulated_matrix(False)
+        module.pool_set_poison(poison)
 
 
 def run(case: ConvCase, x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:

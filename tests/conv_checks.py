@@ -68,10 +68,17 @@ def check_orders(case: ConvCase, backend: str, monkeypatch: pytest.MonkeyPatch) 
 
 @cache
 def bfloat16_yardsticks(case: ConvCase, stored: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Errors]]:
-    """Value and derivatives of a case from numbers as ``stored``, and the errors of PyTorch's bfloat16."""
+    """Value and derivatives of a case from numbers as ``stored``, and the errors of PyTorch's bfloat16; of its float32,
+    rounded once, where that is not a number: oneDNN's gradients on AMX, for 10 channels in each of two groups.
+    """
     half = torch.bfloat16
     truth = orders(case, lambda x, w, b: run_truth(case, x, w, b), torch.float64, stored)
     theirs = orders(case, lambda x, w, b: run_torch(case, x, w, b), half, half)
+    if not all(bool(value.isfinite().all()) for value in theirs.values()):
+        theirs = {
+            what: value.to(half)
+            for what, value in orders(case, lambda x, w, b: run_torch(case, x, w, b), torch.float32, half).items()
+        }
     return truth, {what: errors(theirs[what], value) for what, value in truth.items()}
 
 
@@ -90,7 +97,7 @@ def check_bfloat16(case: ConvCase, backend: str, monkeypatch: pytest.MonkeyPatch
 
 def small(cases: Sequence[ConvCase]) -> list[ConvCase]:
     """A few cases that between them have groups, dilation, a crop, a tail and one axis."""
-    names = ("k3s2", "k4s2", "groups", "dilated", "negative_begin", "line")
+    names = ("k3s2", "k4s2", "groups", "dilated", "negative_begin", "line", "few_out", "to_three")
     return [case for case in cases if case.name in names]
 
 

@@ -61,8 +61,8 @@ class Call:
         self.level = rng.choice(module.isa_levels())
         module.set_isa(self.level)
         self.pairs = rng.random() < 0.5
+        self.matrix = self.pairs and rng.random() < 0.5  # where pairs are not emulated, matrix registers are not
         module.set_emulated_pairs(self.pairs)
-        self.matrix = rng.random() < 0.5
         module.set_emulated_matrix(self.matrix)
         self.about: dict[str, Any] = {
             "level": self.level,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ sys.path.append(str(ROOT / "tools"))
 
 import bench_figures  # noqa: E402  # a script of tools/, found by the line above
 import figures  # noqa: E402  # the same
+import quality_time  # noqa: E402  # of benchmarks/, which figures put on the path
 
 pytest.importorskip("matplotlib", reason="draws the plots")
 PLACE = figures.LAYERS["avx2"]
@@ -43,6 +46,46 @@ def test_layers_by_family_with_quartiles(folder: Path) -> None:
     assert picture.stat().st_size > 1000 and f"(docs/{picture.name})" in text
     with pytest.raises(ValueError, match="expected layers in float32"):
         bench_figures.layers(folder / "benchmarks/results/scaling.json", folder / "docs")
+    with pytest.raises(ValueError, match="expected layers in bfloat16"):
+        bench_figures.layers(folder / "benchmarks/results/layers.json", folder / "docs", "bfloat16")
+
+
+def test_layers_in_bfloat16_have_a_picture_of_their_own(folder: Path) -> None:
+    path = folder / "benchmarks/results/half.json"
+    halves = [dataclasses.replace(row, dtype="bfloat16") for row in rows()]
+    results.write(path, [*rows(), *halves], results.describe(), what="layers")
+    text = bench_figures.layers(path, folder / "docs", "bfloat16")
+    assert "| over families | 12 | 1.55x | | 0 |" in text and "in bfloat16 against PyTorch's fastest" in text
+    assert (folder / f"docs/layers_{bench_figures.level(path)}_bfloat16.png").stat().st_size > 1000
+
+
+def curve(seconds: float, distances: list[float]) -> list[dict[str, float]]:
+    """A point every so many seconds."""
+    return [
+        {"step": 10 * (i + 1), "seconds": seconds * (i + 1), "frechet_distance": distance}
+        for i, distance in enumerate(distances)
+    ]
+
+
+def test_time_to_a_distance_and_its_picture(folder: Path) -> None:
+    slow = curve(10.0, [500.0, 300.0, 320.0, 140.0])
+    assert quality_time.time_to(slow, 600.0) == 10.0 and quality_time.time_to(slow, 100.0) is None
+    assert quality_time.time_to(slow, 400.0) == pytest.approx(15.0)
+    assert quality_time.time_to(slow, 150.0) == pytest.approx(30.0 + 10.0 * 170.0 / 180.0)
+    fast = curve(2.0, [500.0, 300.0, 320.0, 140.0])
+    run = {name: fast if name.endswith("bf16") else slow for name in quality_time.PROGRAMS}
+    found = dict(quality_time.times([run, run]))
+    assert list(found) == [400.0, 300.0, 250.0, 200.0, 175.0, 150.0]
+    assert found[400.0][quality_time.BASELINE] == pytest.approx([15.0, 15.0])
+    assert found[400.0]["gan_fast.Trainer bf16"] == pytest.approx([3.0, 3.0])
+    assert f"distance 400: {'gan_fast.Trainer bf16':28s}     3.0 s   5.00x" in quality_time.summary([run, run])
+
+    path = folder / "benchmarks/results/time.json"
+    settings = {"epochs": 1, "data": "mnist", "batch_size": 128, "n": 100, "model": "dcgan28"}
+    path.write_text(json.dumps({"machine": results.describe(), "settings": settings, "runs": [run, run]}))
+    text = figures.quality_over_time(path, folder / "docs")
+    assert "| gan_fast.Trainer bf16 | 3 s (5.0x) |" in text and "(benchmarks/results/time.json)" in text
+    assert (folder / "docs/quality_time.png").stat().st_size > 1000
 
 
 def test_scaling_with_its_exponents_and_bends(folder: Path) -> None:
@@ -73,12 +116,15 @@ def test_what_is_not_given_is_made_again_from_the_file_that_is_named(folder: Pat
 
 def test_readme_has_every_place_and_names_files_that_make_it(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for markers in (figures.SPEED, *figures.LAYERS.values(), figures.SCALING, figures.SHOTS, figures.QUALITY):
+    places = (figures.SPEED, *figures.LAYERS.values(), figures.LAYERS_BFLOAT16, figures.SCALING, figures.SHOTS)
+    for markers in (*places, figures.QUALITY, figures.QUALITY_TIME):
         figures.split(text, markers)
     for markers, make in (
         (figures.SPEED, figures.speed_table),
         *((markers, bench_figures.layers) for markers in figures.LAYERS.values()),
+        (figures.LAYERS_BFLOAT16, functools.partial(bench_figures.layers, dtype="bfloat16")),
         (figures.SCALING, bench_figures.scaling),
+        (figures.QUALITY_TIME, figures.quality_over_time),
     ):
         assert figures.again(text, markers, None, make, tmp_path) == text
 

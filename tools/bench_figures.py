@@ -34,16 +34,18 @@ def level(path: Path) -> str:
     return str(results.read(path)[0]["level"])
 
 
-def layers(path: Path, docs: Path) -> str:
-    """Draw docs/layers_LEVEL.png: speed-ups by family with their quartiles; the text for README.md.
+def layers(path: Path, docs: Path, dtype: str = "float32") -> str:
+    """Draw docs/layers_LEVEL.png, in bfloat16 docs/layers_LEVEL_bfloat16.png: speed-ups by family with their quartiles;
+    the text for README.md.
 
     Raises:
-        ValueError: no result file, or one without layers.
+        ValueError: no result file, or one without layers in this dtype.
     """
     machine, rows = results.read(path)
-    families = report.families(rows)
+    rows = [row for row in rows if row.dtype == dtype]
+    families = report.families(rows, dtype)
     if not families:
-        raise ValueError(f"{path}: expected layers in float32, as `gan-fast bench layers` or `full` measure them")
+        raise ValueError(f"{path}: expected layers in {dtype}, as `gan-fast bench layers` or `full` measure them")
     lines = ["| family | passes | geometric mean | quartiles | below 0.97x |", "|---|---:|---:|---:|---:|"]
     for family, found in families.items():
         lower, upper = report.quartiles(found)
@@ -54,16 +56,18 @@ def layers(path: Path, docs: Path) -> str:
     cells = [ratio for found in families.values() for ratio in found]
     slower = sum(ratio < 1 - results.SMALLEST_CHANGE for ratio in cells)
     lines.append(f"| over families | {len(cells)} | {over:.2f}x | | {slower} |")
-    picture = f"layers_{machine['level']}.png"
+    named = str(machine["level"]) + ("" if dtype == "float32" else f"_{dtype}")
+    picture = f"layers_{named}.png"
     _save(
         plots.bars(report.family_bars(families), "times as fast as PyTorch's fastest memory format", 1.0),
         docs / picture,
     )
     told = (
-        "Every layer in each pass against PyTorch's fastest memory format; bars: geometric means, whiskers: quartiles."
+        f"Every layer in each pass in {dtype} against PyTorch's fastest memory format in it; bars: geometric means, "
+        "whiskers: quartiles."
     )
     told += "".join(f" {line[0].upper()}{line[1:]}." for line in results.verdict(rows) if not line.startswith(" "))
-    head = f"![speed of layers by family, level {machine['level']}](docs/{picture})"
+    head = f"![speed of layers by family, level {machine['level']}, {dtype}](docs/{picture})"
     return "\n".join([head, "", *lines, "", f"{told} {_source(machine, path)}"])
 
 

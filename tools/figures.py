@@ -1,21 +1,24 @@
 """Draws what the README shows, from run folders and committed result files; nothing in it is typed in by hand.
 
-    make figures ARGS="[--run RUN] [--speed STEP.json] [--layers A.json] [--scaling B.json] [--report-shots C.json]"
+    make figures ARGS="[--run RUN] [--speed STEP.json] [--layers A.json] [--scaling B.json] [--report-shots C.json]
+                  [--quality-time D.json]"
 
 RUN: a run folder of `gan-fast train`; its samples and loss curves go to docs/. STEP: a file of
 benchmarks/train_step.py. A, B, C: files of `gan-fast bench --json`: of the layers (`layers` or `full`; there is a place
-for level avx512 and one for avx2), of `scaling`, and one whose report a browser photographs. What each comes to
+for each of the levels avx512, avx2 and amx_bf16, whose file is made with --precision bf16), of `scaling`, and one whose report a browser photographs. What each comes to
 replaces what stands between two markers in README.md; what is not given is made again from the file that README.md
 names there (the photographs stay as they are). The quality of training, its text and its picture, comes from all stored
-runs of benchmarks/quality.py.
+runs of benchmarks/quality.py; D is a file of benchmarks/quality_time.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import shutil
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,17 +30,23 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]
 
 import bench_figures  # noqa: E402  # a script of tools/, found by the line above
-import quality  # noqa: E402  # and one of benchmarks/
+import quality  # noqa: E402  # and two of benchmarks/
+import quality_time  # noqa: E402
 
 Markers = tuple[str, str]
 SPEED: Markers = ("<!-- speed table: tools/figures.py -->", "<!-- end of the speed table -->")
 #: By the instruction level of the machine that was measured.
 LAYERS: dict[str, Markers] = {
     level: (f"<!-- layers, {level}: tools/figures.py -->", f"<!-- end of the layers, {level} -->")
-    for level in ("avx512", "avx2")
+    for level in ("amx_bf16", "avx512", "avx2")
 }
+LAYERS_BFLOAT16: Markers = (
+    "<!-- layers, amx_bf16, bfloat16: tools/figures.py -->",
+    "<!-- end of the layers, amx_bf16, bfloat16 -->",
+)
 SCALING: Markers = ("<!-- scaling: tools/figures.py -->", "<!-- end of scaling -->")
 SHOTS: Markers = ("<!-- report: tools/figures.py -->", "<!-- end of the report -->")
+QUALITY_TIME: Markers = ("<!-- quality against time: tools/figures.py -->", "<!-- end of quality against time -->")
 QUALITY: Markers = ("<!-- quality: tools/figures.py -->", "<!-- end of quality -->")
 COLUMNS, ROWS = 16, 8
 #: Of the two programs, told apart by colour-blind readers too.
@@ -116,6 +125,56 @@ def quality_picture(classifier: str, path: Path) -> None:
     plt.close(figure)
 
 
+def quality_over_time(path: Path, docs: Path) -> str:
+    """Draw docs/quality_time.png, distance against training time; times to distances as Markdown."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    result = json.loads(path.read_text(encoding="utf-8"))
+    runs, machine, settings = result["runs"], result["machine"], result["settings"]
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    styles = zip(quality_time.PROGRAMS, ("#0072b2", "#56b4e9", "#e69f00", "#d55e00"), "os^D", strict=True)
+    for name, colour, marker in styles:
+        for number, run in enumerate(runs):
+            seconds = [point["seconds"] for point in run[name]]
+            distances = [point["frechet_distance"] for point in run[name]]
+            label = f"{name}, {len(runs)} seeds" if number == 0 else None
+            axes.plot(seconds, distances, color=colour, linewidth=1.2, marker=marker, markersize=3.5, label=label)
+    axes.set_yscale("log")
+    axes.set_xlabel(
+        f"seconds of training ({settings['epochs']} epochs of {settings['data']}, batch {settings['batch_size']})"
+    )
+    axes.set_ylabel("Fréchet distance")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(frameon=False)
+    figure.savefig(docs / "quality_time.png", dpi=150)
+    plt.close(figure)
+
+    found = quality_time.times(runs)
+    lines = [
+        "![Fréchet distance against training time](docs/quality_time.png)",
+        "",
+        f"| time to a Fréchet distance, mean of {len(runs)} seeds | " + " | ".join(f"{d:g}" for d, _ in found) + " |",
+        "|---|" + "---:|" * len(found),
+    ]
+    for name in quality_time.PROGRAMS:
+        cells = []
+        for _, taken in found:
+            mean, base = statistics.mean(taken[name]), statistics.mean(taken[quality_time.BASELINE])
+            cells.append(f"{mean:.0f} s ({base / mean:.1f}x)")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"`{settings['model']}`; the programs took turns, only steps are timed, {settings['n']:,} samples are judged. "
+        f"Machine: {machine['cpu']}, {machine['threads']} threads, level {machine['level']}; torch {machine['torch']}, "
+        f"gan_fast {machine['gan_fast']} at {machine['commit']}. Made by `python benchmarks/quality_time.py`; "
+        f"figures: [{path.name}]({path.resolve().relative_to(ROOT).as_posix()}).",
+    ]
+    return "\n".join(lines)
+
+
 def split(text: str, markers: Markers) -> tuple[str, str, str]:
     """README's text before, between and after the markers.
 
@@ -151,6 +210,7 @@ def main() -> None:
     parser.add_argument("--speed", type=Path)
     parser.add_argument("--layers", type=Path)
     parser.add_argument("--scaling", type=Path)
+    parser.add_argument("--quality-time", type=Path)
     parser.add_argument("--report-shots", type=Path)
     arguments = parser.parse_args()
     given = None if arguments.layers is None else bench_figures.level(arguments.layers)
@@ -167,9 +227,12 @@ def main() -> None:
     text = again(text, SPEED, arguments.speed, speed_table, docs)
     for level, markers in LAYERS.items():
         text = again(text, markers, arguments.layers if level == given else None, bench_figures.layers, docs)
+    in_bfloat16 = functools.partial(bench_figures.layers, dtype="bfloat16")
+    text = again(text, LAYERS_BFLOAT16, arguments.layers if given == "amx_bf16" else None, in_bfloat16, docs)
     text = again(text, SCALING, arguments.scaling, bench_figures.scaling, docs)
     if arguments.report_shots is not None:
         text = put(text, SHOTS, bench_figures.report_shots(arguments.report_shots, docs))
+    text = again(text, QUALITY_TIME, arguments.quality_time, quality_over_time, docs)
     classifier = quality.kept_classifier()
     text = put(text, QUALITY, quality_text(classifier))
     quality_picture(classifier, docs / "mnist_quality.png")

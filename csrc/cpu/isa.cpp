@@ -15,8 +15,10 @@ namespace {
 
 #ifdef GAN_FAST_AMX
 // Whether the CPU has matrix registers with bf16 products, and Linux (from 5.16 on) lets this process use them: it wants to be asked
-// first. By CPUID's own bits: not all compilers know their names.
+// first, and is not where GAN_FAST_CPU_ISA names another level. By CPUID's own bits: not all compilers know their names.
 bool matrix_registers() {
+  const char* wanted = std::getenv("GAN_FAST_CPU_ISA");
+  if (wanted != nullptr && *wanted != '\0' && std::string(wanted) != isa_name(Isa::kAmxBf16)) return false;
   unsigned a, b, c, d;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
   constexpr unsigned kBf16Products = 1u << 22, kRegisters = 1u << 24;

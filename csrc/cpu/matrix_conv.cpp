@@ -145,8 +145,9 @@ void Call::lay_out() {
     row_positions = layout.row_pixels;
   }
   image_positions = layout.image_stride / position_words;
-  // The rows of a last run, and of a step's last words, reach over the end.
-  tile_words = (shallow ? layout.block_stride : in_blocks * layout.block_stride) + (kMatrixRows + 1) * std::max(position_words, kMatrixRows);
+  // The rows of a last run, a step's last words, and zeros that no row follows to share them reach over the end.
+  const int64_t over = kMatrixRows + 1 + layout.columns - layout.row_pixels;
+  tile_words = (shallow ? layout.block_stride : in_blocks * layout.block_stride) + over * std::max(position_words, kMatrixRows);
   weights_per_group = 0;
   for (Phase& phase : phases) {
     if (shallow) {

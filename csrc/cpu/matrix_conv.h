@@ -2,7 +2,7 @@
 //
 // As the gather engine (gather_conv.h), with two differences. A register's 16 rows are positions of the packed input that follow each
 // other, over the ends of rows and images too: what lies between an image's rows is multiplied and not stored. And where input channels
-// are few, a step takes a whole row of the kernel, whose pixels' channels lie side by side.
+// are few, a step takes a piece of the kernel's row, whose pixels' channels lie side by side.
 // Winograd's transforms would cost more than the products that they save: those take a tenth of the time that FMAs take.
 #pragma once
 

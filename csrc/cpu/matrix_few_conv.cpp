@@ -49,10 +49,12 @@ void matrix_few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPl
       }
     }
   }
-  // Some images at a time: what their columns give is to be added up while it is in the cache.
-  const int64_t image = g.out_h * columns * lanes;
+  // Some images at a time, or some rows of a large one: what their columns give is to be added up while it is in the cache.
+  const int64_t step = axis_y.phases[0].out_step, image = g.out_h * columns * lanes;
+  const int64_t fitting = kWideBytes / static_cast<int64_t>(sizeof(float)) / std::max<int64_t>(1, step * columns * lanes);
+  const int64_t band = std::clamp<int64_t>(fitting, 1, axis_y.max_count);  // rows of a phase
   const int64_t together = std::clamp<int64_t>(kWideBytes / std::max<int64_t>(1, image * static_cast<int64_t>(sizeof(float))), 1, g.batch);
-  float* const wide = static_cast<float*>(scratch(kWholeCall, together * image * sizeof(float)));
+  float* const wide = static_cast<float*>(scratch(kWholeCall, together * std::min(g.out_h, band * step) * columns * lanes * sizeof(float)));
   float biases[16] = {};
   if (epilogue.bias != nullptr) pad_bias(static_cast<const Bf16*>(epilogue.bias), 1, outs, 16, biases);
   std::vector<std::vector<int64_t>> taps_of(axis_x.phases.size());
@@ -64,23 +66,30 @@ void matrix_few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPl
     along_y.batch = std::min(together, g.batch - first);
     Prologue part = prologue;
     if (part.y != nullptr) part.y = static_cast<const Bf16*>(prologue.y) + first * in_image;
-    matrix_conv(along_y, axis_y, every_column, lane_strides, x + first * in_image, lane_weights.data(), nullptr, wide, Epilogue{nullptr, 0, 0},
-                part, threads);
-    const int64_t rows = along_y.batch * g.out_h;
-    Bf16* const out = y + first * g.out_h * out_row;
-    parallel_tasks(ceil_div(rows, kRowsPerTask), threads, [&](int64_t task) {
-      float* const line = static_cast<float*>(scratch(kTileC, out_row * sizeof(float)));
-      for (int64_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
-        const float* const from = wide + row * columns * lanes;
-        for (std::size_t phase = 0; phase < axis_x.phases.size(); ++phase) {
-          const AxisPhase& along_x = axis_x.phases[phase];
-          const auto& taps = taps_of[phase];
-          matrix_kernels()->add_lanes({from, lanes, taps.data(), static_cast<int64_t>(taps.size()), along_x.count, outs, biases,
-                                       line + along_x.out_start * outs, along_x.out_step});
+    for (int64_t t = 0; t < axis_y.max_count; t += band) {
+      AxisPlan rows_of_band = axis_y;
+      rows_of_band.lead -= t * axis_y.planes;
+      rows_of_band.max_count = std::min(band, axis_y.max_count - t);
+      for (AxisPhase& phase : rows_of_band.phases) phase.count = std::clamp<int64_t>(phase.count - t, 0, rows_of_band.max_count);
+      along_y.out_h = std::min(g.out_h - t * step, rows_of_band.max_count * step);
+      matrix_conv(along_y, rows_of_band, every_column, lane_strides, x + first * in_image, lane_weights.data(), nullptr, wide,
+                  Epilogue{nullptr, 0, 0}, part, threads);
+      const int64_t rows = along_y.batch * along_y.out_h;
+      Bf16* const out = y + (first * g.out_h + t * step) * out_row;
+      parallel_tasks(ceil_div(rows, kRowsPerTask), threads, [&](int64_t task) {
+        float* const line = static_cast<float*>(scratch(kTileC, out_row * sizeof(float)));
+        for (int64_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
+          const float* const from = wide + row * columns * lanes;
+          for (std::size_t phase = 0; phase < axis_x.phases.size(); ++phase) {
+            const AxisPhase& along_x = axis_x.phases[phase];
+            const auto& taps = taps_of[phase];
+            matrix_kernels()->add_lanes({from, lanes, taps.data(), static_cast<int64_t>(taps.size()), along_x.count, outs, biases,
+                                         line + along_x.out_start * outs, along_x.out_step});
+          }
+          matrix_kernels()->activate(line, out_row, epilogue.activation, static_cast<float>(epilogue.slope), out + row * out_row);
         }
-        matrix_kernels()->activate(line, out_row, epilogue.activation, static_cast<float>(epilogue.slope), out + row * out_row);
-      }
-    });
+      });
+    }
   }
 }
 

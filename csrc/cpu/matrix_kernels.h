@@ -36,7 +36,7 @@ struct MatrixJob {
 };
 
 // Runs of a block with so many valid output channels.
-constexpr int64_t matrix_runs(int64_t out_lanes) { return out_lanes <= kMatrixLanes / 2 ? 4 : 2; }
+static constexpr int64_t matrix_runs(int64_t out_lanes) { return out_lanes <= kMatrixLanes / 2 ? 4 : 2; }
 
 constexpr int64_t kMatrixBlocks = 2;  // that are multiplied together
 constexpr int64_t kMatrixSums = kMatrixBlocks * 4 * kMatrixRows * kMatrixLanes;

@@ -2,7 +2,8 @@
 //
 // K runs over positions. Both operands are packed [channel block][image][position][16 channels], the dense one with rows as long as the
 // gathered one's and zeros between: so a tap is an offset, and a step of 16 positions may reach over the ends of rows. The dense one's
-// steps are then transposed. A word is one position of two images.
+// steps are then transposed. A word is one position of two images. Zeros between rows are multiplied too: what is not a number in the
+// gathered operand reaches the gradients of all taps of its channel.
 #include <algorithm>
 #include <vector>
 

@@ -182,11 +182,11 @@ def _step_ratios(rows: Sequence[Row]) -> list[plots.Bar]:
     return bars
 
 
-def families(rows: Sequence[Row]) -> dict[str, list[float]]:
-    """Family -> how many times faster than PyTorch's best each of its layers is in each pass, in float32."""
+def families(rows: Sequence[Row], dtype: str = "float32") -> dict[str, list[float]]:
+    """Family -> how many times faster than PyTorch's best in this dtype each of its layers is in each pass."""
     found: dict[str, list[float]] = defaultdict(list)
     for row, ratio in results.ratios(rows):
-        if row.kind == "layer" and row.dtype == "float32":
+        if row.kind == "layer" and row.dtype == dtype:
             found[row.family if row.family != "own" else row.name].append(ratio.value)
     return dict(found)
 
