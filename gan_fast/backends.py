@@ -143,8 +143,8 @@ def cuda_extension_error() -> str | None:
 
 
 def instruction_level() -> str | None:
-    """The level that the compiled kernels run at: "amx_bf16", "avx512_bf16", "avx512", "avx2" or "portable"; None without
-    them."""
+    """The level that the compiled kernels run at: "amx_bf16", "avx512_bf16", "avx512", "avx2" or "portable"; None
+    without them."""
     module = extension()
     return None if module is None else module.isa()
 

@@ -5,10 +5,11 @@
 
 RUN: a run folder of `gan-fast train`; its samples and loss curves go to docs/. STEP: a file of
 benchmarks/train_step.py. A, B, C: files of `gan-fast bench --json`: of the layers (`layers` or `full`; there is a place
-for each of the levels avx512, avx2 and amx_bf16, whose file is made with --precision bf16), of `scaling`, and one whose report a browser photographs. What each comes to
-replaces what stands between two markers in README.md; what is not given is made again from the file that README.md
-names there (the photographs stay as they are). The quality of training, its text and its picture, comes from all stored
-runs of benchmarks/quality.py; D is a file of benchmarks/quality_time.py.
+for each of the levels avx512, avx2 and amx_bf16, whose file is made with --precision bf16), of `scaling`, and one whose
+report a browser photographs. What each comes to replaces what stands between two markers in README.md; what is not
+given is made again from the file that README.md names there (the photographs stay as they are). The quality of
+training, its text and its picture, comes from all stored runs of benchmarks/quality.py; D is a file of
+benchmarks/quality_time.py.
 """
 
 from __future__ import annotations
