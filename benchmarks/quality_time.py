@@ -95,7 +95,7 @@ def times(runs: list[dict[str, list[dict[str, float]]]]) -> list[tuple[float, di
     curves = [curve for run in runs for curve in run.values()]
     start = min(curve[0]["frechet_distance"] for curve in curves)
     lowest = max(min(point["frechet_distance"] for point in curve) for curve in curves)
-    distances = [d for d in (400, 300, 250, 200, 175, 150, 125, 110, 100) if lowest <= d < start]
+    distances = [d for d in (500, 450, 400, 350, 300, 250, 200, 175, 150, 125, 110, 100) if lowest <= d < start]
     found = []
     for distance in distances or [lowest]:
         taken = {name: [time_to(run[name], distance) or 0.0 for run in runs] for name in PROGRAMS}

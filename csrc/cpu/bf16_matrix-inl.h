@@ -1,6 +1,7 @@
 // Kernels of matrix_kernels.h.
 #include <utility>
 
+#include "bf16_parts.h"
 #include "common/activation.h"
 #include "matrix_kernels.h"
 #include "matrix_registers.h"
@@ -10,7 +11,6 @@
 namespace gan_fast {
 namespace GF_LEVEL {
 
-constexpr int kVectorLanes = VecOf<float>::lanes;
 constexpr int64_t kSumsStride = kMatrixLanes * static_cast<int64_t>(sizeof(float));
 constexpr int64_t kRunSums = kMatrixRows * kMatrixLanes;
 
@@ -209,18 +209,6 @@ void activate_row(const float* in, int64_t count, int activation, float slope, B
 
 // ---- packing --------------------------------------------------------------------------------------------------------------------
 
-// The first `left` of a vector of elements times act'(y), zeros behind.
-template <int ACT>
-GF_INLINE Vec<float> read_part(const Bf16* in, const Bf16* y, int64_t left, float slope) {
-  if (left <= 0) return Vec<float>{};
-  const Vec<float> value = left >= kVectorLanes ? read(in) : read_first(in, left);
-  if constexpr (ACT == kNone) {
-    return value;
-  } else {
-    return act_backward<ACT>(value, left >= kVectorLanes ? read(y) : read_first(y, left), slope);
-  }
-}
-
 template <int ACT>
 void pack_pixels_impl(const MatrixPixels& row) {
   const int64_t words = ceil_div(row.elements, 2);
@@ -293,28 +281,30 @@ GF_INLINE void exchange_rows(Vec<uint32_t>* rows) {
 }
 #endif
 
-void transpose(Bf16Pair* blocks, int64_t count) {
-  for (int64_t n = 0; n < count; ++n, blocks += kMatrixRows * kRegisterWords) {
+GF_INLINE void transpose_block(uint32_t* block) {
 #if GF_VECTOR_BYTES == 64
-    Vec<uint32_t> rows[16];
+  Vec<uint32_t> rows[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) rows[i] = load<uint32_t>(blocks + i * 16);
-    exchange_rows<1>(rows);
-    exchange_rows<2>(rows);
-    exchange_rows<4>(rows);
-    exchange_rows<8>(rows);
+  for (int i = 0; i < 16; ++i) rows[i] = load<uint32_t>(block + i * 16);
+  exchange_rows<1>(rows);
+  exchange_rows<2>(rows);
+  exchange_rows<4>(rows);
+  exchange_rows<8>(rows);
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) store<uint32_t>(blocks + i * 16, rows[i]);
+  for (int i = 0; i < 16; ++i) store<uint32_t>(block + i * 16, rows[i]);
 #else
-    for (int i = 0; i < 16; ++i) {
-      for (int j = 0; j < i; ++j) {
-        const Bf16Pair word = blocks[i * 16 + j];
-        blocks[i * 16 + j] = blocks[j * 16 + i];
-        blocks[j * 16 + i] = word;
-      }
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const uint32_t word = block[i * 16 + j];
+      block[i * 16 + j] = block[j * 16 + i];
+      block[j * 16 + i] = word;
     }
-#endif
   }
+#endif
+}
+
+void transpose(Bf16Pair* blocks, int64_t count) {
+  for (int64_t n = 0; n < count; ++n) transpose_block(blocks + n * kMatrixRows * kRegisterWords);
 }
 
 // ---- conv_weight_grad -----------------------------------------------------------------------------------------------------------
@@ -360,7 +350,37 @@ void outer_matrix(const MatrixOuterJob& job) {
   release();
 }
 
-extern const MatrixKernels matrix_kernels_table = {multiply, pack_pixels, add_lanes, activate_row, transpose, outer_matrix};
+// Sixteen taps at a time: their rows are the output's where channels are neighbours there, and its columns where taps are.
+void store_gradient(const MatrixGradient& job) {
+  for (int64_t first = 0; first < job.taps; first += 16) {
+    const int64_t count = job.taps - first < 16 ? job.taps - first : 16;
+    alignas(64) uint32_t block[16 * 16] = {};
+    for (int64_t t = 0; t < count; ++t) {
+      const float* from = job.sums + (first + t) * job.tap_sums;
+      for (int64_t v = 0; v < 16; v += kVectorLanes) {
+        Vec<float> sum = load<float>(from + v);
+        for (int64_t part = 1; part < job.parts; ++part) sum += load<float>(from + part * job.part_sums + v);
+        store<uint32_t>(block + t * 16 + v, reinterpret_cast<Vec<uint32_t>>(sum));
+      }
+    }
+    const bool by_tap = job.channel_step == 1;
+    if (!by_tap) transpose_block(block);
+    const int64_t lines = by_tap ? count : job.channels, length = by_tap ? job.channels : count;
+    for (int64_t i = 0; i < lines; ++i) {
+      Bf16* out = job.out + (by_tap ? (first + i) * job.tap_step : i * job.channel_step + first);
+      for (int64_t v = 0; v < length; v += kVectorLanes) {
+        const Vec<float> value = reinterpret_cast<Vec<float>>(load<uint32_t>(block + i * 16 + v));
+        if (length - v >= kVectorLanes) {
+          write<Bf16>(out + v, value);
+        } else {
+          write_first<Bf16>(out + v, value, length - v);
+        }
+      }
+    }
+  }
+}
+
+extern const MatrixKernels matrix_kernels_table = {multiply, pack_pixels, add_lanes, activate_row, transpose, outer_matrix, store_gradient};
 
 }  // namespace GF_LEVEL
 }  // namespace gan_fast

@@ -1,4 +1,5 @@
 // Kernels of pair_kernels.h: the texts of the other engines with another product, and packing into pairs.
+#include "bf16_parts.h"
 #include "common/activation.h"
 #include "gemm_block.h"
 #include "outer_block.h"
@@ -9,20 +10,6 @@
 
 namespace gan_fast {
 namespace GF_LEVEL {
-
-constexpr int kVectorLanes = VecOf<float>::lanes;
-
-// The first `left` of a vector of neighbours (zeros behind), times act'(y).
-template <int ACT>
-GF_INLINE Vec<float> read_part(const Bf16* in, const Bf16* y, int64_t left, float slope) {
-  if (left <= 0) return Vec<float>{};
-  const Vec<float> value = left >= kVectorLanes ? read(in) : read_first(in, left);
-  if constexpr (ACT == kNone) {
-    return value;
-  } else {
-    return act_backward<ACT>(value, left >= kVectorLanes ? read(y) : read_first(y, left), slope);
-  }
-}
 
 template <int ACT>
 void pack_row_impl(const PackRow<Bf16, Bf16Pair>& row) {

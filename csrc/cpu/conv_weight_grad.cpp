@@ -34,37 +34,19 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
   const int64_t n_blocks = ceil_div(n_channels, p.lanes);
   const int64_t block_sums = rows * p.lanes;
 
-  // The sums of a range: of n_step x m_step blocks.
-  int64_t n_step = n_blocks, m_step = m_blocks;
-  const auto halve_range = [&] {
-    int64_t& longer = m_step == 1 || (n_step > 1 && n_step * p.lanes >= m_step * rows) ? n_step : m_step;
-    longer = ceil_div(longer, 2);
-  };
-  const auto ranges_now = [&] { return g.groups * ceil_div(n_blocks, n_step) * ceil_div(m_blocks, m_step); };
-  while (n_step * m_step > 1 && n_step * m_step * p.taps * block_sums * static_cast<int64_t>(sizeof(T)) > kSumsBytes) halve_range();
+  SumRanges cut(g.groups, n_blocks, m_blocks, p.lanes, rows);
+  cut.fit(p.taps * block_sums * static_cast<int64_t>(sizeof(T)), kSumsBytes);
   const int64_t members = ceil_div(g.batch, kPerWord<W>);  // images, or pairs of them that share words
-  const int64_t splits = std::min(members, ceil_div(kWantedTasks, ranges_now()));
+  const int64_t splits = std::min(members, ceil_div(kWantedTasks, cut.count()));
   const int64_t planes = axis_y.planes * axis_x.planes;
 
   const auto gathered_pixels = [&](int64_t t, int64_t u) { return planes * (t + axis_y.span - 1) * (u + axis_x.span - 1); };
   const Tiling tile = choose_tile(ceil_div(members, splits), p.dense.h, p.dense.w, kTileBytes / static_cast<int64_t>(sizeof(W)),
                                   [&](int64_t images, int64_t t, int64_t u) {
-                                    return images * (m_step * rows * gathered_pixels(t, u) + n_step * p.lanes * t * u);
+                                    return images * (cut.m_step * rows * gathered_pixels(t, u) + cut.n_step * p.lanes * t * u);
                                   });
-  // From here on nothing changes what is added to what: smaller ranges for threads that would be idle pack operands more often,
-  // which pays if the thread with most to do gets less.
-  const auto longest = [&] { return ceil_div(ranges_now() * splits, std::max(p.threads, 1)) * n_step * m_step; };
-  while (n_step * m_step > 1 && ranges_now() * splits < p.threads) {
-    const int64_t n = n_step, m = m_step, before = longest();
-    halve_range();
-    if (longest() >= before) {
-      n_step = n;
-      m_step = m;
-      break;
-    }
-  }
-  const int64_t n_ranges = ceil_div(n_blocks, n_step), m_ranges = ceil_div(m_blocks, m_step);
-  const int64_t ranges = g.groups * n_ranges * m_ranges;
+  cut.spread(splits, p.threads);
+  const int64_t n_step = cut.n_step, m_step = cut.m_step, n_ranges = cut.n_ranges(), m_ranges = cut.m_ranges(), ranges = cut.count();
   const int64_t tile_rows = tile.t + axis_y.span - 1, tile_columns = tile.u + axis_x.span - 1;
   const int64_t a_plane = tile_rows * tile_columns * rows + p.lanes;  // slack for whole vectors at a plane's end
   const int64_t a_image = planes * a_plane;

@@ -131,7 +131,6 @@ void Call::lay_out() {
   layout.columns = tile_u + axis_x.span - 1;
   layout.row_pixels = layout.columns - (shallow ? 0 : shared_zeros());
   layout.planes = axis_y.planes * axis_x.planes;
-  layout.in_blocks = in_blocks;
   if (shallow) {  // rows and columns of the input itself
     layout.rows *= axis_y.planes;
     layout.columns *= axis_x.planes;

@@ -75,6 +75,15 @@ struct MatrixOuterJob {
   int count;
 };
 
+// out[channel * channel_step + tap * tap_step] = the sum over parts, for the first `channels` of 16; one of the steps is 1.
+struct MatrixGradient {
+  const float* sums;  // a row of 16 channels for each tap
+  int64_t tap_sums, part_sums, parts;  // strides, and how many parts
+  int64_t taps, channels;
+  Bf16* out;
+  int64_t channel_step, tap_step;
+};
+
 struct MatrixKernels {
   void (*multiply)(const MatrixJob&);
   void (*pack_pixels)(const MatrixPixels&);
@@ -82,6 +91,7 @@ struct MatrixKernels {
   void (*activate)(const float* in, int64_t count, int activation, float slope, Bf16* out);
   void (*transpose)(Bf16Pair* blocks, int64_t count);  // of 16 x 16 words, each in its place
   void (*outer)(const MatrixOuterJob&);
+  void (*store_gradient)(const MatrixGradient&);
 };
 
 // Those of the level in use; null where there are none.

@@ -20,8 +20,9 @@ namespace {
 constexpr int64_t kSumsBytes = 640 * 1024;  // of one task: with the operands below, in an L2 of 2 MB
 constexpr int64_t kOperandBytes = 512 * 1024;
 constexpr int64_t kRows = kMatrixRows, kStepWords = kRows * kRows, kBlockSums = kRows * kRows;
-// Images are split by shape alone, as in conv_weight_grad.cpp.
+// Images are split by shape alone, as in conv_weight_grad.cpp; a part's sums cost as much as some steps of K.
 constexpr int64_t kWantedTasks = 8;
+constexpr int64_t kFewestSteps = 16;
 
 struct Call {
   const Problem<Bf16, Bf16Pair>& p;
@@ -52,33 +53,20 @@ Call::Call(const Problem<Bf16, Bf16Pair>& problem) : p(problem) {
   planes = axis_y.planes * axis_x.planes;
   members = ceil_div(g.batch, 2);
 
-  m_step = m_blocks;
-  n_step = n_blocks;
-  const auto halve_range = [&] {
-    int64_t& longer = m_step == 1 || (n_step > 1 && n_step >= m_step) ? n_step : m_step;
-    longer = ceil_div(longer, 2);
-  };
-  const auto ranges_now = [&] { return g.groups * ceil_div(n_blocks, n_step) * ceil_div(m_blocks, m_step); };
-  while (n_step * m_step > 1 && n_step * m_step * p.taps * kBlockSums * static_cast<int64_t>(sizeof(float)) > kSumsBytes) halve_range();
-  splits = std::min(members, ceil_div(kWantedTasks, ranges_now()));
+  SumRanges cut(g.groups, n_blocks, m_blocks, kRows, kRows);
+  cut.fit(p.taps * kBlockSums * static_cast<int64_t>(sizeof(float)), kSumsBytes);
+  const int64_t member_steps = ceil_div(p.dense.h * (p.dense.w + axis_x.span - 1), kRows);
+  splits = std::clamp<int64_t>(members * member_steps / kFewestSteps, 1, std::min(members, ceil_div(kWantedTasks, cut.count())));
   const auto words = [&](int64_t images, int64_t t, int64_t u) {
     const int64_t row = u + axis_x.span - 1;
-    return images * kRows * row * (m_step * planes * (t + axis_y.span - 1) + n_step * t);
+    return images * kRows * row * (cut.m_step * planes * (t + axis_y.span - 1) + cut.n_step * t);
   };
   tile = choose_tile(ceil_div(members, splits), p.dense.h, p.dense.w, kOperandBytes / static_cast<int64_t>(sizeof(Bf16Pair)), words);
-  // Smaller ranges for threads that would be idle change nothing that is added to anything.
-  const auto longest = [&] { return ceil_div(ranges_now() * splits, std::max(p.threads, 1)) * n_step * m_step; };
-  while (n_step * m_step > 1 && ranges_now() * splits < p.threads) {
-    const int64_t n = n_step, m = m_step, before = longest();
-    halve_range();
-    if (longest() >= before) {
-      n_step = n;
-      m_step = m;
-      break;
-    }
-  }
-  n_ranges = ceil_div(n_blocks, n_step);
-  m_ranges = ceil_div(m_blocks, m_step);
+  cut.spread(splits, p.threads);
+  n_step = cut.n_step;
+  m_step = cut.m_step;
+  n_ranges = cut.n_ranges();
+  m_ranges = cut.m_ranges();
   columns = tile.u + axis_x.span - 1;
   plane_words = (tile.t + axis_y.span - 1) * columns * kRows;
   gathered_image = planes * plane_words;
@@ -232,15 +220,9 @@ void matrix(const Problem<Bf16, Bf16Pair>& p, Bf16* grad_weight) {
     const int64_t n_valid = std::min(kRows, call.n_channels - n * kRows), m_valid = std::min(kRows, call.m_channels - m * kRows);
     const float* block = partial + range * call.range_sums + call.sums_at(n % call.n_step, m % call.m_step, 0);
     for (int64_t j = 0; j < n_valid; ++j) {
-      Bf16* out = grad_weight + (group * call.n_channels + n * kRows + j) * call.m_channels * p.taps + m * kRows * p.channel_step;
-      for (int64_t tap = 0; tap < p.taps; ++tap) {
-        for (int64_t i = 0; i < m_valid; ++i) {
-          const float* from = block + tap * kBlockSums + j * kRows + i;
-          float sum = from[0];
-          for (int64_t split = 1; split < call.splits; ++split) sum += from[split * ranges * call.range_sums];
-          out[i * p.channel_step + tap * p.tap_step] = narrow<Bf16>(sum);
-        }
-      }
+      Bf16* const out = grad_weight + (group * call.n_channels + n * kRows + j) * call.m_channels * p.taps + m * kRows * p.channel_step;
+      matrix_kernels()->store_gradient({block + j * kRows, kBlockSums, ranges * call.range_sums, call.splits, p.taps, m_valid, out,
+                                        p.channel_step, p.tap_step});
     }
   });
 }

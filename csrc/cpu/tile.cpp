@@ -10,7 +10,7 @@ constexpr int64_t kPlanePad = 16;  // elements; keeps plane strides off multiple
 }  // namespace
 
 TileLayout::TileLayout(int64_t rows, int64_t columns, int64_t planes, int64_t in_blocks)
-    : rows(rows), columns(columns), row_pixels(columns), planes(planes), in_blocks(in_blocks) {
+    : rows(rows), columns(columns), row_pixels(columns), planes(planes) {
   plane_stride = rows * columns * kChannelBlock + kPlanePad;
   block_stride = planes * plane_stride;
   image_stride = in_blocks * block_stride;

@@ -14,7 +14,6 @@ struct TileLayout {
   int64_t rows, columns;  // packed positions of a plane
   int64_t row_pixels;     // from a row to the next; fewer than columns where zeros at a row's end are those at the next one's beginning
   int64_t planes;
-  int64_t in_blocks;  // channel blocks of a group
   int64_t plane_stride, block_stride, image_stride;
 
   TileLayout() = default;

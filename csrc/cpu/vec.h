@@ -194,7 +194,11 @@ template <class S>
 inline __attribute__((always_inline)) void write_first(S* p, Vec<Arithmetic<S>> v, int64_t count) {
   if constexpr (sizeof(S) == sizeof(Bf16)) {
     const Halves halves = narrow_halves(v);
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && GF_VECTOR_BYTES == 64
+    _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << count) - 1), reinterpret_cast<__m256i>(halves));
+#else
     __builtin_memcpy(p, &halves, static_cast<size_t>(count) * sizeof(S));
+#endif
   } else {
     store_first<S>(p, v, count);
   }

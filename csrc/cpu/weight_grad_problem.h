@@ -84,6 +84,44 @@ Tiling choose_tile(int64_t batch, int64_t h, int64_t w, int64_t budget, const El
   return tile;
 }
 
+// The sums of a weight gradient, blocks of dense channels x blocks of gathered ones, cut into ranges of n_step x m_step blocks.
+struct SumRanges {
+  int64_t groups, n_blocks, m_blocks;
+  int64_t n_width, m_width;  // channels of a block
+  int64_t n_step, m_step;
+
+  SumRanges(int64_t groups, int64_t n_blocks, int64_t m_blocks, int64_t n_width, int64_t m_width)
+      : groups(groups), n_blocks(n_blocks), m_blocks(m_blocks), n_width(n_width), m_width(m_width), n_step(n_blocks), m_step(m_blocks) {}
+
+  int64_t n_ranges() const { return ceil_div(n_blocks, n_step); }
+  int64_t m_ranges() const { return ceil_div(m_blocks, m_step); }
+  int64_t count() const { return groups * n_ranges() * m_ranges(); }
+
+  void halve() {
+    int64_t& longer = m_step == 1 || (n_step > 1 && n_step * n_width >= m_step * m_width) ? n_step : m_step;
+    longer = ceil_div(longer, 2);
+  }
+
+  // Until a range's sums, so many bytes for a pair of blocks, fit the budget.
+  void fit(int64_t pair_bytes, int64_t budget) {
+    while (n_step * m_step > 1 && n_step * m_step * pair_bytes > budget) halve();
+  }
+
+  // Smaller ranges for threads that would be idle: they change nothing that is added to anything, and pack operands more often, which
+  // pays if the thread with most to do gets less.
+  void spread(int64_t splits, int threads) {
+    const auto longest = [&] { return ceil_div(count() * splits, std::max(threads, 1)) * n_step * m_step; };
+    while (n_step * m_step > 1 && count() * splits < threads) {
+      const SumRanges before = *this;
+      halve();
+      if (longest() >= ceil_div(before.count() * splits, std::max(threads, 1)) * before.n_step * before.m_step) {
+        *this = before;
+        break;
+      }
+    }
+  }
+};
+
 // One operand has at most kFewChannels channels: its taps become rows (folded_weight_grad.cpp).
 constexpr int64_t kFewChannels = 4;
 template <class S, class W>
