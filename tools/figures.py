@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]
 
 import bench_figures  # noqa: E402  # a script of tools/, found by the line above
 import quality  # noqa: E402  # and two of benchmarks/
-import quality_time  # noqa: E402
+import quality_time  # noqa: E402  # the second
 
 Markers = tuple[str, str]
 SPEED: Markers = ("<!-- speed table: tools/figures.py -->", "<!-- end of the speed table -->")
@@ -145,7 +145,7 @@ def quality_over_time(path: Path, docs: Path) -> str:
             axes.plot(seconds, distances, color=colour, linewidth=1.2, marker=marker, markersize=3.5, label=label)
     axes.set_yscale("log")
     axes.set_xlabel(
-        f"seconds of training ({settings['epochs']} epochs of {settings['data']}, batch {settings['batch_size']})"
+        f"seconds of training (epochs: {settings['epochs']}, {settings['data']}, batch {settings['batch_size']})"
     )
     axes.set_ylabel("Fréchet distance")
     axes.grid(alpha=0.3, which="both")
