@@ -78,7 +78,7 @@ def test_no_samples(case: ConvCase, backend: str) -> None:
     conv_checks.check_empty_batch(case, backend)
 
 
-@small_cases
+@pytest.mark.parametrize("case", conv_checks.threaded(CONV), ids=lambda case: case.name)
 def test_threads_do_not_change_a_bit(case: ConvCase, monkeypatch: pytest.MonkeyPatch) -> None:
     conv_checks.check_threads(case, monkeypatch)
 
