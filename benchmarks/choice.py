@@ -83,7 +83,7 @@ def judge(path: Path) -> str:
     level = content["machine"]["level"]
     served, lost, left = 0, [], []
     for cell in content["cells"]:
-        backend = _rule(cell["op"], cell["facts"], level)
+        backend = choice_table.by_rule(cell["op"], cell["facts"], level).backend
         seconds = cell["seconds"]
         theirs, best = seconds["torch"], min(seconds, key=lambda name: seconds[name])
         ours = seconds[best if backend == "torch" else backend]
@@ -100,20 +100,6 @@ def judge(path: Path) -> str:
     return "\n".join(
         ["lost:", *sorted(lost), "left to PyTorch, or to the slower of our backends:", *sorted(left), said]
     )
-
-
-def _rule(op: str, facts: dict[str, Any], level: str) -> str:
-    """What the shipped rules say, whatever was measured here."""
-    for rule in choice_table.rules():
-        passed_over = rule["use"] == "gemm" and "dtype" in facts
-        if (
-            op in rule["ops"]
-            and level in rule.get("levels", [level])
-            and not passed_over
-            and choice_table.matches(rule, facts)
-        ):
-            return str(rule["use"])
-    return "torch"
 
 
 def main() -> None:

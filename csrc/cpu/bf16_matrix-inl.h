@@ -21,22 +21,36 @@ struct Number {
 
 // ---- conv and conv_transpose ----------------------------------------------------------------------------------------------------
 
-// Two runs x 32 lanes: each loaded register is multiplied twice.
-GF_INLINE void multiply_two(const MatrixJob& job, const int64_t* run_in, int64_t first_step, int64_t last_step, float* sums) {
-  const int64_t a_stride = job.position_words * 4, b_step = job.depth * kMatrixLanes;
-  const Bf16Pair *first = job.tile + run_in[0], *second = job.tile + run_in[1];
-  const Bf16Pair* panel = job.panel + first_step * b_step;
-  if (first_step > 0) {
+// The four registers of sums lie SECOND and THIRD elements behind the first, and both together.
+template <int64_t SECOND, int64_t THIRD>
+GF_INLINE void begin_sums(const float* sums, bool go_on) {
+  if (go_on) {
     load_register<0>(sums, kSumsStride);
-    load_register<1>(sums + 16, kSumsStride);
-    load_register<2>(sums + kRunSums, kSumsStride);
-    load_register<3>(sums + kRunSums + 16, kSumsStride);
+    load_register<1>(sums + SECOND, kSumsStride);
+    load_register<2>(sums + THIRD, kSumsStride);
+    load_register<3>(sums + THIRD + SECOND, kSumsStride);
   } else {
     zero_register<0>();
     zero_register<1>();
     zero_register<2>();
     zero_register<3>();
   }
+}
+
+template <int64_t SECOND, int64_t THIRD>
+GF_INLINE void store_sums(float* sums) {
+  store_register<0>(sums, kSumsStride);
+  store_register<1>(sums + SECOND, kSumsStride);
+  store_register<2>(sums + THIRD, kSumsStride);
+  store_register<3>(sums + THIRD + SECOND, kSumsStride);
+}
+
+// Two runs x 32 lanes: each loaded register is multiplied twice.
+GF_INLINE void multiply_two(const MatrixJob& job, const int64_t* run_in, int64_t first_step, int64_t last_step, float* sums) {
+  const int64_t a_stride = job.position_words * 4, b_step = job.depth * kMatrixLanes;
+  const Bf16Pair *first = job.tile + run_in[0], *second = job.tile + run_in[1];
+  const Bf16Pair* panel = job.panel + first_step * b_step;
+  begin_sums<16, kRunSums>(sums, first_step > 0);
   for (int64_t s = first_step; s < last_step; ++s, panel += b_step) {
     load_register<6>(panel, kSumsStride);
     load_register<4>(first + job.steps[s], a_stride);
@@ -47,27 +61,14 @@ GF_INLINE void multiply_two(const MatrixJob& job, const int64_t* run_in, int64_t
     multiply_registers<2, 5, 6>();
     multiply_registers<3, 5, 7>();
   }
-  store_register<0>(sums, kSumsStride);
-  store_register<1>(sums + 16, kSumsStride);
-  store_register<2>(sums + kRunSums, kSumsStride);
-  store_register<3>(sums + kRunSums + 16, kSumsStride);
+  store_sums<16, kRunSums>(sums);
 }
 
 // Four runs x 16 lanes.
 GF_INLINE void multiply_four(const MatrixJob& job, const int64_t* run_in, int64_t first_step, int64_t last_step, float* sums) {
   const int64_t a_stride = job.position_words * 4, b_step = job.depth * kMatrixLanes;
   const Bf16Pair *tile = job.tile, *panel = job.panel + first_step * b_step;
-  if (first_step > 0) {
-    load_register<0>(sums, kSumsStride);
-    load_register<1>(sums + kRunSums, kSumsStride);
-    load_register<2>(sums + 2 * kRunSums, kSumsStride);
-    load_register<3>(sums + 3 * kRunSums, kSumsStride);
-  } else {
-    zero_register<0>();
-    zero_register<1>();
-    zero_register<2>();
-    zero_register<3>();
-  }
+  begin_sums<kRunSums, 2 * kRunSums>(sums, first_step > 0);
   for (int64_t s = first_step; s < last_step; ++s, panel += b_step) {
     const Bf16Pair* at = tile + job.steps[s];
     load_register<6>(panel, kSumsStride);
@@ -80,10 +81,7 @@ GF_INLINE void multiply_four(const MatrixJob& job, const int64_t* run_in, int64_
     load_register<5>(at + run_in[3], a_stride);
     multiply_registers<3, 5, 6>();
   }
-  store_register<0>(sums, kSumsStride);
-  store_register<1>(sums + kRunSums, kSumsStride);
-  store_register<2>(sums + 2 * kRunSums, kSumsStride);
-  store_register<3>(sums + 3 * kRunSums, kSumsStride);
+  store_sums<kRunSums, 2 * kRunSums>(sums);
 }
 
 // Rounds 32 lanes at once; 16 and fewer, and a block's last channels, as the other kernels do.
@@ -111,11 +109,7 @@ void store_rows(const MatrixJob& job, const int64_t* row_out, const float* sums,
         continue;
       }
       for (int64_t v = 0; v < job.out_lanes; v += kVectorLanes) {
-        if (job.out_lanes - v >= kVectorLanes) {
-          write<Bf16>(out + v, value(v));
-        } else {
-          write_first<Bf16>(out + v, value(v), job.out_lanes - v);
-        }
+        write_part(out + v, value(v), job.out_lanes - v);
       }
     }
   }
@@ -150,8 +144,8 @@ void store_rows_for(const MatrixJob& job, const int64_t* row_out, const float* s
   }
 }
 
-// Some blocks at a time, a part of the panel after the other: the part, which all of them multiply, and their sums then stay in L1. From L2,
-// whose lines come at half the rate of a product's, the whole took twice as long.
+// Some blocks at a time, a part of the panel after the other: the part, which all of them multiply, and their sums then stay in L1. With the
+// whole panel streaming from L2 a step took a quarter longer.
 constexpr int64_t kPartBytes = 32 * 1024;
 
 void multiply(const MatrixJob& job) {
@@ -199,11 +193,8 @@ void add_lanes(const MatrixLanes& job) {
 void activate_row(const float* in, int64_t count, int activation, float slope, Bf16* out) {
   for (int64_t i = 0; i < count; i += kVectorLanes) {
     const int64_t left = count - i;
-    if (left >= kVectorLanes) {
-      write<Bf16>(out + i, activate(load<float>(in + i), slope, activation));
-    } else {
-      write_first<Bf16>(out + i, activate(load_first<float>(in + i, left), slope, activation), left);
-    }
+    const Vec<float> value = left >= kVectorLanes ? load<float>(in + i) : load_first<float>(in + i, left);
+    write_part(out + i, activate(value, slope, activation), left);
   }
 }
 
@@ -230,13 +221,7 @@ void pack_pixels_impl(const MatrixPixels& row) {
     } else {
       const Bf16* y = row.prologue_y + at;
       for (int64_t c = 0; c < 2 * words; c += kVectorLanes) {
-        const int64_t left = 2 * words - c;
-        const Vec<float> value = read_part<ACT>(in + c, y + c, row.elements - c, row.prologue_slope);
-        if (left >= kVectorLanes) {
-          write<Bf16>(out + c, value);
-        } else {
-          write_first<Bf16>(out + c, value, left);
-        }
+        write_part(out + c, read_part<ACT>(in + c, y + c, row.elements - c, row.prologue_slope), 2 * words - c);
       }
     }
   }
@@ -369,12 +354,7 @@ void store_gradient(const MatrixGradient& job) {
     for (int64_t i = 0; i < lines; ++i) {
       Bf16* out = job.out + (by_tap ? (first + i) * job.tap_step : i * job.channel_step + first);
       for (int64_t v = 0; v < length; v += kVectorLanes) {
-        const Vec<float> value = reinterpret_cast<Vec<float>>(load<uint32_t>(block + i * 16 + v));
-        if (length - v >= kVectorLanes) {
-          write<Bf16>(out + v, value);
-        } else {
-          write_first<Bf16>(out + v, value, length - v);
-        }
+        write_part(out + v, reinterpret_cast<Vec<float>>(load<uint32_t>(block + i * 16 + v)), length - v);
       }
     }
   }

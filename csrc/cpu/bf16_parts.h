@@ -1,4 +1,4 @@
-// Kernel text: parts of vectors of bf16, for packing.
+// Kernel text: parts of vectors of bf16.
 #pragma once
 
 #include "vec.h"
@@ -18,6 +18,15 @@ static inline __attribute__((always_inline)) Vec<float> read_part(const Bf16* in
     return value;
   } else {
     return act_backward<ACT>(value, left >= kVectorLanes ? read(y) : read_first(y, left), slope);
+  }
+}
+
+// Of a vector of which `left` > 0 lanes are wanted, or more than it has.
+static inline __attribute__((always_inline)) void write_part(Bf16* out, Vec<float> value, int64_t left) {
+  if (left >= kVectorLanes) {
+    write<Bf16>(out, value);
+  } else {
+    write_first<Bf16>(out, value, left);
   }
 }
 

@@ -30,12 +30,6 @@ constexpr int64_t kStreamDepth = 64;
 // not with several phases, whose few products per pixel would not pay for runs of one pixel.
 constexpr int64_t kShallow = 12;
 
-struct Tap {
-  int64_t kernel;  // ky * kernel_w + kx
-  int64_t plane;   // plane_y * planes_x + plane_x
-  int64_t dy, dx;
-};
-
 struct Phase {
   const AxisPhase *y, *x;
   std::vector<Tap> taps;
@@ -47,7 +41,7 @@ struct Phase {
 
 // What one call shares between its tasks.
 template <class S, class W>
-struct Call {
+struct Call : TileGrid {
   const ConvGeometry& g;
   const GatherEngine<S, W> engine;
   const GatherFunctions<S, W>& run;
@@ -61,17 +55,11 @@ struct Call {
   int64_t in_blocks;    // blocks of kChannelBlock words per group
   std::vector<Phase> phases;
   int64_t weights_per_group;
-  // tile
-  int64_t tile_images, tile_t, tile_u;  // images, phase rows, phase columns
   TileLayout layout;
   RowLayout row_layout;
   int64_t tile_elements;
-  int64_t tiles_n, tiles_t, tiles_u;
 
   Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int threads);
-  // Where a tap reads, in rows and columns of the input from a pixel's own place.
-  int64_t row_of(const Tap& tap) const { return tap.dy * axis_y.planes + tap.plane / axis_x.planes; }
-  int64_t column_of(const Tap& tap) const { return tap.dx * axis_x.planes + tap.plane % axis_x.planes; }
   void choose_tile(int threads);
   void lay_out();
 };
@@ -92,18 +80,8 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
   int64_t depth = 0;
   for (const AxisPhase& y : axis_y.phases) {
     for (const AxisPhase& x : axis_x.phases) {
-      Phase phase{&y, &x, {}, depth, {}, {}, {}};
-      for (const AxisTap& ty : y.taps) {
-        for (const AxisTap& tx : x.taps) {
-          phase.taps.push_back({ty.kernel * g.kernel_w + tx.kernel, ty.plane * axis_x.planes + tx.plane, ty.offset, tx.offset});
-        }
-      }
-      if (shallow) {  // in the order in which the input's rows hold them
-        std::sort(phase.taps.begin(), phase.taps.end(), [&](const Tap& a, const Tap& b) {
-          const int64_t row_a = row_of(a), row_b = row_of(b);
-          return row_a != row_b ? row_a < row_b : column_of(a) < column_of(b);
-        });
-      }
+      Phase phase{&y, &x, phase_taps(y, x, axis_x.planes, g.kernel_w), depth, {}, {}, {}};
+      if (shallow) order_by_place(phase.taps, axis_y, axis_x);
       depth += static_cast<int64_t>(phase.taps.size()) * in_words;
       phases.push_back(std::move(phase));
     }
@@ -178,7 +156,7 @@ void Call<S, W>::lay_out() {
           end = -1;
         }
         depth += words;
-        const int64_t offset = shallow ? row_of(tap) * row_layout.row_stride + column_of(tap) * in_channels
+        const int64_t offset = shallow ? row_of(tap, axis_y, axis_x) * row_layout.row_stride + column_of(tap, axis_x) * in_channels
                                        : b * layout.block_stride + place(tap);
         if (shallow && offset == end) {  // the next tap of a kernel row prolongs the step
           phase.steps.back().depth += words;
@@ -379,23 +357,10 @@ void direct_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   const bool stream = !std::is_same_v<S, double> && call.in_channels * taps <= kStreamDepth && y_bytes >= kStreamBytes &&
                       g.groups == 1 && g.out_channels * sizeof(S) % 64 == 0 && reinterpret_cast<uintptr_t>(y) % 64 == 0;
 
-  const int64_t tiles = g.groups * call.tiles_n * call.tiles_t * call.tiles_u;
-  // Few tiles: let several tasks share one tile's output channels (each packs the tile again; results do not depend on it).
-  const int64_t wanted = 2 * static_cast<int64_t>(std::max(threads, 1));
-  const int64_t splits = call.few || threads == 1 || tiles >= wanted ? 1 : std::min(call.out_blocks, ceil_div(wanted, tiles));
+  const int64_t tiles = call.count(g.groups), splits = call.few ? 1 : output_splits(tiles, call.out_blocks, threads);
   parallel_tasks(tiles * splits, threads, [&](int64_t task) {
-    Tile tile{};
     const int64_t split = task % splits;
-    int64_t index = task / splits;
-    tile.u = index % call.tiles_u * call.tile_u;
-    index /= call.tiles_u;
-    tile.t = index % call.tiles_t * call.tile_t;
-    index /= call.tiles_t;
-    tile.image = index % call.tiles_n * call.tile_images;
-    tile.group = index / call.tiles_n;
-    tile.images = std::min(call.tile_images, g.batch - tile.image);
-    tile.block_begin = call.out_blocks * split / splits;
-    tile.block_end = call.out_blocks * (split + 1) / splits;
+    const Tile tile{call.place(task / splits, g.batch), call.out_blocks * split / splits, call.out_blocks * (split + 1) / splits};
     W* packed = static_cast<W*>(scratch(kTileA, call.tile_elements * sizeof(W)));
     if (call.shallow) {
       if constexpr (kPerWord<W> == 1) pack_rows(g, axis_y, axis_x, call.row_layout, tile, x, prologue, call.run.pack_line, packed);

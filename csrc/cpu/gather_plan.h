@@ -25,6 +25,13 @@ struct AxisPhase {
   std::vector<AxisTap> taps;  // ordered by plane, then offset; may be empty
 };
 
+// A tap of a phase along both axes: its index into the kernel, and the plane and position that it reads.
+struct Tap {
+  int64_t kernel;  // ky * kernel_w + kx
+  int64_t plane;   // plane_y * planes_x + plane_x
+  int64_t dy, dx;
+};
+
 struct AxisPlan {
   int64_t in_size;
   int64_t planes;
@@ -33,6 +40,17 @@ struct AxisPlan {
   int64_t max_count;
   std::vector<AxisPhase> phases;
 };
+
+std::vector<Tap> phase_taps(const AxisPhase& y, const AxisPhase& x, int64_t planes_x, int64_t kernel_w);
+
+// Orders taps as the input's rows hold what they read.
+void order_by_place(std::vector<Tap>& taps, const AxisPlan& axis_y, const AxisPlan& axis_x);
+
+// Where a tap reads, in rows and columns of the input from an output's own place.
+inline int64_t row_of(const Tap& tap, const AxisPlan& axis_y, const AxisPlan& axis_x) {
+  return tap.dy * axis_y.planes + tap.plane / axis_x.planes;
+}
+inline int64_t column_of(const Tap& tap, const AxisPlan& axis_x) { return tap.dx * axis_x.planes + tap.plane % axis_x.planes; }
 
 // Orders the taps and fills in span and max_count; the plans of conv.cpp and conv_transpose.cpp end with it.
 void finish_plan(AxisPlan& plan);

@@ -17,10 +17,6 @@ constexpr int64_t kShallow = 32;            // channels up to which steps may be
 constexpr int64_t kFewestRows = 4;          // of a tile that is cut for the sake of threads
 constexpr int64_t kPadWords = 16;           // keeps plane strides off multiples of 4 KB, which would share L1 sets
 
-struct Tap {
-  int64_t kernel, plane, dy, dx;
-};
-
 // One word of a step: its first channel of two, and the tap; none is zero.
 struct PanelWord {
   int64_t channel, kernel;
@@ -44,7 +40,7 @@ struct Phase {
   Runs whole;                     // those of a whole tile
 };
 
-struct Call {
+struct Call : TileGrid {
   const ConvGeometry& g;
   const AxisPlan &axis_y, &axis_x;
   int64_t in_channels, out_channels, out_blocks;  // per group
@@ -55,7 +51,6 @@ struct Call {
   int64_t depth;           // words of a step
   std::vector<Phase> phases;
   int64_t weights_per_group;
-  int64_t tile_images, tile_t, tile_u, tiles_n, tiles_t, tiles_u;
   TileLayout layout;
   int64_t row_positions, image_positions;  // from a row of outputs to the next, from an image to the next
   int64_t tile_words;
@@ -66,8 +61,6 @@ struct Call {
   int64_t shared_zeros() const;
   void add_steps(Phase& phase);
   void add_shallow_steps(Phase& phase);
-  int64_t row_of(const Tap& tap) const { return tap.dy * axis_y.planes + tap.plane / axis_x.planes; }
-  int64_t column_of(const Tap& tap) const { return tap.dx * axis_x.planes + tap.plane % axis_x.planes; }
 };
 
 Call::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int threads)
@@ -86,13 +79,7 @@ Call::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan&
   depth = shallow ? ceil_div(row_words, row_steps) : std::clamp<int64_t>(in_words, 1, kMatrixRows);
   for (const AxisPhase& y : axis_y.phases) {
     for (const AxisPhase& x : axis_x.phases) {
-      Phase phase{&y, &x, {}, {}, {}, 0, {}};
-      for (const AxisTap& ty : y.taps) {
-        for (const AxisTap& tx : x.taps) {
-          phase.taps.push_back({ty.kernel * g.kernel_w + tx.kernel, ty.plane * axis_x.planes + tx.plane, ty.offset, tx.offset});
-        }
-      }
-      phases.push_back(std::move(phase));
+      phases.push_back({&y, &x, phase_taps(y, x, axis_x.planes, g.kernel_w), {}, {}, 0, {}});
     }
   }
   choose_tile(threads);
@@ -188,13 +175,11 @@ void Call::add_steps(Phase& phase) {
 // A row's last step ends with the row: where it overlaps the one before, its weights are zero.
 void Call::add_shallow_steps(Phase& phase) {
   std::vector<Tap> taps = phase.taps;
-  std::sort(taps.begin(), taps.end(), [&](const Tap& a, const Tap& b) {
-    return row_of(a) != row_of(b) ? row_of(a) < row_of(b) : column_of(a) < column_of(b);
-  });
+  order_by_place(taps, axis_y, axis_x);
   const std::size_t taps_x = phase.x->taps.size();
   const int64_t row_words = static_cast<int64_t>(taps_x) * pixel_words;
   for (std::size_t first = 0; first < taps.size(); first += taps_x) {
-    const int64_t start = (row_of(taps[first]) * layout.columns + column_of(taps[first])) * pixel_words;
+    const int64_t start = (row_of(taps[first], axis_y, axis_x) * layout.columns + column_of(taps[first], axis_x)) * pixel_words;
     for (int64_t done = 0; done < row_words; done += depth) {
       const int64_t begin = std::min(done, row_words - depth);
       phase.steps.push_back(start + begin);
@@ -267,6 +252,7 @@ Runs make_runs(const Call& call, const Phase& phase, int64_t images, int64_t lin
 void pack_shallow(const Call& call, const Tile& tile, const Bf16* x, const Prologue& prologue, Bf16Pair* packed) {
   const ConvGeometry& g = call.g;
   const Bf16* y = static_cast<const Bf16*>(prologue.y);
+  const auto pack_pixels = matrix_kernels()->pack_pixels;
   const int64_t column = tile.u * call.axis_x.planes - call.axis_x.lead;  // of the input, of the tile's first
   MatrixPixels row{};
   row.columns = call.layout.columns;
@@ -283,7 +269,7 @@ void pack_shallow(const Call& call, const Tile& tile, const Bf16* x, const Prolo
       row.input = inside ? x + at : nullptr;
       row.prologue_y = inside && y != nullptr ? y + at : nullptr;
       row.out = packed + n * call.layout.image_stride + r * call.layout.columns * call.pixel_words;
-      matrix_kernels()->pack_pixels(row);
+      pack_pixels(row);
     }
   }
 }
@@ -336,23 +322,10 @@ void matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     bias = reinterpret_cast<float*>(packed_weights + words);
     pad_bias(static_cast<const Bf16*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * kMatrixLanes, bias);
   }
-  const int64_t tiles = g.groups * call.tiles_n * call.tiles_t * call.tiles_u;
-  // Few tiles: several tasks share one tile's output channels, as in gather_conv.cpp.
-  const int64_t wanted = 2 * static_cast<int64_t>(std::max(threads, 1));
-  const int64_t splits = threads == 1 || tiles >= wanted ? 1 : std::min(call.out_blocks, ceil_div(wanted, tiles));
+  const int64_t tiles = call.count(g.groups), splits = output_splits(tiles, call.out_blocks, threads);
   parallel_tasks(tiles * splits, threads, [&](int64_t task) {
-    Tile tile{};
     const int64_t split = task % splits;
-    int64_t index = task / splits;
-    tile.u = index % call.tiles_u * call.tile_u;
-    index /= call.tiles_u;
-    tile.t = index % call.tiles_t * call.tile_t;
-    index /= call.tiles_t;
-    tile.image = index % call.tiles_n * call.tile_images;
-    tile.group = index / call.tiles_n;
-    tile.images = std::min(call.tile_images, g.batch - tile.image);
-    tile.block_begin = call.out_blocks * split / splits;
-    tile.block_end = call.out_blocks * (split + 1) / splits;
+    const Tile tile{call.place(task / splits, g.batch), call.out_blocks * split / splits, call.out_blocks * (split + 1) / splits};
     Bf16Pair* packed = static_cast<Bf16Pair*>(scratch(kTileA, call.tile_words * sizeof(Bf16Pair)));
     if (call.shallow) {
       pack_shallow(call, tile, x, prologue, packed);

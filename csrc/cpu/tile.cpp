@@ -21,6 +21,23 @@ RowLayout::RowLayout(int64_t rows, int64_t columns, int64_t channels) : rows(row
   image_stride = rows * row_stride;
 }
 
+TilePlace TileGrid::place(int64_t index, int64_t batch) const {
+  TilePlace place{};
+  place.u = index % tiles_u * tile_u;
+  index /= tiles_u;
+  place.t = index % tiles_t * tile_t;
+  index /= tiles_t;
+  place.image = index % tiles_n * tile_images;
+  place.group = index / tiles_n;
+  place.images = std::min(tile_images, batch - place.image);
+  return place;
+}
+
+int64_t output_splits(int64_t tiles, int64_t out_blocks, int threads) {
+  const int64_t wanted = 2 * static_cast<int64_t>(std::max(threads, 1));
+  return threads == 1 || tiles >= wanted ? 1 : std::min(out_blocks, ceil_div(wanted, tiles));
+}
+
 template <class S, class W>
 void pack_tile(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const TileLayout& layout,
                const TilePlace& place, const S* x, const Prologue& prologue, void (*pack_row)(const PackRow<S, W>&), W* packed) {

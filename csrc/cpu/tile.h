@@ -35,6 +35,18 @@ struct TilePlace {
   int64_t group, image, images, t, u;
 };
 
+// A call's tiles: images x phase rows x phase columns, cut from `tiles_n` x `tiles_t` x `tiles_u` of them.
+struct TileGrid {
+  int64_t tile_images, tile_t, tile_u;
+  int64_t tiles_n, tiles_t, tiles_u;
+
+  int64_t count(int64_t groups) const { return groups * tiles_n * tiles_t * tiles_u; }
+  TilePlace place(int64_t index, int64_t batch) const;
+};
+
+// Few tiles: several tasks share one tile's output channels (each packs the tile again; results do not depend on it).
+int64_t output_splits(int64_t tiles, int64_t out_blocks, int threads);
+
 // Copies the place's input, times act'(prologue.y), into `packed`.
 template <class S, class W>
 void pack_tile(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const TileLayout& layout,
