@@ -17,7 +17,7 @@ constexpr int64_t kShallow = 32;            // channels up to which steps may be
 constexpr int64_t kFewestRows = 4;          // of a tile that is cut for the sake of threads
 constexpr int64_t kPadWords = 16;           // keeps plane strides off multiples of 4 KB, which would share L1 sets
 
-// One word of a step: its first channel of two, and the tap; none is zero.
+// One word of a step: its first channel of two, and the tap; a tap of -1 stands for a weight of zero.
 struct PanelWord {
   int64_t channel, kernel;
 };
