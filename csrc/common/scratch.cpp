@@ -5,6 +5,10 @@
 #include <limits>
 #include <new>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "plan.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -20,6 +24,8 @@ namespace {
 
 // Larger sizes come from an overflow, and rounding them up would give a small one.
 constexpr std::size_t kLargest = std::numeric_limits<std::size_t>::max() / 2;
+
+constexpr std::size_t kHugePage = 2 * 1024 * 1024;
 
 struct Buffers {
   void* data[kScratchSlots] = {};
@@ -49,9 +55,13 @@ void* scratch(ScratchSlot slot, std::size_t bytes) {
     std::free(b.data[slot]);
     b.data[slot] = nullptr;
     b.size[slot] = 0;
-    const std::size_t rounded = (bytes + 4095) / 4096 * 4096;
-    b.data[slot] = std::aligned_alloc(4096, rounded);
+    const std::size_t page = bytes < kHugePage ? 4096 : kHugePage;
+    const std::size_t rounded = (bytes + page - 1) / page * page;
+    b.data[slot] = std::aligned_alloc(page, rounded);
     if (b.data[slot] == nullptr) throw std::bad_alloc();
+#ifdef __linux__
+    if (page == kHugePage) madvise(b.data[slot], rounded, MADV_HUGEPAGE);
+#endif
     b.size[slot] = rounded;
   }
   return b.data[slot];

@@ -20,10 +20,10 @@ namespace {
 
 constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than the products they save
 constexpr int64_t kFewestPieces = 256;   // in the whole call: the sums' inverse transform is shared by them
-constexpr double kLeastSaving = 1.7;     // the direct way is better here than for the other passes: its operands stay in L2
+constexpr double kLeastSaving = 1.4;     // the direct way is better here than for the other passes: its operands stay in L2
 // Pieces of one chunk: the transformed operands of a chunk stream through L2 from L3, the sums too; the more pieces, the fewer
 // passes over the sums.
-constexpr int64_t kPieces = 128;
+constexpr int64_t kPieces = 112;
 // Images are split by shape alone: each part has sums of its own, and what they add up to must not depend on the thread count. The
 // dense operand's channels are cut into ranges, of fewer blocks if threads would be idle: the same sums, but the other operand is
 // transformed again for each range.
@@ -150,7 +150,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
   const int64_t chunks = ceil_div(all, kPieces), most = ceil_div(all, chunks);
   const int64_t most_words = ceil_div(most, kPerWord<W>);  // neighbouring pieces share them
   const int64_t v_slot = most_words * call.pixel, e_point = most_words * p.lanes + p.lanes;
-  W* const v = static_cast<W*>(scratch(kTileC, (call.slots * v_slot + kPoints * e_point) * sizeof(W)));
+  W* const v = static_cast<W*>(scratch(kTileC, (call.slots * v_slot + kPoints * blocks * e_point) * sizeof(W)));
   W* const e = v + call.slots * v_slot;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t first = all * chunk / chunks, count = all * (chunk + 1) / chunks - first;
@@ -175,19 +175,22 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
       job.row_stride = dense_row;
       job.pieces = dense_at.data() + first;
       job.count = count;
-      for (int point = 0; point < kPoints; ++point) job.out[point] = e + point * e_point;
+      for (int point = 0; point < kPoints; ++point) job.out[point] = e + (point * blocks + block) * e_point;
       operands.gradient_transform(job);
-      OuterJob<W> outer{};
-      outer.a_pixel = call.pixel;
-      outer.images = outer.lines = 1;
-      outer.length = ceil_div(count, kPerWord<W>);
-      outer.rows = static_cast<int>(call.rows);
-      outer.narrow = channels - block * p.lanes <= p.lanes / 2;
+    }
+    OuterJob<W> outer{};
+    outer.a_pixel = call.pixel;
+    outer.images = outer.lines = 1;
+    outer.length = ceil_div(count, kPerWord<W>);
+    outer.rows = static_cast<int>(call.rows);
+    // Points outside: the planes share a point's dense operand, and the blocks a plane's gathered one, while the near cache holds them.
+    for (int point = 0; point < kPoints; ++point) {
       for (int64_t plane = 0; plane < call.layout.planes; ++plane) {
-        for (int point = 0; point < kPoints; ++point) {
-          const int64_t slot = call.slot[plane][point];
-          if (slot < 0) continue;
-          outer.b = e + point * e_point;
+        const int64_t slot = call.slot[plane][point];
+        if (slot < 0) continue;
+        for (int64_t block = 0; block < blocks; ++block) {
+          outer.narrow = channels - block * p.lanes <= p.lanes / 2;
+          outer.b = e + (point * blocks + block) * e_point;
           for (int64_t m = 0; m < call.m_blocks; ++m) {
             outer.a = v + slot * v_slot + m * call.rows;
             outer.sums = sums + ((slot * call.range_blocks + block) * call.m_blocks + m) * call.block_sums;
