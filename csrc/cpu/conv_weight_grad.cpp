@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "ahead.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "gather_plan.h"
@@ -92,6 +93,13 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
                           b + i * b_image + r * tile.u * p.lanes, p.lanes, b_block);
             }
           }
+          const int64_t member_after = member + images;
+          Ahead ahead((n_last - n_first) * (m_last - m_first) * p.taps * images * lines * length);
+          if (ranges == 1 && t + lines >= p.dense.h && u + length >= p.dense.w) {
+            const int64_t following = std::min(tile.images, member_end - member_after) * kPerWord<W>;
+            p.gathered.fetch_images(ahead, member_after * kPerWord<W>, std::min(following, g.batch - member_after * kPerWord<W>));
+            p.dense.fetch_images(ahead, member_after * kPerWord<W>, std::min(following, g.batch - member_after * kPerWord<W>));
+          }
           OuterJob<W> job{};
           job.a_image = a_image;
           job.a_line = tile_columns * rows;
@@ -113,6 +121,7 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
                 for (int64_t m = m_first; m < m_last; ++m) {
                   job.a = a + (m - m_first) * a_block + place;
                   job.sums = sums + (((n - n_first) * p.taps + tap) * m_step + (m - m_first)) * block_sums;
+                  job.ahead = ahead.take(images * lines * length);
                   p.run.outer(job);
                 }
               }

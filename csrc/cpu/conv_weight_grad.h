@@ -11,6 +11,7 @@
 
 #include "common/bf16.h"
 #include "common/geometry.h"
+#include "fetch.h"
 #include "isa.h"
 #include "words.h"
 
@@ -27,6 +28,7 @@ struct OuterJob {
   Sum<W>* sums;
   int rows;
   bool narrow;  // the second vector of b is padding
+  Fetch ahead;  // at every pixel
 };
 
 // One line of pixels into [block][pixel][packed channels]: `channels` in all, the rest of the last block zero. Whole vectors are

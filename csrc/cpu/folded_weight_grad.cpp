@@ -1,3 +1,4 @@
+#include "ahead.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "weight_grad_problem.h"
@@ -88,6 +89,12 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
             p.run.fold_line(fold);
             p.pack_line(wide, n, false, t + r, u, 1, length, 0, wide.channels, p.lanes, b + r * tile.u * p.lanes, p.lanes, b_block);
           }
+          Ahead ahead(lines * length * n_blocks * m_blocks);
+          if (u + tile.u >= wide.w) {  // the next tile begins a band of rows
+            const int64_t first = n * wide.h + t + lines, image_end = (t + lines >= wide.h ? n + 2 : n + 1) * wide.h;
+            const int64_t end = std::min({first + tile.t, image_end, g.batch * (split + 1) / splits * wide.h});
+            wide.fetch_rows(ahead, first, end - first);
+          }
           OuterJob<W> job{};
           job.a_line = tile.u * a_pixel;
           job.a_pixel = a_pixel;
@@ -102,6 +109,7 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
             for (int64_t m = 0; m < m_blocks; ++m) {
               job.a = a + m * rows;
               job.sums = sums + (block * a_pixel + m * rows) * p.lanes;
+              job.ahead = ahead.take(lines * length);
               p.run.outer(job);
             }
           }

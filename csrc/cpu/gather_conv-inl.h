@@ -111,12 +111,14 @@ void pack_line(const PackLine<S>& line) {
 
 // Each loaded pixel vector feeds up to `TAPS` accumulators, so the loads cost 1/TAPS of the FMAs.
 template <int P, int TAPS, class T>
-void few_group(Vec<T>* sums, const T* tile, int64_t block_stride, int64_t blocks, const T* weights) {
+void few_group(Vec<T>* sums, const T* tile, int64_t block_stride, int64_t blocks, const T* weights, const char* ahead, int64_t step) {
   constexpr int lanes = VecOf<T>::lanes;
   Vec<T> acc[P];
 #pragma GCC unroll 16
   for (int i = 0; i < P; ++i) acc[i] = sums[i];
-  for (int64_t b = 0; b < blocks; ++b, tile += block_stride, weights += TAPS * kChannelBlock) {
+  for (int64_t b = 0; b < blocks; ++b, tile += block_stride, weights += TAPS * kChannelBlock, ahead += 2 * step) {
+    fetch(ahead);
+    fetch(ahead + step);
     for (int v = 0; v < kChannelBlock; v += lanes) {
       Vec<T> weight[TAPS];
 #pragma GCC unroll 8
@@ -136,20 +138,21 @@ void few_group(Vec<T>* sums, const T* tile, int64_t block_stride, int64_t blocks
 }
 
 template <int P, class S>
-GF_INLINE void few_groups(const FewJob<S>& job, const Arithmetic<S>* tile, Vec<Arithmetic<S>>* sums) {
+GF_INLINE void few_groups(const FewJob<S>& job, const Arithmetic<S>* tile, Vec<Arithmetic<S>>* sums, const char* ahead) {
   using T = Arithmetic<S>;
   for (int64_t g = 0; g < job.group_count; ++g) {
     const T* in = tile + job.groups[g].offset;
     const T* weights = job.weights + job.groups[g].weights;
+    const char* at = ahead + 2 * g * job.blocks * job.ahead.step;
     switch (job.groups[g].taps) {
-      case 1: few_group<P, 1>(sums, in, job.block_stride, job.blocks, weights); break;
-      case 2: few_group<P, 2>(sums, in, job.block_stride, job.blocks, weights); break;
-      case 3: few_group<P, 3>(sums, in, job.block_stride, job.blocks, weights); break;
-      case 4: few_group<P, 4>(sums, in, job.block_stride, job.blocks, weights); break;
-      case 5: few_group<P, 5>(sums, in, job.block_stride, job.blocks, weights); break;
-      case 6: few_group<P, 6>(sums, in, job.block_stride, job.blocks, weights); break;
-      case 7: few_group<P, 7>(sums, in, job.block_stride, job.blocks, weights); break;
-      case 8: few_group<P, 8>(sums, in, job.block_stride, job.blocks, weights); break;
+      case 1: few_group<P, 1>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
+      case 2: few_group<P, 2>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
+      case 3: few_group<P, 3>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
+      case 4: few_group<P, 4>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
+      case 5: few_group<P, 5>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
+      case 6: few_group<P, 6>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
+      case 7: few_group<P, 7>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
+      case 8: few_group<P, 8>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
     }
   }
 }
@@ -203,10 +206,11 @@ void few_segments(const FewJob<S>& job) {
   using T = Arithmetic<S>;
   constexpr int lanes = VecOf<T>::lanes;
   constexpr int vectors = (P + lanes - 1) / lanes;
+  const char* ahead = first_fetch(job.ahead, job.weights);
   for (int64_t s = 0; s < job.segments; ++s) {
     Vec<T> sums[vectors * lanes];
     for (int i = 0; i < vectors * lanes; ++i) sums[i] = Vec<T>{};
-    few_groups<P>(job, job.tile + job.segment_in[s], sums);
+    few_groups<P>(job, job.tile + job.segment_in[s], sums, ahead + 2 * s * job.group_count * job.blocks * job.ahead.step);
     T values[vectors * lanes];
     for (int v = 0; v < vectors; ++v) {
       const Vec<T> value = sum_each<lanes / 2, T>(sums + v * lanes) + job.bias;

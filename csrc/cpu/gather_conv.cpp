@@ -4,6 +4,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "ahead.h"
 #include "common/activation.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
@@ -60,6 +61,7 @@ struct Call : TileGrid {
   int64_t tile_elements;
 
   Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int threads);
+  int64_t kernel_steps() const;  // of a tile's register blocks
   void choose_tile(int threads);
   void lay_out();
 };
@@ -116,6 +118,15 @@ void Call<S, W>::choose_tile(int threads) {
   tiles_n = ceil_div(g.batch, tile_images);
   tiles_t = ceil_div(axis_y.max_count, tile_t);
   tiles_u = ceil_div(axis_x.max_count, tile_u);
+}
+
+template <class S, class W>
+int64_t Call<S, W>::kernel_steps() const {
+  const int64_t rows = tile_images * tile_t;
+  if (!few) return ceil_div(rows * tile_u, engine.pixels) * (weights_per_group / lanes);
+  int64_t groups = 0;
+  for (const Phase& phase : phases) groups += static_cast<int64_t>(phase.groups.size());
+  return 2 * rows * ceil_div(tile_u, engine.few_pixels_wide) * groups * in_blocks * out_channels;
 }
 
 template <class S, class W>
@@ -260,7 +271,7 @@ Runs cut_runs(const Call<S, W>& call, const Tile& tile, const Phase& phase, int6
 
 template <class S, class W>
 void run_few(const Call<S, W>& call, const Tile& tile, const Phase& phase, const W* packed, const W* weights, S* y,
-             const Epilogue& epilogue) {
+             const Epilogue& epilogue, Ahead& ahead) {
   const int64_t width = std::min(tile.u + call.tile_u, phase.x->count) - tile.u;
   const int64_t wide = call.engine.few_pixels_wide, half = wide / 2;
   const bool use_wide = ceil_div(width, wide) * wide <= ceil_div(width, half) * half;
@@ -290,13 +301,14 @@ void run_few(const Call<S, W>& call, const Tile& tile, const Phase& phase, const
     job.weights = weights + phase.depth_before + o * per_channel;
     job.output = y + o;
     job.bias = epilogue.bias == nullptr ? W(0) : widen(static_cast<const S*>(epilogue.bias)[tile.group * call.out_channels + o]);
+    job.ahead = ahead.take(2 * job.segments * job.group_count * job.blocks);
     call.run.few(job);
   }
 }
 
 template <class S, class W>
 void run_gemm(const Call<S, W>& call, const Tile& tile, const Phase& phase, const W* packed, const W* weights, const Sum<W>* bias,
-              S* y, const Epilogue& epilogue, bool stream) {
+              S* y, const Epilogue& epilogue, bool stream, Ahead& ahead) {
   const int64_t width = std::min(tile.u + call.tile_u, phase.x->count) - tile.u;
   const int64_t rows = tile.images * (std::min(tile.t + call.tile_t, phase.y->count) - tile.t);
   // Pixels of a tile of rows have no common stride that the kernel knows: every run is one pixel.
@@ -330,8 +342,11 @@ void run_gemm(const Call<S, W>& call, const Tile& tile, const Phase& phase, cons
       job.step_count = phase.chunk_steps[chunk];
       job.accumulate = chunk > 0;
       job.finish = chunk + 1 == phase.chunk_steps.size();
+      int64_t depth_here = 0;
+      for (int64_t s = 0; s < job.step_count; ++s) depth_here += job.steps[s].depth;
+      job.ahead = ahead.take(job.blocks * depth_here);
       call.run.gemm(job);
-      for (int64_t s = 0; s < job.step_count; ++s) job.panel += job.steps[s].depth * call.lanes;
+      job.panel += depth_here * call.lanes;
       job.steps += job.step_count;
     }
   }
@@ -358,6 +373,7 @@ void direct_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
                       g.groups == 1 && g.out_channels * sizeof(S) % 64 == 0 && reinterpret_cast<uintptr_t>(y) % 64 == 0;
 
   const int64_t tiles = call.count(g.groups), splits = call.few ? 1 : output_splits(tiles, call.out_blocks, threads);
+  const int64_t next = std::max(threads, 1);  // tasks between this one and the thread's next, if all take as long
   parallel_tasks(tiles * splits, threads, [&](int64_t task) {
     const int64_t split = task % splits;
     const Tile tile{call.place(task / splits, g.batch), call.out_blocks * split / splits, call.out_blocks * (split + 1) / splits};
@@ -368,12 +384,16 @@ void direct_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
       pack_tile(g, axis_y, axis_x, call.layout, tile, x, prologue, call.run.pack_row, packed);
     }
     const W* weights = packed_weights + tile.group * call.weights_per_group;
+    Ahead ahead(call.kernel_steps());
+    if (splits == 1 && task + next < tiles) {
+      fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
+    }
     for (const Phase& phase : call.phases) {
       if (tile.t >= phase.y->count || tile.u >= phase.x->count) continue;
       if (call.few) {
-        if constexpr (kPerWord<W> == 1) run_few(call, tile, phase, packed, weights, y, epilogue);
+        if constexpr (kPerWord<W> == 1) run_few(call, tile, phase, packed, weights, y, epilogue, ahead);
       } else {
-        run_gemm(call, tile, phase, packed, weights, bias, y, epilogue, stream);
+        run_gemm(call, tile, phase, packed, weights, bias, y, epilogue, stream, ahead);
       }
     }
   });

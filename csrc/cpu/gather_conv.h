@@ -9,6 +9,7 @@
 
 #include "common/bf16.h"
 #include "common/geometry.h"
+#include "fetch.h"
 #include "gather_plan.h"
 #include "isa.h"
 #include "words.h"
@@ -62,6 +63,7 @@ struct GemmProduct {
   int64_t blocks;
   int run_length;
   bool accumulate;    // add to sums
+  Fetch ahead;        // at every step of every block
   int64_t out_lanes;  // valid output channels of this block
 };
 
@@ -106,6 +108,7 @@ struct FewJob {
   Arithmetic<S> bias;
   int activation;
   Arithmetic<S> slope;
+  Fetch ahead;  // twice for each segment, group and channel block
 };
 
 template <class S, class W>

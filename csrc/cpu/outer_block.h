@@ -23,6 +23,7 @@ void outer_rows(const OuterJob<W>& job) {
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) acc[i][v] = Vec<T>{};
   }
+  const char* ahead = first_fetch(job.ahead, job.b);
   for (int64_t image = 0; image < job.images; ++image) {
     for (int64_t line = 0; line < job.lines; ++line) {
       const W* a = job.a + image * job.a_image + line * job.a_line;
@@ -31,6 +32,8 @@ void outer_rows(const OuterJob<W>& job) {
         Vec<W> right[NV];
 #pragma GCC unroll 2
         for (int v = 0; v < NV; ++v) right[v] = load<W>(b + v * lanes);
+        fetch(ahead);
+        ahead += job.ahead.step;
 #pragma GCC unroll 16
         for (int i = 0; i < M; ++i) {
           const Vec<W> left = splat<W>(a[i]);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "ahead.h"
 #include "common/geometry.h"
 #include "gather_conv.h"
 #include "gather_plan.h"
@@ -51,6 +52,18 @@ int64_t output_splits(int64_t tiles, int64_t out_blocks, int threads);
 template <class S, class W>
 void pack_tile(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const TileLayout& layout,
                const TilePlace& place, const S* x, const Prologue& prologue, void (*pack_row)(const PackRow<S, W>&), W* packed);
+
+// Adds what pack_tile will read for a place to what is fetched ahead, where that lies in one piece.
+template <class S>
+void fetch_tile(Ahead& ahead, const ConvGeometry& g, const AxisPlan& axis_y, const TilePlace& place, int64_t tile_t, bool whole_rows,
+                const S* x, const Prologue& prologue) {
+  if (g.groups != 1 || !whole_rows) return;
+  const int64_t row = g.in_w * g.in_channels, phase_rows = axis_y.max_count;
+  const int64_t first = place.t * g.in_h / phase_rows, last = std::min(place.t + tile_t, phase_rows) * g.in_h / phase_rows;
+  const int64_t begin = (place.image * g.in_h + first) * row, end = ((place.image + place.images - 1) * g.in_h + last) * row;
+  ahead.add(x + begin, (end - begin) * static_cast<int64_t>(sizeof(S)));
+  if (prologue.y != nullptr) ahead.add(static_cast<const S*>(prologue.y) + begin, (end - begin) * static_cast<int64_t>(sizeof(S)));
+}
 
 // The same for a tile of rows; all groups' channels together.
 template <class S>

@@ -7,6 +7,7 @@
 #endif
 
 #include "common/bf16.h"
+#include "fetch.h"
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
@@ -87,6 +88,12 @@ inline __attribute__((always_inline)) void prefetch(const void* p, int64_t bytes
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(p) + at, 0, 2);
 }
 constexpr int64_t kPrefetchPixels = 8;
+
+// The same for what is read long after (ahead.h): one line. With nothing to fetch, kernels ask for what is near anyway.
+inline __attribute__((always_inline)) void fetch(const char* at) { __builtin_prefetch(at, 0, 2); }
+inline __attribute__((always_inline)) const char* first_fetch(const Fetch& ahead, const void* near) {
+  return ahead.at != nullptr ? ahead.at : static_cast<const char*>(near);
+}
 
 // Writes around the cache; p must be aligned to the vector. For outputs that are far larger than the cache.
 template <class T>

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "ahead.h"
 #include "common/geometry.h"
 #include "conv_weight_grad.h"
 
@@ -20,6 +21,18 @@ struct Operand {
   int64_t channels;     // per group
   int64_t all_channels;
   int64_t h, w;
+
+  // Adds some images to what is fetched ahead, where there are no others' channels between theirs.
+  void fetch_images(Ahead& ahead, int64_t first, int64_t images) const { fetch_rows(ahead, first * h, images * h); }
+
+  // The same for rows of all images, counted through.
+  void fetch_rows(Ahead& ahead, int64_t first, int64_t rows) const {
+    if (channels != all_channels) return;
+    const int64_t row = w * all_channels;
+    for (const S* from : {data, prologue_y}) {
+      if (from != nullptr) ahead.add(from + first * row, rows * row * static_cast<int64_t>(sizeof(S)));
+    }
+  }
 };
 
 // What all ways of computing the sum share. S: what the operands are stored in, W: the words of their packed copies.

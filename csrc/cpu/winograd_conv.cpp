@@ -4,6 +4,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "ahead.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "pair_kernels.h"
@@ -30,7 +31,7 @@ struct Phase {
 };
 
 template <class S, class W>
-struct Call {
+struct Call : TileGrid {
   using T = Arithmetic<S>;
   const ConvGeometry& g;
   const AxisPlan &axis_y, &axis_x;
@@ -44,7 +45,6 @@ struct Call {
   int64_t slots[kPoints];
   int64_t piece_elements;        // of one transformed piece, all points
   int64_t pieces;                // per chunk
-  int64_t tile_images, tile_t, tile_u, tiles_n, tiles_t, tiles_u;
   TileLayout layout;
 
   Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int pixels, int vector_bytes, int threads);
@@ -167,7 +167,7 @@ struct Piece {
 
 template <class S, class W>
 void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector<Piece>& pieces, std::size_t first, std::size_t count,
-               const Arithmetic<S>* packed, const W* weights, const Arithmetic<S>* bias, S* y, const Epilogue& epilogue) {
+               const Arithmetic<S>* packed, const W* weights, const Arithmetic<S>* bias, S* y, const Epilogue& epilogue, Ahead& ahead) {
   using T = Arithmetic<S>;
   const GatherEngine<S, W> table = gather_engine<S, W>();
   const auto& gather = table.run;
@@ -266,8 +266,11 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
           for (const std::size_t end : flights) {
             job.steps = steps.data() + begin;
             job.step_count = static_cast<int64_t>(end - begin);
+            int64_t depth_here = 0;
+            for (; begin < end; ++begin) depth_here += steps[begin].depth;
+            job.ahead = ahead.take(blocks * depth_here);
             gather.gemm(job);
-            for (; begin < end; ++begin) job.panel += steps[begin].depth * call.lanes;
+            job.panel += depth_here * call.lanes;
             job.accumulate = true;
           }
         }
@@ -309,13 +312,9 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     bias = reinterpret_cast<T*>(packed_weights + weight_elements);
     pad_bias(static_cast<const S*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * call.lanes, bias);
   }
-  parallel_tasks(g.groups * call.tiles_n * call.tiles_t * call.tiles_u, threads, [&](int64_t task) {
-    TilePlace place{};
-    place.u = task % call.tiles_u * call.tile_u;
-    place.t = task / call.tiles_u % call.tiles_t * call.tile_t;
-    place.image = task / call.tiles_u / call.tiles_t % call.tiles_n * call.tile_images;
-    place.group = task / call.tiles_u / call.tiles_t / call.tiles_n;
-    place.images = std::min(call.tile_images, g.batch - place.image);
+  const int64_t tiles = call.count(g.groups), next = std::max(threads, 1);  // from a thread's tile to its next, if all take as long
+  parallel_tasks(tiles, threads, [&](int64_t task) {
+    const TilePlace place = call.place(task, g.batch);
     T* packed = static_cast<T*>(scratch(kTileA, place.images * call.layout.image_stride * sizeof(T)));
     pack_tile(g, axis_y, axis_x, call.layout, place, x, prologue, pack_row, packed);
     std::vector<Piece> pieces;
@@ -324,13 +323,17 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
         for (int64_t u = place.u; u < std::min(place.u + call.tile_u, axis_x.max_count); u += 2) pieces.push_back({n, t, u});
       }
     }
+    Ahead ahead(ceil_div(static_cast<int64_t>(pieces.size()), table.pixels) * (call.weights_per_group / call.lanes));
+    if (task + next < tiles) {
+      fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
+    }
     // Chunks of whole register blocks, so that only the last one pads, and as equal as that allows.
     const std::size_t count = pieces.size(), unit = static_cast<std::size_t>(table.pixels);
     const std::size_t units = (count + unit - 1) / unit, chunks = ceil_div(static_cast<int64_t>(count), call.pieces);
     for (std::size_t c = 0; c < chunks; ++c) {
       const std::size_t first = units * c / chunks * unit, last = std::min(count, units * (c + 1) / chunks * unit);
       run_chunk(call, place, pieces, first, last - first, packed, packed_weights + place.group * call.weights_per_group, bias, y,
-                epilogue);
+                epilogue, ahead);
     }
   });
 }

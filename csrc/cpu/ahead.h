@@ -1,0 +1,48 @@
+// Fetching what the next tile reads while this one is computed. Packing a tile waits for the memory, and the products leave it idle: so
+// the steps of the register blocks ask for lines (Fetch).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "fetch.h"
+
+namespace gan_fast {
+
+// Memory of up to four operands, handed out in shares.
+class Ahead {
+ public:
+  // `steps`: of all kernel calls that will take shares, about.
+  explicit Ahead(int64_t steps) : steps_(std::max<int64_t>(steps, 1)) {}
+
+  void add(const void* from, int64_t bytes) {
+    if (from == nullptr || bytes <= 0 || count_ == kMost) return;
+    ranges_[count_++] = {static_cast<const char*>(from), bytes};
+    bytes_ += bytes;
+  }
+
+  // A kernel call's share: at a pace that is done before the last steps are, at most a line a step.
+  Fetch take(int64_t steps) {
+    while (current_ < count_ && ranges_[current_].bytes <= 0) ++current_;
+    if (current_ == count_ || steps <= 0) return {};
+    Range& range = ranges_[current_];
+    const int64_t pace = std::min<int64_t>(kLine, 10 * bytes_ / (9 * steps_) + 1);
+    const Fetch share{range.from, std::min(pace, range.bytes / steps + 1)};
+    range.from += share.step * steps;
+    range.bytes -= share.step * steps;
+    return share;
+  }
+
+ private:
+  static constexpr int kMost = 4;
+  static constexpr int64_t kLine = 64;
+  struct Range {
+    const char* from;
+    int64_t bytes;
+  };
+  Range ranges_[kMost];
+  int count_ = 0, current_ = 0;
+  int64_t bytes_ = 0, steps_;
+};
+
+}  // namespace gan_fast
