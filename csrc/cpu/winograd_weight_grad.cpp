@@ -223,31 +223,40 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, S* grad_weight) {
     const int64_t m = task % call.m_blocks, n = task / call.m_blocks % call.n_blocks, group = task / call.m_blocks / call.n_blocks;
     const int64_t n_valid = std::min(p.lanes, p.dense.channels - n * p.lanes);
     const int64_t m_valid = std::min(call.rows, p.gathered.channels - m * call.rows);
-    T* const line = static_cast<T*>(scratch(kTileA, (call.slots + 9) * p.lanes * sizeof(T)));
-    T* const taps = line + call.slots * p.lanes;
-    for (int64_t i = 0; i < m_valid; ++i) {
-      for (int64_t slot = 0; slot < call.slots; ++slot) {
-        const T* from = partial + (group * call.ranges + n / call.range_blocks) * call.splits * call.sums +
-                        ((slot * call.range_blocks + n % call.range_blocks) * call.m_blocks + m) * call.block_sums + i * p.lanes;
-        for (int64_t j = 0; j < p.lanes; ++j) {
-          T sum = from[j];
-          for (int64_t split = 1; split < call.splits; ++split) sum += from[split * call.sums + j];
-          line[slot * p.lanes + j] = sum;
-        }
+    // The block's sums, [slot][channel][lane], then its taps, [channel][tap][lane]: read and written in long pieces, though the transform
+    // goes across both.
+    const int64_t width = call.block_sums;
+    T* const total = static_cast<T*>(scratch(kTileA, (call.slots * width + 9 * p.lanes + call.rows * p.taps * p.lanes) * sizeof(T)));
+    T* const nine = total + call.slots * width;
+    T* const taps = nine + 9 * p.lanes;
+    for (int64_t slot = 0; slot < call.slots; ++slot) {
+      const T* from = partial + (group * call.ranges + n / call.range_blocks) * call.splits * call.sums +
+                      ((slot * call.range_blocks + n % call.range_blocks) * call.m_blocks + m) * width;
+      T* const to = total + slot * width;
+      std::copy_n(from, width, to);
+      for (int64_t split = 1; split < call.splits; ++split) {
+        for (int64_t j = 0; j < width; ++j) to[j] += from[split * call.sums + j];
       }
+    }
+    for (int64_t i = 0; i < m_valid; ++i) {
       for (std::size_t plane = 0; plane < call.filters.size(); ++plane) {
         FilterTransform<T> job{};
         for (int point = 0; point < kPoints; ++point) {
-          job.sums[point] = call.slot[plane][point] < 0 ? nullptr : line + call.slot[plane][point] * p.lanes;
+          job.sums[point] = call.slot[plane][point] < 0 ? nullptr : total + call.slot[plane][point] * width + i * p.lanes;
         }
-        job.taps = taps;
+        job.taps = nine;
         functions.filter_transform(job);
         for (int k = 0; k < 9; ++k) {
           const int64_t tap = call.filters[plane].kernel[k];
-          if (tap < 0) continue;
-          S* out = grad_weight + (group * p.dense.channels + n * p.lanes) * p.gathered.channels * p.taps +
-                   (m * call.rows + i) * p.channel_step + tap * p.tap_step;
-          for (int64_t j = 0; j < n_valid; ++j) out[j * p.gathered.channels * p.taps] = narrow<S>(taps[k * p.lanes + j]);
+          if (tap >= 0) std::copy_n(nine + k * p.lanes, p.lanes, taps + (i * p.taps + tap) * p.lanes);
+        }
+      }
+    }
+    for (int64_t j = 0; j < n_valid; ++j) {
+      S* out = grad_weight + (group * p.dense.channels + n * p.lanes + j) * p.gathered.channels * p.taps + m * call.rows * p.channel_step;
+      for (int64_t i = 0; i < m_valid; ++i) {
+        for (int64_t tap = 0; tap < p.taps; ++tap) {
+          out[i * p.channel_step + tap * p.tap_step] = narrow<S>(taps[(i * p.taps + tap) * p.lanes + j]);
         }
       }
     }
