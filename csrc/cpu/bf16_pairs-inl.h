@@ -1,6 +1,7 @@
 // Kernels of pair_kernels.h: the texts of the other engines with another product, and packing into pairs.
 #include "bf16_parts.h"
 #include "common/activation.h"
+#include "few_block.h"
 #include "gemm_block.h"
 #include "outer_block.h"
 #include "pair_kernels.h"
@@ -189,9 +190,10 @@ void gradient_transform(const GradientTransform<float, Bf16Pair>& job) {
 
 extern const PairKernels pair_kernels = {
     kPixels,
+    kFewPixels,
     kRows,
     GF_VECTOR_BYTES,
-    {pack_row, nullptr, gemm<Bf16, Bf16Pair>, nullptr},
+    {pack_row, nullptr, gemm<Bf16, Bf16Pair>, few<Bf16, Bf16Pair>},
     {outer<Bf16Pair>, pack_channels, nullptr, nullptr},
     {input_transform, input_pieces, weight_transform, gradient_transform},
 };

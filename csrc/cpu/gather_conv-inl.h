@@ -1,7 +1,6 @@
 // Kernels of gather_conv.h.
-#include <utility>
-
 #include "common/activation.h"
+#include "few_block.h"
 #include "gather_conv.h"
 #include "gemm_block.h"
 #include "vec.h"
@@ -9,12 +8,6 @@
 
 namespace gan_fast {
 namespace GF_LEVEL {
-
-#if GF_VECTOR_BYTES == 64
-constexpr int kFewPixels = 14;
-#else
-constexpr int kFewPixels = 8;
-#endif
 
 // ---- packing ------------------------------------------------------------------------------------------------------------------
 
@@ -107,137 +100,14 @@ void pack_line(const PackLine<S>& line) {
   }
 }
 
-// ---- few output channels --------------------------------------------------------------------------------------------------------
-
-// Each loaded pixel vector feeds up to `TAPS` accumulators, so the loads cost 1/TAPS of the FMAs.
-template <int P, int TAPS, class T>
-void few_group(Vec<T>* sums, const T* tile, int64_t block_stride, int64_t blocks, const T* weights, const char* ahead, int64_t step) {
-  constexpr int lanes = VecOf<T>::lanes;
-  Vec<T> acc[P];
-#pragma GCC unroll 16
-  for (int i = 0; i < P; ++i) acc[i] = sums[i];
-  for (int64_t b = 0; b < blocks; ++b, tile += block_stride, weights += TAPS * kChannelBlock, ahead += 2 * step) {
-    fetch(ahead);
-    fetch(ahead + step);
-    for (int v = 0; v < kChannelBlock; v += lanes) {
-      Vec<T> weight[TAPS];
-#pragma GCC unroll 8
-      for (int k = 0; k < TAPS; ++k) weight[k] = load<T>(weights + k * kChannelBlock + v);
-#pragma GCC unroll 32
-      for (int j = 0; j < P + TAPS - 1; ++j) {
-        const Vec<T> x = load<T>(tile + j * kChannelBlock + v);
-#pragma GCC unroll 8
-        for (int k = 0; k < TAPS; ++k) {
-          if (j - k >= 0 && j - k < P) acc[j - k] += x * weight[k];
-        }
-      }
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < P; ++i) sums[i] = acc[i];
-}
-
-template <int P, class S>
-GF_INLINE void few_groups(const FewJob<S>& job, const Arithmetic<S>* tile, Vec<Arithmetic<S>>* sums, const char* ahead) {
-  using T = Arithmetic<S>;
-  for (int64_t g = 0; g < job.group_count; ++g) {
-    const T* in = tile + job.groups[g].offset;
-    const T* weights = job.weights + job.groups[g].weights;
-    const char* at = ahead + 2 * g * job.blocks * job.ahead.step;
-    switch (job.groups[g].taps) {
-      case 1: few_group<P, 1>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
-      case 2: few_group<P, 2>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
-      case 3: few_group<P, 3>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
-      case 4: few_group<P, 4>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
-      case 5: few_group<P, 5>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
-      case 6: few_group<P, 6>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
-      case 7: few_group<P, 7>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
-      case 8: few_group<P, 8>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
-    }
-  }
-}
-
-// One step of a transposing tree: halves the lanes that each sum still occupies, so that two vectors fit into one. In each group of
-// 2 * half lanes, the result's first half comes from a (lanes 0 .. lanes - 1 of the pair), its second from b.
-constexpr int fold_source(int lane, int half, int lanes) {
-  return (lane % (2 * half) < half ? 0 : lanes) + lane / (2 * half) * (2 * half) + lane % half;
-}
-
-#ifdef __clang__
-template <int HALF, class V, int... LANE>
-GF_INLINE V fold_lanes(V a, V b, std::integer_sequence<int, LANE...>) {
-  constexpr int lanes = sizeof...(LANE);
-  return __builtin_shufflevector(a, b, fold_source(LANE, HALF, lanes)...) +
-         __builtin_shufflevector(a, b, (fold_source(LANE, HALF, lanes) + HALF)...);
-}
-
-template <int HALF, class T>
-GF_INLINE Vec<T> fold_pair(Vec<T> a, Vec<T> b) {
-  return fold_lanes<HALF>(a, b, std::make_integer_sequence<int, VecOf<T>::lanes>{});
-}
-#else
-// GCC knows clang's builtin from version 12 on.
-template <int HALF, class T>
-GF_INLINE Vec<T> fold_pair(Vec<T> a, Vec<T> b) {
-  constexpr int lanes = VecOf<T>::lanes;
-  decltype(a < b) low{}, high{};
-#pragma GCC unroll 16
-  for (int i = 0; i < lanes; ++i) {
-    low[i] = fold_source(i, HALF, lanes);
-    high[i] = low[i] + HALF;
-  }
-  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-}
-#endif
-
-// Lane i of the result is the sum of all lanes of v[i] (HALF = lanes / 2): two shuffles and an add per vector, where a horizontal
-// sum of each would take a dozen.
-template <int HALF, class T>
-GF_INLINE Vec<T> sum_each(const Vec<T>* v) {
-  if constexpr (HALF == 0) {
-    return v[0];
-  } else {
-    return fold_pair<HALF, T>(sum_each<HALF / 2, T>(v), sum_each<HALF / 2, T>(v + HALF));
-  }
-}
-
-template <int P, class S>
-void few_segments(const FewJob<S>& job) {
-  using T = Arithmetic<S>;
-  constexpr int lanes = VecOf<T>::lanes;
-  constexpr int vectors = (P + lanes - 1) / lanes;
-  const char* ahead = first_fetch(job.ahead, job.weights);
-  for (int64_t s = 0; s < job.segments; ++s) {
-    Vec<T> sums[vectors * lanes];
-    for (int i = 0; i < vectors * lanes; ++i) sums[i] = Vec<T>{};
-    few_groups<P>(job, job.tile + job.segment_in[s], sums, ahead + 2 * s * job.group_count * job.blocks * job.ahead.step);
-    T values[vectors * lanes];
-    for (int v = 0; v < vectors; ++v) {
-      const Vec<T> value = sum_each<lanes / 2, T>(sums + v * lanes) + job.bias;
-      store<T>(values + v * lanes, activate(value, job.slope, job.activation));
-    }
-    S* out = job.output + job.segment_out[s];
-    for (int64_t i = 0; i < job.segment_valid[s]; ++i) out[i * job.out_pixel_stride] = narrow<S>(values[i]);
-  }
-}
-
-template <class S>
-void few(const FewJob<S>& job) {
-  if (job.wide) {
-    few_segments<kFewPixels>(job);
-  } else {
-    few_segments<kFewPixels / 2>(job);
-  }
-}
-
 extern const GatherKernels gather_kernels = {
     kPixels,
     kFewPixels,
     GF_VECTOR_BYTES,
-    {pack_row<float>, pack_line<float>, gemm<float, float>, few<float>},
-    {pack_row<Bf16>, pack_line<Bf16>, gemm<Bf16, float>, few<Bf16>},
+    {pack_row<float>, pack_line<float>, gemm<float, float>, few<float, float>},
+    {pack_row<Bf16>, pack_line<Bf16>, gemm<Bf16, float>, few<Bf16, float>},
 #if GF_VECTOR_BYTES == 16
-    {pack_row<double>, pack_line<double>, gemm<double, double>, few<double>},
+    {pack_row<double>, pack_line<double>, gemm<double, double>, few<double, double>},
 #else
     {nullptr, nullptr, nullptr, nullptr},
 #endif

@@ -212,9 +212,10 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
           for (const FewTapGroup& tap_group : phase.groups) {
             for (int64_t k = 0; k < tap_group.taps; ++k) {
               W* out = base + tap_group.weights + (block * tap_group.taps + k) * kChannelBlock;
+              const S* tap = from + o * strides.out + first * strides.in + phase.taps[first_tap + k].kernel * strides.tap;
+              const auto channel = [&](int64_t c) { return first + c < call.in_channels ? tap[c * strides.in] : S{}; };
               for (int64_t c = 0; c < kChannelBlock; ++c) {
-                const S* tap = from + o * strides.out + (first + c) * strides.in + phase.taps[first_tap + k].kernel * strides.tap;
-                out[c] = c < channels ? word_of<W>(*tap, S{}) : W(0);
+                out[c] = c < words ? word_of<W>(channel(c * kPerWord<W>), channel(c * kPerWord<W> + kPerWord<W> - 1)) : W(0);
               }
             }
             first_tap += tap_group.taps;
@@ -282,7 +283,7 @@ void run_few(const Call<S, W>& call, const Tile& tile, const Phase& phase, const
   for (std::size_t i = 0; i < valid.size(); ++i) {
     valid[i] = std::min(length, width - static_cast<int64_t>(i) % per_row * length);
   }
-  FewJob<S> job{};
+  FewJob<S, W> job{};
   job.tile = packed;
   job.block_stride = call.layout.block_stride;
   job.blocks = call.in_blocks;
@@ -300,7 +301,7 @@ void run_few(const Call<S, W>& call, const Tile& tile, const Phase& phase, const
   for (int64_t o = 0; o < call.out_channels; ++o) {
     job.weights = weights + phase.depth_before + o * per_channel;
     job.output = y + o;
-    job.bias = epilogue.bias == nullptr ? W(0) : widen(static_cast<const S*>(epilogue.bias)[tile.group * call.out_channels + o]);
+    job.bias = epilogue.bias == nullptr ? Arithmetic<S>(0) : widen(static_cast<const S*>(epilogue.bias)[tile.group * call.out_channels + o]);
     job.ahead = ahead.take(2 * job.segments * job.group_count * job.blocks);
     call.run.few(job);
   }
@@ -391,7 +392,7 @@ void direct_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     for (const Phase& phase : call.phases) {
       if (tile.t >= phase.y->count || tile.u >= phase.x->count) continue;
       if (call.few) {
-        if constexpr (kPerWord<W> == 1) run_few(call, tile, phase, packed, weights, y, epilogue, ahead);
+        run_few(call, tile, phase, packed, weights, y, epilogue, ahead);
       } else {
         run_gemm(call, tile, phase, packed, weights, bias, y, epilogue, stream, ahead);
       }
@@ -413,9 +414,8 @@ void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   }
   if (winograd_pays(g, axis_y, axis_x)) return winograd_conv(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
   if constexpr (std::is_same_v<S, Bf16>) {
-    // Where channels are few on either side the time goes into memory, and the kernels for few channels have float's words.
-    const PairKernels* pairs = pair_kernels();
-    if (pairs != nullptr && g.in_channels / g.groups > kShallow && !few_outputs(g, pairs->vector_bytes / int64_t{sizeof(float)})) {
+    // Few input channels make no pairs.
+    if (pair_kernels() != nullptr && g.in_channels / g.groups > kShallow) {
       return direct_conv<Bf16, Bf16Pair>(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
     }
   }

@@ -91,9 +91,9 @@ struct FewTapGroup {
 };
 constexpr int kFewTaps = 8;
 
-template <class S>
+template <class S, class W>
 struct FewJob {
-  const Arithmetic<S>* tile;
+  const W* tile;
   int64_t block_stride, blocks;  // channel blocks
   const int64_t* segment_in;     // [segments] offsets into the tile of `pixels` neighbouring pixels
   const int64_t* segment_out;
@@ -102,7 +102,7 @@ struct FewJob {
   int wide;  // 1: segments of few_pixels_wide pixels, 0: of half as many
   const FewTapGroup* groups;
   int64_t group_count;
-  const Arithmetic<S>* weights;  // [group][channel block][tap][kChannelBlock]
+  const W* weights;  // [group][channel block][tap][kChannelBlock]
   S* output;
   int64_t out_pixel_stride;
   Arithmetic<S> bias;
@@ -116,7 +116,7 @@ struct GatherFunctions {
   void (*pack_row)(const PackRow<S, W>&);
   void (*pack_line)(const PackLine<S>&);
   void (*gemm)(const GemmJob<S, W>&);
-  void (*few)(const FewJob<S>&);
+  void (*few)(const FewJob<S, W>&);
 };
 
 struct GatherKernels {

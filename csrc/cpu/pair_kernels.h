@@ -14,7 +14,8 @@ namespace gan_fast {
 
 struct PairKernels {
   int pixels;  // as in GatherKernels
-  int rows;    // as in WeightGradKernels
+  int few_pixels_wide;
+  int rows;  // as in WeightGradKernels
   int vector_bytes;
   GatherFunctions<Bf16, Bf16Pair> gather;
   WeightGradFunctions<Bf16, Bf16Pair> weight_grad;
@@ -41,7 +42,7 @@ GatherEngine<S, W> gather_engine() {
     return {table.pixels, table.few_pixels_wide, table.vector_bytes, functions_of<S>(table)};
   } else {
     const PairKernels& table = *pair_kernels();
-    return {table.pixels, 0, table.vector_bytes, table.gather};
+    return {table.pixels, table.few_pixels_wide, table.vector_bytes, table.gather};
   }
 }
 
