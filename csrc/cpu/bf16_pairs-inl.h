@@ -194,7 +194,7 @@ extern const PairKernels pair_kernels = {
     kRows,
     GF_VECTOR_BYTES,
     {pack_row, nullptr, gemm<Bf16, Bf16Pair>, few<Bf16, Bf16Pair>},
-    {outer<Bf16Pair>, pack_channels, nullptr, nullptr},
+    {outer<Bf16Pair>, pack_channels, fold_line<Bf16Pair>, nullptr},
     {input_transform, input_pieces, weight_transform, gradient_transform},
 };
 

@@ -58,25 +58,6 @@ void pack_channels(const PackChannels<S, Arithmetic<S>>& job) {
   }
 }
 
-template <class T>
-void fold_line(const FoldLine<T>& job) {
-  constexpr int lanes = VecOf<T>::lanes;
-  const int64_t piece = job.taps_x * job.channels;
-  for (int64_t p = 0; p < job.pixels; ++p) {
-    T* to = job.to + p * job.to_pixel;
-    for (int64_t ky = 0; ky < job.taps_y; ++ky, to += piece) {
-      const T* from = job.from + p * job.from_pixel + ky * job.from_tap_y;
-      if (job.from_tap_x == job.channels) {
-        for (int64_t i = 0; i < piece; i += lanes) store<T>(to + i, load<T>(from + i));
-      } else {
-        for (int64_t kx = 0; kx < job.taps_x; ++kx) {
-          for (int64_t c = 0; c < job.channels; ++c) to[kx * job.channels + c] = from[kx * job.from_tap_x + c];
-        }
-      }
-    }
-  }
-}
-
 // Sums in two levels, kShortChain pixels and then their sums: one long chain would lose ten times as much as torch's does.
 constexpr int64_t kShortChain = 32;
 

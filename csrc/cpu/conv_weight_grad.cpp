@@ -206,7 +206,8 @@ void conv_weight_grad(const ConvGeometry& g, bool transposed, const S* x, const 
                                            threads};
       // A single image would be half of every word: the matrix registers are fast enough for that.
       if (matrix_kernels() != nullptr) return matrix_folds(paired) ? matrix_folded(paired, grad_weight) : matrix(paired, grad_weight);
-      if (g.batch > 1 && !few && !winograd_pays<S>(p)) return blocked_weight_grad(paired, grad_weight);
+      if (g.batch > 1 && few) return folded(paired, m < n, grad_weight);
+      if (g.batch > 1 && !winograd_pays<S>(p)) return blocked_weight_grad(paired, grad_weight);
     }
   }
   if (few) {

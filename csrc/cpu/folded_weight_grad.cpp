@@ -36,7 +36,8 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
   const int64_t rows = ceil_div(folded, m_blocks);
   const int64_t a_pixel = m_blocks * rows;
   const int64_t n_blocks = ceil_div(wide.channels, p.lanes);
-  const int64_t splits = std::min(g.batch, kFoldTasks);
+  const int64_t members = ceil_div(g.batch, kPerWord<W>);  // images, or pairs of them that share words
+  const int64_t splits = std::min(members, kFoldTasks);
 
   const auto image_rows = [&](int64_t t) { return (t - 1) * fold_y.step + (g.kernel_h - 1) * g.dilation_h + 1; };
   const auto image_columns = [&](int64_t u) { return (u - 1) * fold_x.step + (g.kernel_w - 1) * g.dilation_w + 1; };
@@ -57,7 +58,10 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
     W* a = static_cast<W*>(scratch(kTileA, a_elements * sizeof(W)));
     W* b = static_cast<W*>(scratch(kTileB, n_blocks * b_block * sizeof(W)));
     W* image = static_cast<W*>(scratch(kTileC, few_elements * sizeof(W)));
-    for (int64_t n = g.batch * split / splits; n < g.batch * (split + 1) / splits; ++n) {
+    const int64_t member_end = members * (split + 1) / splits;
+    for (int64_t member = members * split / splits; member < member_end; ++member) {
+      const int64_t n = member * kPerWord<W>;
+      const bool second = kPerWord<W> > 1 && n + 1 < g.batch;
       for (int64_t t = 0; t < wide.h; t += tile.t) {
         for (int64_t u = 0; u < wide.w; u += tile.u) {
           const int64_t lines = std::min(tile.t, wide.h - t), length = std::min(tile.u, wide.w - u);
@@ -70,7 +74,7 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
             // First column of the window that holds a pixel.
             const int64_t skip = ((-column) % fold_x.spread + fold_x.spread) % fold_x.spread;
             if (skip >= used_columns) continue;
-            p.pack_line(few, n, false, at / fold_y.spread, (column + skip) / fold_x.spread, 1,
+            p.pack_line(few, n, second, at / fold_y.spread, (column + skip) / fold_x.spread, 1,
                         ceil_div(used_columns - skip, fold_x.spread), 0, channels, channels,
                         image + (r * few_columns + skip) * channels, fold_x.spread * channels, 0);
           }
@@ -87,13 +91,15 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
             fold.to = a + r * tile.u * a_pixel;
             fold.to_pixel = a_pixel;
             p.run.fold_line(fold);
-            p.pack_line(wide, n, false, t + r, u, 1, length, 0, wide.channels, p.lanes, b + r * tile.u * p.lanes, p.lanes, b_block);
+            p.pack_line(wide, n, second, t + r, u, 1, length, 0, wide.channels, p.lanes, b + r * tile.u * p.lanes, p.lanes, b_block);
           }
           Ahead ahead(lines * length * n_blocks * m_blocks);
           if (u + tile.u >= wide.w) {  // the next tile begins a band of rows
-            const int64_t first = n * wide.h + t + lines, image_end = (t + lines >= wide.h ? n + 2 : n + 1) * wide.h;
-            const int64_t end = std::min({first + tile.t, image_end, g.batch * (split + 1) / splits * wide.h});
-            wide.fetch_rows(ahead, first, end - first);
+            const bool last = t + lines >= wide.h;
+            const int64_t image = last ? n + kPerWord<W> : n, row = last ? 0 : t + lines;
+            for (int64_t i = image; i < std::min({image + kPerWord<W>, member_end * kPerWord<W>, g.batch}); ++i) {
+              wide.fetch_rows(ahead, i * wide.h + row, std::min(tile.t, wide.h - row));
+            }
           }
           OuterJob<W> job{};
           job.a_line = tile.u * a_pixel;
@@ -134,6 +140,7 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
 
 template void folded(const Problem<float, float>&, bool, float*);
 template void folded(const Problem<Bf16, float>&, bool, Bf16*);
+template void folded(const Problem<Bf16, Bf16Pair>&, bool, Bf16*);
 template void folded(const Problem<double, double>&, bool, double*);
 
 }  // namespace weight_grad

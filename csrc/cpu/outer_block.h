@@ -1,4 +1,4 @@
-// Kernel text: the register block of the weight gradients (OuterJob in conv_weight_grad.h).
+// Kernel text: the register block of the weight gradients (OuterJob in conv_weight_grad.h), and the folding of few channels.
 #pragma once
 
 #include "conv_weight_grad.h"
@@ -81,6 +81,25 @@ void outer(const OuterJob<W>& job) {
     case 13: return outer_width<13>(job);
     case 14: return outer_width<14>(job);
 #endif
+  }
+}
+
+template <class T>
+void fold_line(const FoldLine<T>& job) {
+  constexpr int lanes = VecOf<T>::lanes;
+  const int64_t piece = job.taps_x * job.channels;
+  for (int64_t p = 0; p < job.pixels; ++p) {
+    T* to = job.to + p * job.to_pixel;
+    for (int64_t ky = 0; ky < job.taps_y; ++ky, to += piece) {
+      const T* from = job.from + p * job.from_pixel + ky * job.from_tap_y;
+      if (job.from_tap_x == job.channels) {
+        for (int64_t i = 0; i < piece; i += lanes) store<T>(to + i, load<T>(from + i));
+      } else {
+        for (int64_t kx = 0; kx < job.taps_x; ++kx) {
+          for (int64_t c = 0; c < job.channels; ++c) to[kx * job.channels + c] = from[kx * job.from_tap_x + c];
+        }
+      }
+    }
   }
 }
 
