@@ -166,7 +166,14 @@ inline __attribute__((always_inline)) Vec<uint32_t> pair_neighbours(Vec<float> f
 
 // Words whose lower half is a lane of the first and whose upper half is the same lane of the second.
 inline __attribute__((always_inline)) Vec<uint32_t> pair_lanes(Vec<float> first, Vec<float> second) {
+#if defined(__AVX512BF16__)
+  typedef uint16_t Lanes __attribute__((vector_size(64)));
+  const Lanes lanes = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return reinterpret_cast<Vec<uint32_t>>(_mm512_permutexvar_epi16(reinterpret_cast<__m512i>(lanes),
+                                                                  reinterpret_cast<__m512i>(pair_neighbours(first, second))));
+#else
   return __builtin_convertvector(narrow_halves(first), Vec<uint32_t>) | __builtin_convertvector(narrow_halves(second), Vec<uint32_t>) << 16;
+#endif
 }
 
 template <class S>
