@@ -19,7 +19,6 @@ using namespace weight_grad;
 constexpr int64_t kSumsBytes = 448 * 1024;   // running sums and packed operands of one task share a 1 MB L2
 // Images are split by shape alone: each part has sums of its own, and what they add up to must not depend on the thread count.
 constexpr int64_t kWantedTasks = 8;
-constexpr int64_t kBiasPixels = 1024;        // per partial bias sum
 
 // ---- both operands have many channels: one register block per (tap, channel block, channel block) ----------------------------------
 
@@ -152,28 +151,35 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
   });
 }
 
-template <class S, class W>
-void bias_grad(const Problem<S, W>& p, const S* grad_output, S* grad_bias) {
-  using T = Arithmetic<S>;
-  const int64_t channels = p.g.out_channels, pixels = p.g.batch * p.g.out_h * p.g.out_w;
-  const int64_t parts = ceil_div(pixels, kBiasPixels);
-  T* const partial = static_cast<T*>(scratch(kPartialSums, parts * channels * sizeof(T)));
-  parallel_tasks(parts, p.threads, [&](int64_t part) {
-    const int64_t first = part * kBiasPixels;
-    ColumnSumJob<S> job{};
-    job.grad = grad_output + first * channels;
-    job.prologue_y = p.prologue.y == nullptr ? nullptr : static_cast<const S*>(p.prologue.y) + first * channels;
-    job.pixels = std::min(kBiasPixels, pixels - first);
-    job.channels = channels;
-    job.sums = partial + part * channels;
-    job.prologue_activation = p.prologue.activation;
-    job.prologue_slope = static_cast<T>(p.prologue.slope);
-    p.run.column_sums(job);
-  });
-  for (int64_t c = 0; c < channels; ++c) {
-    double sum = 0;
-    for (int64_t part = 0; part < parts; ++part) sum += static_cast<double>(partial[part * channels + c]);
-    grad_bias[c] = narrow<S>(static_cast<T>(sum));
+// The way that is best for the shape.
+template <class S>
+void choose_way(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S, Arithmetic<S>>& bias, S* grad_weight) {
+  const ConvGeometry& g = p.g;
+  const int64_t m = p.gathered.channels, n = p.dense.channels;
+  const bool empty = g.batch == 0 || p.dense.h * p.dense.w == 0 || p.gathered.h * p.gathered.w == 0;
+  const bool few = g.groups == 1 && std::min(m, n) <= kFewChannels && m != n;
+  const bool matrix_registers = std::is_same_v<S, Bf16> && matrix_kernels() != nullptr;
+  if (m != 0 && n != 0 && !empty && !few && !matrix_registers && winograd_pays<S>(p)) return winograd<S>(p, bias, grad_weight);
+  bias.sum_all();
+  if (m == 0 || n == 0) return;
+  if (empty) {
+    std::fill(grad_weight, grad_weight + g.groups * m * n * p.taps, S{});
+    return;
+  }
+  if constexpr (std::is_same_v<S, Bf16>) {
+    const PairKernels* pairs = pair_kernels();
+    if (pairs != nullptr) {
+      const Problem<Bf16, Bf16Pair> paired{g, p.gathered, p.dense, p.prologue, pairs->rows, pairs->weight_grad, p.lanes, p.taps,
+                                           p.channel_step, p.tap_step, p.threads};
+      // A single image would be half of every word: the matrix registers are fast enough for that.
+      if (matrix_registers) return matrix_folds(paired) ? matrix_folded(paired, grad_weight) : matrix(paired, grad_weight);
+      if (g.batch > 1) return few ? folded(paired, m < n, grad_weight) : blocked_weight_grad(paired, grad_weight);
+    }
+  }
+  if (few) {
+    folded(p, m < n, grad_weight);
+  } else {
+    blocked_weight_grad(p, grad_weight);
   }
 }
 
@@ -191,34 +197,10 @@ void conv_weight_grad(const ConvGeometry& g, bool transposed, const S* x, const 
   const int64_t channel_step = weight_last ? 1 : taps, tap_step = weight_last ? gathered.channels : 1;
   const Problem<S, Arithmetic<S>> p{g, gathered, dense, prologue, table.rows, functions_of<S>(table), lanes, taps, channel_step, tap_step,
                                   threads};
-  if (grad_bias != nullptr) bias_grad(p, grad_output, grad_bias);
-  const int64_t m = p.gathered.channels, n = p.dense.channels;
-  if (m == 0 || n == 0) return;
-  if (g.batch == 0 || p.dense.h * p.dense.w == 0 || p.gathered.h * p.gathered.w == 0) {
-    std::fill(grad_weight, grad_weight + g.groups * m * n * p.taps, S{});
-    return;
-  }
-  const bool few = g.groups == 1 && std::min(m, n) <= kFewChannels && m != n;
-  if constexpr (std::is_same_v<S, Bf16>) {
-    const PairKernels* pairs = pair_kernels();
-    if (pairs != nullptr) {
-      const Problem<Bf16, Bf16Pair> paired{g, gathered, dense, prologue, pairs->rows, pairs->weight_grad, lanes, taps, channel_step, tap_step,
-                                           threads};
-      // A single image would be half of every word: the matrix registers are fast enough for that.
-      if (matrix_kernels() != nullptr) return matrix_folds(paired) ? matrix_folded(paired, grad_weight) : matrix(paired, grad_weight);
-      if (g.batch > 1 && few) return folded(paired, m < n, grad_weight);
-      if (g.batch > 1 && !winograd_pays<S>(p)) return blocked_weight_grad(paired, grad_weight);
-    }
-  }
-  if (few) {
-    folded(p, m < n, grad_weight);
-  } else if (winograd_pays<S>(p)) {
-    winograd<S>(p, grad_weight);
-  } else {
-    blocked_weight_grad(p, grad_weight);
-  }
+  const BiasGrad<S, Arithmetic<S>> bias(p, grad_bias == nullptr ? nullptr : grad_output);
+  choose_way(p, bias, grad_weight);
+  bias.finish(grad_bias);
 }
-
 template void conv_weight_grad<float>(const ConvGeometry&, bool, const float*, const float*, float*, bool, float*, const Prologue&, int);
 template void conv_weight_grad<Bf16>(const ConvGeometry&, bool, const Bf16*, const Bf16*, Bf16*, bool, Bf16*, const Prologue&, int);
 template void conv_weight_grad<double>(const ConvGeometry&, bool, const double*, const double*, double*, bool, double*, const Prologue&,

@@ -8,6 +8,7 @@
 #include "common/activation.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
+#include "few_conv.h"
 #include "gather_blocking.h"
 #include "matrix_conv.h"
 #include "matrix_kernels.h"
@@ -21,12 +22,9 @@ namespace {
 
 // Tiles of packed input stay in a core's L2 beside one panel of weights (1 MB on server parts, 512 KB on small ones).
 constexpr int64_t kTileBytes = 320 * 1024;
-constexpr int64_t kFewTileBytes = 640 * 1024;  // the few-channel kernel has no panel to speak of
 // One chain of fp32 sums this long keeps the error at about 1.3x of torch's (one of 3200 gave 2.8x), and its panel below 82 KB.
 constexpr int64_t kChunkDepth = 640;
-// Outputs above this leave the cache anyway; below kStreamDepth products per output the store is what the time goes into.
-constexpr int64_t kStreamBytes = 16 << 20;
-constexpr int64_t kStreamDepth = 64;
+constexpr int64_t kStreamDepth = 64;  // below so many products per output the store is what the time goes into
 // Up to here a block of kChannelBlock channels would be so empty that the tile is better kept as rows of the input (RowLayout);
 // not with several phases, whose few products per pixel would not pay for runs of one pixel.
 constexpr int64_t kShallow = 12;
@@ -37,7 +35,6 @@ struct Phase {
   int64_t depth_before;  // taps * channels of all earlier phases: where its weights start
   std::vector<GemmStep> steps;
   std::vector<int64_t> chunk_steps;  // number of steps in each chunk of K
-  std::vector<FewTapGroup> groups;
 };
 
 // What one call shares between its tasks.
@@ -49,7 +46,6 @@ struct Call : TileGrid {
   const AxisPlan &axis_y, &axis_x;
   int64_t in_channels, out_channels;  // per group
   int64_t in_words;                   // that the input channels fill
-  bool few;                           // output channels
   bool shallow;                       // few input channels
   int64_t lanes;        // output channels per block
   int64_t out_blocks;   // per group
@@ -62,7 +58,6 @@ struct Call : TileGrid {
 
   Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int threads);
   int64_t kernel_steps() const;  // of a tile's register blocks
-  void choose_tile(int threads);
   void lay_out();
 };
 
@@ -71,68 +66,37 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
     : g(geometry), engine(gather_engine<S, W>()), run(engine.run), axis_y(y_plan), axis_x(x_plan) {
   in_channels = g.in_channels / g.groups;
   out_channels = g.out_channels / g.groups;
-  const int64_t vector = engine.vector_bytes / static_cast<int64_t>(sizeof(Sum<W>));
-  lanes = 2 * vector;
+  lanes = 2 * engine.vector_bytes / static_cast<int64_t>(sizeof(Sum<W>));
   out_blocks = ceil_div(out_channels, lanes);
   in_words = ceil_div(in_channels, kPerWord<W>);
   in_blocks = ceil_div(in_words, kChannelBlock);
-  few = few_outputs(g, vector);
-  shallow = !few && in_channels > 0 && in_channels <= kShallow && g.groups == 1 &&
+  shallow = in_channels > 0 && in_channels <= kShallow && g.groups == 1 &&
             axis_y.phases.size() * axis_x.phases.size() == 1;
   int64_t depth = 0;
   for (const AxisPhase& y : axis_y.phases) {
     for (const AxisPhase& x : axis_x.phases) {
-      Phase phase{&y, &x, phase_taps(y, x, axis_x.planes, g.kernel_w), depth, {}, {}, {}};
+      Phase phase{&y, &x, phase_taps(y, x, axis_x.planes, g.kernel_w), depth, {}, {}};
       if (shallow) order_by_place(phase.taps, axis_y, axis_x);
       depth += static_cast<int64_t>(phase.taps.size()) * in_words;
       phases.push_back(std::move(phase));
     }
   }
-  choose_tile(threads);
-  lay_out();
-}
-
-template <class S, class W>
-void Call<S, W>::choose_tile(int threads) {
-  const int64_t budget = (few ? kFewTileBytes : kTileBytes) / static_cast<int64_t>(sizeof(W));
   const int64_t per_position = (shallow ? in_channels : in_blocks * kChannelBlock) * axis_y.planes * axis_x.planes;
-  tile_t = axis_y.max_count;
-  tile_u = axis_x.max_count;
-  const auto size = [&] { return per_position * (tile_t + axis_y.span - 1) * (tile_u + axis_x.span - 1); };
-  if (size() > budget && tile_t > 1) {
-    const int64_t row = per_position * (tile_u + axis_x.span - 1);
-    tile_t = std::max<int64_t>(1, budget / std::max<int64_t>(row, 1) - axis_y.span + 1);
-    tile_t = ceil_div(axis_y.max_count, ceil_div(axis_y.max_count, tile_t));  // even shares
-  }
-  if (size() > budget) {
-    const int64_t column = per_position * (tile_t + axis_y.span - 1);
-    const int64_t fitting = budget / std::max<int64_t>(column, 1) - axis_x.span + 1;
-    const int64_t unit = engine.pixels;
-    tile_u = std::min(tile_u, std::max(unit, fitting / unit * unit));
-  }
-  tile_images = 1;
-  if (tile_t == axis_y.max_count && tile_u == axis_x.max_count) {
-    const int64_t fitting = std::max<int64_t>(1, budget / std::max<int64_t>(size(), 1));
-    tile_images = std::min(fitting, std::max<int64_t>(1, g.batch / (4 * std::max(threads, 1))));
-  }
-  tiles_n = ceil_div(g.batch, tile_images);
-  tiles_t = ceil_div(axis_y.max_count, tile_t);
-  tiles_u = ceil_div(axis_x.max_count, tile_u);
+  static_cast<TileGrid&>(*this) =
+      choose_tiles(g, axis_y, axis_x, per_position, kTileBytes / static_cast<int64_t>(sizeof(W)), engine.pixels, threads);
+  lay_out();
 }
 
 template <class S, class W>
 int64_t Call<S, W>::kernel_steps() const {
   const int64_t rows = tile_images * tile_t;
-  if (!few) return ceil_div(rows * tile_u, engine.pixels) * (weights_per_group / lanes);
-  int64_t groups = 0;
-  for (const Phase& phase : phases) groups += static_cast<int64_t>(phase.groups.size());
-  return 2 * rows * ceil_div(tile_u, engine.few_pixels_wide) * groups * in_blocks * out_channels;
+  return ceil_div(rows * tile_u, engine.pixels) * (weights_per_group / lanes);
 }
 
 template <class S, class W>
 void Call<S, W>::lay_out() {
   layout = TileLayout(tile_t + axis_y.span - 1, tile_u + axis_x.span - 1, axis_y.planes * axis_x.planes, in_blocks);
-  tile_elements = tile_images * layout.image_stride + 2 * engine.few_pixels_wide * kChannelBlock;  // segments may read past the last row
+  tile_elements = tile_images * layout.image_stride;
   if (shallow) {
     row_layout = RowLayout(layout.rows * axis_y.planes, layout.columns * axis_x.planes, in_channels);
     tile_elements = tile_images * row_layout.image_stride;
@@ -142,21 +106,6 @@ void Call<S, W>::lay_out() {
     const auto place = [&](const Tap& tap) {
       return tap.plane * layout.plane_stride + (tap.dy * layout.columns + tap.dx) * kChannelBlock;
     };
-    if (few) {
-      for (std::size_t i = 0; i < phase.taps.size(); ++i) {
-        const Tap& tap = phase.taps[i];
-        const bool joins = i > 0 && phase.groups.back().taps < kFewTaps && phase.taps[i - 1].plane == tap.plane &&
-                           phase.taps[i - 1].dy == tap.dy && phase.taps[i - 1].dx + 1 == tap.dx;
-        if (joins) {
-          ++phase.groups.back().taps;
-        } else {
-          phase.groups.push_back({place(tap), static_cast<int64_t>(i) * in_blocks * kChannelBlock, 1});
-        }
-      }
-      phase.depth_before = weights_per_group;
-      weights_per_group += out_channels * static_cast<int64_t>(phase.taps.size()) * in_blocks * kChannelBlock;
-      continue;
-    }
     int64_t depth = kChunkDepth, end = -1;  // of the chunk, and of the last step in a tile of rows
     for (const Tap& tap : phase.taps) {
       for (int64_t b = 0; b < in_blocks; ++b) {
@@ -185,44 +134,22 @@ void Call<S, W>::lay_out() {
 
 template <class S, class W>
 void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S* weight, W* packed, int threads) {
-  const int64_t units = call.few ? 1 : call.out_blocks;
   const int64_t all_taps = call.g.kernel_h * call.g.kernel_w;
-  parallel_tasks(call.g.groups * units * call.in_blocks, threads, [&](int64_t task) {
+  parallel_tasks(call.g.groups * call.out_blocks * call.in_blocks, threads, [&](int64_t task) {
     const int64_t block = task % call.in_blocks;
-    const int64_t unit = task / call.in_blocks % units;
-    const int64_t group = task / call.in_blocks / units;
+    const int64_t unit = task / call.in_blocks % call.out_blocks;
+    const int64_t group = task / call.in_blocks / call.out_blocks;
     const int64_t first_word = block * kChannelBlock, words = std::min(kChannelBlock, call.in_words - first_word);
     const int64_t first = first_word * kPerWord<W>, channels = words * kPerWord<W>;  // the last of which may not exist
     const S* from = weight + group * strides.group;
     W* to = packed + group * call.weights_per_group;
     const int64_t first_out = unit * call.lanes;
-    BlockOfWeights<S> lines{};
-    if (!call.few) {
-      const int64_t valid = std::min(call.lanes, call.out_channels - first_out);
-      const int64_t valid_channels = std::min(channels, call.in_channels - first);
-      lines = copy_block(from + first_out * strides.out + first * strides.in, strides, all_taps, {channels, valid_channels},
-                         {call.lanes, valid});
-    }
+    const int64_t valid = std::min(call.lanes, call.out_channels - first_out);
+    const int64_t valid_channels = std::min(channels, call.in_channels - first);
+    const BlockOfWeights<S> lines = copy_block(from + first_out * strides.out + first * strides.in, strides, all_taps,
+                                               {channels, valid_channels}, {call.lanes, valid});
     for (const Phase& phase : call.phases) {
       const int64_t taps = static_cast<int64_t>(phase.taps.size());
-      if (call.few) {
-        for (int64_t o = 0; o < call.out_channels; ++o) {
-          W* base = to + phase.depth_before + o * taps * call.in_blocks * kChannelBlock;
-          int64_t first_tap = 0;
-          for (const FewTapGroup& tap_group : phase.groups) {
-            for (int64_t k = 0; k < tap_group.taps; ++k) {
-              W* out = base + tap_group.weights + (block * tap_group.taps + k) * kChannelBlock;
-              const S* tap = from + o * strides.out + first * strides.in + phase.taps[first_tap + k].kernel * strides.tap;
-              const auto channel = [&](int64_t c) { return first + c < call.in_channels ? tap[c * strides.in] : S{}; };
-              for (int64_t c = 0; c < kChannelBlock; ++c) {
-                out[c] = c < words ? word_of<W>(channel(c * kPerWord<W>), channel(c * kPerWord<W> + kPerWord<W> - 1)) : W(0);
-              }
-            }
-            first_tap += tap_group.taps;
-          }
-        }
-        continue;
-      }
       W* panel = to + (phase.depth_before * call.out_blocks + unit * taps * call.in_words) * call.lanes;
       for (int64_t t = 0; t < taps; ++t) {
         for (int64_t w = 0; w < words; ++w) {
@@ -258,7 +185,7 @@ Runs cut_runs(const Call<S, W>& call, const Tile& tile, const Phase& phase, int6
     for (int64_t t = tile.t; t < t_end; ++t) {
       const int64_t out_row = ((tile.image + n) * g.out_h + phase.y->out_start + t * phase.y->out_step) * g.out_w;
       for (int64_t done = 0; done < width; done += length) {
-        const int64_t u = call.few ? done : std::min(done, width - length);
+        const int64_t u = std::min(done, width - length);
         runs.in.push_back(call.shallow ? n * call.row_layout.image_stride + (t - tile.t) * call.axis_y.planes * call.row_layout.row_stride +
                                              u * call.axis_x.planes * call.in_channels
                                        : n * call.layout.image_stride + ((t - tile.t) * call.layout.columns + u) * kChannelBlock);
@@ -268,43 +195,6 @@ Runs cut_runs(const Call<S, W>& call, const Tile& tile, const Phase& phase, int6
     }
   }
   return runs;
-}
-
-template <class S, class W>
-void run_few(const Call<S, W>& call, const Tile& tile, const Phase& phase, const W* packed, const W* weights, S* y,
-             const Epilogue& epilogue, Ahead& ahead) {
-  const int64_t width = std::min(tile.u + call.tile_u, phase.x->count) - tile.u;
-  const int64_t wide = call.engine.few_pixels_wide, half = wide / 2;
-  const bool use_wide = ceil_div(width, wide) * wide <= ceil_div(width, half) * half;
-  const int64_t length = use_wide ? wide : half;
-  const Runs runs = cut_runs(call, tile, phase, length);
-  std::vector<int64_t> valid(runs.in.size());
-  const int64_t per_row = ceil_div(width, length);
-  for (std::size_t i = 0; i < valid.size(); ++i) {
-    valid[i] = std::min(length, width - static_cast<int64_t>(i) % per_row * length);
-  }
-  FewJob<S, W> job{};
-  job.tile = packed;
-  job.block_stride = call.layout.block_stride;
-  job.blocks = call.in_blocks;
-  job.segment_in = runs.in.data();
-  job.segment_out = runs.out.data();
-  job.segment_valid = valid.data();
-  job.segments = static_cast<int64_t>(runs.in.size());
-  job.wide = use_wide;
-  job.groups = phase.groups.data();
-  job.group_count = static_cast<int64_t>(phase.groups.size());
-  job.out_pixel_stride = phase.x->out_step * call.g.out_channels;
-  job.activation = epilogue.activation;
-  job.slope = static_cast<Arithmetic<S>>(epilogue.slope);
-  const int64_t per_channel = static_cast<int64_t>(phase.taps.size()) * call.in_blocks * kChannelBlock;
-  for (int64_t o = 0; o < call.out_channels; ++o) {
-    job.weights = weights + phase.depth_before + o * per_channel;
-    job.output = y + o;
-    job.bias = epilogue.bias == nullptr ? Arithmetic<S>(0) : widen(static_cast<const S*>(epilogue.bias)[tile.group * call.out_channels + o]);
-    job.ahead = ahead.take(2 * job.segments * job.group_count * job.blocks);
-    call.run.few(job);
-  }
 }
 
 template <class S, class W>
@@ -359,7 +249,7 @@ void direct_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   const Call<S, W> call(g, axis_y, axis_x, threads);
 
   const int64_t weight_elements = g.groups * call.weights_per_group;
-  const int64_t bias_elements = epilogue.bias == nullptr || call.few ? 0 : g.groups * call.out_blocks * call.lanes;
+  const int64_t bias_elements = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * call.lanes;
   W* packed_weights = static_cast<W*>(scratch(kSharedWeights, weight_elements * sizeof(W) + (bias_elements + 1) * sizeof(Sum<W>)));
   pack_weights(call, strides, weight, packed_weights, threads);
   Sum<W>* bias = nullptr;
@@ -369,33 +259,27 @@ void direct_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   }
 
   const int64_t taps = g.kernel_h * g.kernel_w;
-  const int64_t y_bytes = g.batch * g.out_h * g.out_w * g.out_channels * static_cast<int64_t>(sizeof(S));
-  const bool stream = !std::is_same_v<S, double> && call.in_channels * taps <= kStreamDepth && y_bytes >= kStreamBytes &&
-                      g.groups == 1 && g.out_channels * sizeof(S) % 64 == 0 && reinterpret_cast<uintptr_t>(y) % 64 == 0;
+  const bool stream = !std::is_same_v<S, double> && call.in_channels * taps <= kStreamDepth && leaves_cache(g, y);
 
-  const int64_t tiles = call.count(g.groups), splits = call.few ? 1 : output_splits(tiles, call.out_blocks, threads);
+  const int64_t tiles = call.count(g.groups), splits = output_splits(tiles, call.out_blocks, threads);
   const int64_t next = std::max(threads, 1);  // tasks between this one and the thread's next, if all take as long
   parallel_tasks(tiles * splits, threads, [&](int64_t task) {
     const int64_t split = task % splits;
     const Tile tile{call.place(task / splits, g.batch), call.out_blocks * split / splits, call.out_blocks * (split + 1) / splits};
     W* packed = static_cast<W*>(scratch(kTileA, call.tile_elements * sizeof(W)));
-    if (call.shallow) {
-      if constexpr (kPerWord<W> == 1) pack_rows(g, axis_y, axis_x, call.row_layout, tile, x, prologue, call.run.pack_line, packed);
-    } else {
-      pack_tile(g, axis_y, axis_x, call.layout, tile, x, prologue, call.run.pack_row, packed);
-    }
     const W* weights = packed_weights + tile.group * call.weights_per_group;
     Ahead ahead(call.kernel_steps());
     if (splits == 1 && task + next < tiles) {
       fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
     }
+    if (call.shallow) {
+      if constexpr (kPerWord<W> == 1) pack_rows(g, axis_y, axis_x, call.row_layout, tile, x, prologue, call.run.pack_line, packed);
+    } else {
+      pack_tile(g, axis_y, axis_x, call.layout, tile, x, prologue, call.run.pack_row, packed);
+    }
     for (const Phase& phase : call.phases) {
       if (tile.t >= phase.y->count || tile.u >= phase.x->count) continue;
-      if (call.few) {
-        run_few(call, tile, phase, packed, weights, y, epilogue, ahead);
-      } else {
-        run_gemm(call, tile, phase, packed, weights, bias, y, epilogue, stream, ahead);
-      }
+      run_gemm(call, tile, phase, packed, weights, bias, y, epilogue, stream, ahead);
     }
   });
 }
@@ -416,8 +300,14 @@ void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   if constexpr (std::is_same_v<S, Bf16>) {
     // Few input channels make no pairs.
     if (pair_kernels() != nullptr && g.in_channels / g.groups > kShallow) {
+      if (few_outputs(g, gather_kernels_for<S>().vector_bytes / static_cast<int64_t>(sizeof(float)))) {
+        return few_conv<Bf16, Bf16Pair>(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
+      }
       return direct_conv<Bf16, Bf16Pair>(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
     }
+  }
+  if (few_outputs(g, gather_kernels_for<S>().vector_bytes / static_cast<int64_t>(sizeof(Arithmetic<S>)))) {
+    return few_conv<S, Arithmetic<S>>(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
   }
   direct_conv<S, Arithmetic<S>>(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
 }

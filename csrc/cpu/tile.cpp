@@ -33,14 +33,41 @@ TilePlace TileGrid::place(int64_t index, int64_t batch) const {
   return place;
 }
 
+TileGrid choose_tiles(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, int64_t per_position, int64_t budget,
+                      int64_t pixels, int threads) {
+  TileGrid tiles{};
+  tiles.tile_t = axis_y.max_count;
+  tiles.tile_u = axis_x.max_count;
+  const auto size = [&] { return per_position * (tiles.tile_t + axis_y.span - 1) * (tiles.tile_u + axis_x.span - 1); };
+  if (size() > budget && tiles.tile_t > 1) {
+    const int64_t row = per_position * (tiles.tile_u + axis_x.span - 1);
+    tiles.tile_t = std::max<int64_t>(1, budget / std::max<int64_t>(row, 1) - axis_y.span + 1);
+    tiles.tile_t = ceil_div(axis_y.max_count, ceil_div(axis_y.max_count, tiles.tile_t));  // even shares
+  }
+  if (size() > budget) {
+    const int64_t column = per_position * (tiles.tile_t + axis_y.span - 1);
+    const int64_t fitting = budget / std::max<int64_t>(column, 1) - axis_x.span + 1;
+    tiles.tile_u = std::min(tiles.tile_u, std::max(pixels, fitting / pixels * pixels));
+  }
+  tiles.tile_images = 1;
+  if (tiles.tile_t == axis_y.max_count && tiles.tile_u == axis_x.max_count) {
+    const int64_t fitting = std::max<int64_t>(1, budget / std::max<int64_t>(size(), 1));
+    tiles.tile_images = std::min(fitting, std::max<int64_t>(1, g.batch / (4 * std::max(threads, 1))));
+  }
+  tiles.tiles_n = ceil_div(g.batch, tiles.tile_images);
+  tiles.tiles_t = ceil_div(axis_y.max_count, tiles.tile_t);
+  tiles.tiles_u = ceil_div(axis_x.max_count, tiles.tile_u);
+  return tiles;
+}
+
 int64_t output_splits(int64_t tiles, int64_t out_blocks, int threads) {
   const int64_t wanted = 2 * static_cast<int64_t>(std::max(threads, 1));
   return threads == 1 || tiles >= wanted ? 1 : std::min(out_blocks, ceil_div(wanted, tiles));
 }
 
 template <class S, class W>
-void pack_tile(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const TileLayout& layout,
-               const TilePlace& place, const S* x, const Prologue& prologue, void (*pack_row)(const PackRow<S, W>&), W* packed) {
+void pack_tile_row(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const TileLayout& layout, const TilePlace& place,
+                   int64_t image, int64_t r, const S* x, const Prologue& prologue, void (*pack_row)(const PackRow<S, W>&), W* packed) {
   const int64_t channels = g.in_channels / g.groups;
   const int64_t row_elements = g.in_w * g.in_channels;
   const S* y = static_cast<const S*>(prologue.y);
@@ -54,19 +81,26 @@ void pack_tile(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& ax
   row.prologue_activation = prologue.activation;
   row.prologue_slope = static_cast<Arithmetic<S>>(prologue.slope);
   // Input rows in the order in which they lie in memory; the planes of a row share its lines.
+  for (int64_t plane = 0; plane < layout.planes; ++plane) {
+    const int64_t py = plane / axis_x.planes, px = plane % axis_x.planes;
+    const int64_t in_row = (place.t + r) * axis_y.planes + py - axis_y.lead;
+    const bool inside = in_row >= 0 && in_row < g.in_h;
+    const int64_t offset = ((place.image + image) * g.in_h + in_row) * row_elements + place.group * channels;
+    row.first = place.u * axis_x.planes + px - axis_x.lead;
+    row.input = inside ? x + offset : nullptr;
+    row.prologue_y = y == nullptr || !inside ? nullptr : y + offset;
+    row.tile = packed + plane * layout.plane_stride;
+    pack_row(row);
+  }
+}
+
+template <class S, class W>
+void pack_tile(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const TileLayout& layout,
+               const TilePlace& place, const S* x, const Prologue& prologue, void (*pack_row)(const PackRow<S, W>&), W* packed) {
   for (int64_t n = 0; n < place.images; ++n) {
     for (int64_t r = 0; r < layout.rows; ++r) {
-      for (int64_t plane = 0; plane < layout.planes; ++plane) {
-        const int64_t py = plane / axis_x.planes, px = plane % axis_x.planes;
-        const int64_t in_row = (place.t + r) * axis_y.planes + py - axis_y.lead;
-        const bool inside = in_row >= 0 && in_row < g.in_h;
-        const int64_t offset = ((place.image + n) * g.in_h + in_row) * row_elements + place.group * channels;
-        row.first = place.u * axis_x.planes + px - axis_x.lead;
-        row.input = inside ? x + offset : nullptr;
-        row.prologue_y = y == nullptr || !inside ? nullptr : y + offset;
-        row.tile = packed + n * layout.image_stride + plane * layout.plane_stride + r * layout.row_pixels * kChannelBlock;
-        pack_row(row);
-      }
+      pack_tile_row(g, axis_y, axis_x, layout, place, n, r, x, prologue, pack_row,
+                    packed + n * layout.image_stride + r * layout.row_pixels * kChannelBlock);
     }
   }
 }
@@ -101,6 +135,13 @@ void pack_rows(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& ax
   }
 }
 
+#define GAN_FAST_TILE_ROW(S, W)                                                                                                     \
+  template void pack_tile_row<S, W>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const TileLayout&, const TilePlace&,     \
+                                    int64_t, int64_t, const S*, const Prologue&, void (*)(const PackRow<S, W>&), W*);
+GAN_FAST_TILE_ROW(float, float)
+GAN_FAST_TILE_ROW(Bf16, float)
+GAN_FAST_TILE_ROW(double, double)
+GAN_FAST_TILE_ROW(Bf16, Bf16Pair)
 #define GAN_FAST_TILE(S, W)                                                                                                         \
   template void pack_tile<S, W>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const TileLayout&, const TilePlace&,         \
                                 const S*, const Prologue&, void (*)(const PackRow<S, W>&), W*);                                     \

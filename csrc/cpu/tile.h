@@ -45,6 +45,21 @@ struct TileGrid {
   TilePlace place(int64_t index, int64_t batch) const;
 };
 
+// Tiles whose packed input, of `per_position` elements, fits the budget: bands of rows, or several whole images as long as no thread would
+// be idle. Columns are cut at multiples of a register block's pixels.
+TileGrid choose_tiles(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, int64_t per_position, int64_t budget,
+                      int64_t pixels, int threads);
+
+// Whether an output is so large that it leaves the cache before anything reads it, and its lines begin pixels: then it is better
+// stored around the cache.
+template <class S>
+bool leaves_cache(const ConvGeometry& g, const S* y) {
+  constexpr int64_t kLeavesCache = 16 << 20, kLine = 64;
+  const int64_t pixel = g.out_channels * static_cast<int64_t>(sizeof(S));
+  return g.groups == 1 && pixel % kLine == 0 && reinterpret_cast<uintptr_t>(y) % kLine == 0 &&
+         g.batch * g.out_h * g.out_w * pixel >= kLeavesCache;
+}
+
 // Few tiles: several tasks share one tile's output channels (each packs the tile again; results do not depend on it).
 int64_t output_splits(int64_t tiles, int64_t out_blocks, int threads);
 
@@ -52,6 +67,12 @@ int64_t output_splits(int64_t tiles, int64_t out_blocks, int threads);
 template <class S, class W>
 void pack_tile(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const TileLayout& layout,
                const TilePlace& place, const S* x, const Prologue& prologue, void (*pack_row)(const PackRow<S, W>&), W* packed);
+
+// One row of one of the place's images, of all planes: row r of each begins at `packed`, apart from the plane's stride.
+template <class S, class W>
+void pack_tile_row(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const TileLayout& layout,
+                   const TilePlace& place, int64_t image, int64_t r, const S* x, const Prologue& prologue,
+                   void (*pack_row)(const PackRow<S, W>&), W* packed);
 
 // Adds what pack_tile will read for a place to what is fetched ahead, where that lies in one piece.
 template <class S>

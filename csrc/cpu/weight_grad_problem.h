@@ -6,6 +6,8 @@
 
 #include "ahead.h"
 #include "common/geometry.h"
+#include "common/parallel.h"
+#include "common/scratch.h"
 #include "conv_weight_grad.h"
 
 namespace gan_fast {
@@ -70,6 +72,52 @@ struct Problem {
     job.prologue_activation = prologue.activation;
     job.prologue_slope = static_cast<Arithmetic<S>>(prologue.slope);
     run.pack_channels(job);
+  }
+};
+
+// The bias gradient: sums over pixels, in parts of so many. A way of computing the weight gradient may sum parts just before it packs
+// the same pixels; which parts there are depends on the shape alone.
+template <class S, class W>
+struct BiasGrad {
+  static constexpr int64_t kPixels = 1024;
+  const Problem<S, W>& p;
+  const S* grad_output;  // null: not wanted
+  int64_t channels, pixels, parts;
+  Arithmetic<S>* partial;
+
+  BiasGrad(const Problem<S, W>& problem, const S* grad)
+      : p(problem), grad_output(grad), channels(problem.g.out_channels), pixels(problem.g.batch * problem.g.out_h * problem.g.out_w),
+        parts(grad == nullptr ? 0 : ceil_div(pixels, kPixels)), partial(nullptr) {
+    if (parts != 0) partial = static_cast<Arithmetic<S>*>(scratch(kBiasSums, parts * channels * sizeof(Arithmetic<S>)));
+  }
+
+  void sum(int64_t part) const {
+    const int64_t first = part * kPixels;
+    ColumnSumJob<S> job{};
+    job.grad = grad_output + first * channels;
+    job.prologue_y = p.prologue.y == nullptr ? nullptr : static_cast<const S*>(p.prologue.y) + first * channels;
+    job.pixels = std::min(kPixels, pixels - first);
+    job.channels = channels;
+    job.sums = partial + part * channels;
+    job.prologue_activation = p.prologue.activation;
+    job.prologue_slope = static_cast<Arithmetic<S>>(p.prologue.slope);
+    p.run.column_sums(job);
+  }
+
+  // The parts that begin in these images.
+  void sum_images(int64_t first, int64_t images) const {
+    const int64_t image = p.g.out_h * p.g.out_w;
+    for (int64_t part = ceil_div(first * image, kPixels); part < parts && part * kPixels < (first + images) * image; ++part) sum(part);
+  }
+
+  void sum_all() const { parallel_tasks(parts, p.threads, [&](int64_t part) { sum(part); }); }
+
+  void finish(S* grad_bias) const {
+    for (int64_t c = 0; c < channels && grad_output != nullptr; ++c) {
+      double sum = 0;
+      for (int64_t part = 0; part < parts; ++part) sum += static_cast<double>(partial[part * channels + c]);
+      grad_bias[c] = narrow<S>(static_cast<Arithmetic<S>>(sum));
+    }
   }
 };
 
@@ -149,7 +197,7 @@ void matrix_folded(const Problem<Bf16, Bf16Pair>& problem, Bf16* grad_weight);
 template <class S>
 bool winograd_pays(const Problem<S, Arithmetic<S>>& problem);
 template <class S>
-void winograd(const Problem<S, Arithmetic<S>>& problem, S* grad_weight);
+void winograd(const Problem<S, Arithmetic<S>>& problem, const BiasGrad<S, Arithmetic<S>>& bias, S* grad_weight);
 
 }  // namespace weight_grad
 }  // namespace gan_fast

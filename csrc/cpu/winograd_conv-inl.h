@@ -60,7 +60,9 @@ void output_transform_impl(const OutputTransform<S>& job) {
         for (int x = 0; x < (job.valid[i] & kSecondColumn ? 2 : 1); ++x) {
           const Vec<T> value = activate<ACT>(result[y][x] + bias, job.slope);
           S* pixel = out + y * job.out_row + x * job.out_pixel;
-          if (left >= lanes) {
+          if (left >= lanes && job.stream) {
+            write_stream<S>(pixel, value);
+          } else if (left >= lanes) {
             write<S>(pixel, value);
           } else {
             write_first<S>(pixel, value, left);
@@ -69,6 +71,9 @@ void output_transform_impl(const OutputTransform<S>& job) {
       }
     }
   }
+#if GF_VECTOR_BYTES > 16
+  if (job.stream) _mm_sfence();
+#endif
 }
 
 template <class S>

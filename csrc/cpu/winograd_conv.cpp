@@ -160,32 +160,60 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
   });
 }
 
-// The 2x2 pieces of a tile, in phase coordinates.
+// A 2x2 piece of a tile, in phase coordinates.
 struct Piece {
   int64_t image, t, u;
+  int edge;  // winograd_plan.h
+};
+
+std::vector<Piece> pieces_of(const TileGrid& grid, const TilePlace& place, int64_t rows, int64_t columns) {
+  std::vector<Piece> pieces;
+  for (int64_t n = place.image; n < place.image + place.images; ++n) {
+    for (int64_t t = place.t; t < std::min(place.t + grid.tile_t, rows); t += 2) {
+      for (int64_t u = place.u; u < std::min(place.u + grid.tile_u, columns); u += 2) {
+        pieces.push_back({n, t, u, edge_of(t + 1 >= rows, u + 1 >= columns)});
+      }
+    }
+  }
+  std::stable_sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.edge < b.edge; });
+  return pieces;
+}
+
+// A point's register blocks in a chunk: runs of the pieces that have a product there.
+struct PointRuns {
+  int64_t length, blocks;
+  std::vector<int64_t> in;
+
+  PointRuns(PieceRange range, int pixels) {
+    const int64_t wanted = range.end - range.begin;
+    length = wanted == 0 ? 1 : ceil_div(wanted, ceil_div(wanted, pixels));
+    const int64_t runs = std::min<int64_t>(kMaxRuns, pixels / length);
+    blocks = ceil_div(wanted, runs * length);
+    for (int64_t r = 0; r < blocks * runs; ++r) in.push_back((range.begin + r * length) * kChannelBlock);
+  }
 };
 
 template <class S, class W>
 void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector<Piece>& pieces, std::size_t first, std::size_t count,
-               const Arithmetic<S>* packed, const W* weights, const Arithmetic<S>* bias, S* y, const Epilogue& epilogue, Ahead& ahead) {
+               const Arithmetic<S>* packed, const W* weights, const Arithmetic<S>* bias, S* y, const Epilogue& epilogue, bool stream, Ahead& ahead) {
   using T = Arithmetic<S>;
   const GatherEngine<S, W> table = gather_engine<S, W>();
   const auto& gather = table.run;
   const auto& winograd = functions_of<S>(winograd_kernels_for<S>());
   const ConvGeometry& g = call.g;
   const int64_t wanted = static_cast<int64_t>(count);
-  const int64_t length = ceil_div(wanted, ceil_div(wanted, table.pixels));
-  const int64_t runs = std::min<int64_t>(kMaxRuns, table.pixels / length);
-  const int64_t blocks = ceil_div(wanted, runs * length);
-  const int64_t padded = blocks * runs * length;
+  const int64_t padded = wanted + table.pixels;  // a point's last register block may reach over its pieces; what it computes there is lost
 
-  std::vector<int64_t> offsets(padded), run_in(blocks * runs);
-  for (int64_t i = 0; i < padded; ++i) {
-    const Piece& piece = pieces[first + std::min<int64_t>(i, wanted - 1)];
+  std::vector<int64_t> offsets(count);
+  EdgeCounts edges{};
+  for (std::size_t i = 0; i < count; ++i) {
+    const Piece& piece = pieces[first + i];
     offsets[i] = (piece.image - place.image) * call.layout.image_stride +
                  ((piece.t - place.t) * call.layout.columns + piece.u - place.u) * kChannelBlock;
+    ++edges.pieces[piece.edge];
   }
-  for (std::size_t r = 0; r < run_in.size(); ++r) run_in[r] = static_cast<int64_t>(r) * length * kChannelBlock;
+  std::vector<PointRuns> point_runs;
+  for (int p = 0; p < kPoints; ++p) point_runs.emplace_back(edges.at(p), table.pixels);
 
   W* const transformed = static_cast<W*>(scratch(kTileB, padded * call.piece_elements * sizeof(W)));
   const int64_t block = padded * kChannelBlock;
@@ -200,7 +228,7 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
     job.tile = packed + plane * call.layout.plane_stride;
     job.row_stride = call.layout.columns * kChannelBlock;
     job.pieces = offsets.data();
-    job.count = padded;
+    job.count = wanted;
     job.in_block = call.layout.block_stride;
     job.blocks = call.in_blocks;
     job.out_piece = kChannelBlock;
@@ -236,7 +264,8 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
     for (int64_t first_block = 0; first_block < call.out_blocks; first_block += group_blocks) {
       const int64_t end_block = std::min(first_block + group_blocks, call.out_blocks);
       for (int p = 0; p < kPoints; ++p) {
-        if (phase.depth[p] == 0) continue;
+        const PointRuns& runs = point_runs[p];
+        if (phase.depth[p] == 0 || runs.blocks == 0) continue;
         steps.clear();
         flights.clear();
         int64_t depth = 0;
@@ -256,10 +285,10 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
         for (int64_t out_block = first_block; out_block < end_block; ++out_block) {
           GemmJob<S, W> job{};
           job.tile = point_start[p];
-          job.run_in = run_in.data();
-          job.run_length = static_cast<int>(length);
-          job.blocks = blocks;
-          job.sums = sums + ((out_block - first_block) * kPoints + p) * block_sums;
+          job.run_in = runs.in.data();
+          job.run_length = static_cast<int>(runs.length);
+          job.blocks = runs.blocks;
+          job.sums = sums + ((out_block - first_block) * kPoints + p) * block_sums + edges.at(p).begin * call.lanes;
           job.out_lanes = std::min(call.lanes, call.out_channels - out_block * call.lanes);
           job.panel = weights + phase.weights[p] + out_block * phase.depth[p] * call.lanes;
           std::size_t begin = 0;
@@ -268,7 +297,7 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
             job.step_count = static_cast<int64_t>(end - begin);
             int64_t depth_here = 0;
             for (; begin < end; ++begin) depth_here += steps[begin].depth;
-            job.ahead = ahead.take(blocks * depth_here);
+            job.ahead = ahead.take(runs.blocks * depth_here);
             gather.gemm(job);
             job.panel += depth_here * call.lanes;
             job.accumulate = true;
@@ -288,6 +317,7 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
         finish.out_row = phase.y->out_step * g.out_w * g.out_channels;
         finish.out_pixel = phase.x->out_step * g.out_channels;
         finish.bias = bias == nullptr ? nullptr : bias + (place.group * call.out_blocks + out_block) * call.lanes;
+        finish.stream = stream;
         finish.activation = epilogue.activation;
         finish.slope = static_cast<T>(epilogue.slope);
         winograd.output_transform(finish);
@@ -312,17 +342,14 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     bias = reinterpret_cast<T*>(packed_weights + weight_elements);
     pad_bias(static_cast<const S*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * call.lanes, bias);
   }
+  // A vector of less than a line would reach memory in pieces.
+  const bool stream = std::is_same_v<S, float> && table.vector_bytes == 64 && leaves_cache(g, y);
   const int64_t tiles = call.count(g.groups), next = std::max(threads, 1);  // from a thread's tile to its next, if all take as long
   parallel_tasks(tiles, threads, [&](int64_t task) {
     const TilePlace place = call.place(task, g.batch);
     T* packed = static_cast<T*>(scratch(kTileA, place.images * call.layout.image_stride * sizeof(T)));
     pack_tile(g, axis_y, axis_x, call.layout, place, x, prologue, pack_row, packed);
-    std::vector<Piece> pieces;
-    for (int64_t n = place.image; n < place.image + place.images; ++n) {
-      for (int64_t t = place.t; t < std::min(place.t + call.tile_t, axis_y.max_count); t += 2) {
-        for (int64_t u = place.u; u < std::min(place.u + call.tile_u, axis_x.max_count); u += 2) pieces.push_back({n, t, u});
-      }
-    }
+    const std::vector<Piece> pieces = pieces_of(call, place, axis_y.max_count, axis_x.max_count);
     Ahead ahead(ceil_div(static_cast<int64_t>(pieces.size()), table.pixels) * (call.weights_per_group / call.lanes));
     if (task + next < tiles) {
       fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
@@ -333,7 +360,7 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     for (std::size_t c = 0; c < chunks; ++c) {
       const std::size_t first = units * c / chunks * unit, last = std::min(count, units * (c + 1) / chunks * unit);
       run_chunk(call, place, pieces, first, last - first, packed, packed_weights + place.group * call.weights_per_group, bias, y,
-                epilogue, ahead);
+                epilogue, stream, ahead);
     }
   });
 }

@@ -54,6 +54,7 @@ struct OutputTransform {
   S* output;
   int64_t out_row, out_pixel;
   int64_t out_lanes;
+  bool stream;                // store around the cache
   const Arithmetic<S>* bias;  // padded to 2 vectors, or null
   int activation;
   Arithmetic<S> slope;

@@ -21,7 +21,9 @@ void count_products(const AxisPlan& axis, double& direct, double& winograd) {
   for (const AxisPhase& phase : axis.phases) {
     direct += static_cast<double>(phase.taps.size()) * static_cast<double>(phase.count);
     for (int64_t plane = 0; plane < axis.planes; ++plane) {
-      winograd += __builtin_popcount(alive_points(phase, plane)) * static_cast<double>(ceil_div(phase.count, 2));
+      const unsigned points = alive_points(phase, plane);
+      winograd += __builtin_popcount(points) * static_cast<double>(axis.max_count / 2);
+      if (axis.max_count % 2 != 0) winograd += __builtin_popcount(points & 0b0111u);
     }
   }
 }

@@ -140,11 +140,19 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
 
   const auto multiply = outer_of<S, W>(p);
   const int64_t all = images * call.pieces_per_image;
-  std::vector<int64_t> gathered_at(all), dense_at(all);
-  for (int64_t i = 0; i < all; ++i) {
-    const int64_t n = i / call.pieces_per_image, y = i % call.pieces_per_image / call.pieces_x, x = i % call.pieces_x;
-    gathered_at[i] = n * call.layout.image_stride + (2 * y * call.layout.columns + 2 * x) * kChannelBlock;
-    dense_at[i] = n * dense_image + 2 * y * dense_row + 2 * x * p.lanes;
+  std::vector<int64_t> gathered_at, dense_at;
+  std::vector<int> edges;
+  for (int edge = 0; edge < kEdges; ++edge) {
+    for (int64_t n = 0; n < images; ++n) {
+      for (int64_t y = 0; y < p.dense.h; y += 2) {
+        for (int64_t x = 0; x < p.dense.w; x += 2) {
+          if (edge_of(y + 1 >= p.dense.h, x + 1 >= p.dense.w) != edge) continue;
+          gathered_at.push_back(n * call.layout.image_stride + (y * call.layout.columns + x) * kChannelBlock);
+          dense_at.push_back(n * dense_image + y * dense_row + x * p.lanes);
+          edges.push_back(edge);
+        }
+      }
+    }
   }
 
   const int64_t chunks = ceil_div(all, kPieces), most = ceil_div(all, chunks);
@@ -154,6 +162,8 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
   W* const e = v + call.slots * v_slot;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t first = all * chunk / chunks, count = all * (chunk + 1) / chunks - first;
+    EdgeCounts counts{};
+    for (int64_t i = first; i < first + count; ++i) ++counts.pieces[edges[i]];
     for (int64_t plane = 0; plane < call.layout.planes; ++plane) {
       InputTransform<T, W> job{};
       job.tile = packed + plane * call.layout.plane_stride;
@@ -181,18 +191,22 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
     OuterJob<W> outer{};
     outer.a_pixel = call.pixel;
     outer.images = outer.lines = 1;
-    outer.length = ceil_div(count, kPerWord<W>);
     outer.rows = static_cast<int>(call.rows);
     // Points outside: the planes share a point's dense operand, and the blocks a plane's gathered one, while the near cache holds them.
     for (int point = 0; point < kPoints; ++point) {
+      // At an edge the dense operand is zero at infinity. A word that a piece with a product shares is taken whole.
+      const PieceRange range = counts.at(point);
+      const int64_t first_word = range.begin / kPerWord<W>;
+      outer.length = ceil_div(range.end, kPerWord<W>) - first_word;
+      if (range.end <= range.begin) continue;
       for (int64_t plane = 0; plane < call.layout.planes; ++plane) {
         const int64_t slot = call.slot[plane][point];
         if (slot < 0) continue;
         for (int64_t block = 0; block < blocks; ++block) {
           outer.narrow = channels - block * p.lanes <= p.lanes / 2;
-          outer.b = e + (point * blocks + block) * e_point;
+          outer.b = e + (point * blocks + block) * e_point + first_word * p.lanes;
           for (int64_t m = 0; m < call.m_blocks; ++m) {
-            outer.a = v + slot * v_slot + m * call.rows;
+            outer.a = v + slot * v_slot + first_word * call.pixel + m * call.rows;
             outer.sums = sums + ((slot * call.range_blocks + block) * call.m_blocks + m) * call.block_sums;
             multiply(outer);
           }
@@ -203,7 +217,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
 }
 
 template <class S, class W>
-void winograd_in(const Problem<S, Arithmetic<S>>& p, S* grad_weight) {
+void winograd_in(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S, Arithmetic<S>>& bias, S* grad_weight) {
   using T = Arithmetic<S>;
   const Call<S, W> call(p);
   const auto& functions = functions_of<S>(winograd_kernels_for<S>());
@@ -215,7 +229,9 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, S* grad_weight) {
     std::fill(sums, sums + call.sums, T(0));
     const int64_t end = p.g.batch * (split + 1) / call.splits;
     for (int64_t image = p.g.batch * split / call.splits; image < end; image += call.tile_images) {
-      add_images(call, group, range * call.range_blocks, image, std::min(call.tile_images, end - image), sums);
+      const int64_t images = std::min(call.tile_images, end - image);
+      if (group == 0 && range == 0) bias.sum_images(image, images);
+      add_images(call, group, range * call.range_blocks, image, images, sums);
     }
   });
 
@@ -273,16 +289,16 @@ bool winograd_pays(const Problem<S, Arithmetic<S>>& p) {
 }
 
 template <class S>
-void winograd(const Problem<S, Arithmetic<S>>& p, S* grad_weight) {
+void winograd(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S, Arithmetic<S>>& bias, S* grad_weight) {
   if constexpr (std::is_same_v<S, Bf16>) {
-    if (pair_kernels() != nullptr) return winograd_in<Bf16, Bf16Pair>(p, grad_weight);
+    if (pair_kernels() != nullptr) return winograd_in<Bf16, Bf16Pair>(p, bias, grad_weight);
   }
-  winograd_in<S, Arithmetic<S>>(p, grad_weight);
+  winograd_in<S, Arithmetic<S>>(p, bias, grad_weight);
 }
 
 #define GAN_FAST_WINOGRAD(S)                                        \
   template bool winograd_pays<S>(const Problem<S, Arithmetic<S>>&); \
-  template void winograd<S>(const Problem<S, Arithmetic<S>>&, S*);
+  template void winograd<S>(const Problem<S, Arithmetic<S>>&, const BiasGrad<S, Arithmetic<S>>&, S*);
 GAN_FAST_WINOGRAD(float)
 GAN_FAST_WINOGRAD(Bf16)
 GAN_FAST_WINOGRAD(double)

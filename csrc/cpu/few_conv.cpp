@@ -1,0 +1,215 @@
+#include "few_conv.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "ahead.h"
+#include "common/parallel.h"
+#include "common/scratch.h"
+#include "pair_kernels.h"
+#include "tile.h"
+
+namespace gan_fast {
+namespace {
+
+// Rows of a tile, as if all were packed: what the ring leaves of a tile is less, and the input's own lines pass through the near cache.
+constexpr int64_t kTileBytes = 640 * 1024;
+
+struct Phase {
+  const AxisPhase *y, *x;
+  std::vector<Tap> taps;
+  std::vector<FewTapGroup> groups;  // offsets within a row
+  std::vector<int64_t> group_rows;  // the row that each reads, from the output's own
+  int64_t weights;                  // where they begin
+};
+
+template <class S, class W>
+struct Call : TileGrid {
+  const ConvGeometry& g;
+  const GatherEngine<S, W> engine;
+  const AxisPlan &axis_y, &axis_x;
+  int64_t in_channels, out_channels;  // per group
+  int64_t in_words, in_blocks;        // that the input channels fill
+  TileLayout layout;                  // of the ring
+  int64_t tile_elements;
+  std::vector<Phase> phases;
+  int64_t weights_per_group;
+  int64_t tile_groups;  // of one row
+
+  Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int threads);
+};
+
+template <class S, class W>
+Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int threads)
+    : g(geometry), engine(gather_engine<S, W>()), axis_y(y_plan), axis_x(x_plan) {
+  in_channels = g.in_channels / g.groups;
+  out_channels = g.out_channels / g.groups;
+  in_words = ceil_div(in_channels, kPerWord<W>);
+  in_blocks = ceil_div(in_words, kChannelBlock);
+  const int64_t planes = axis_y.planes * axis_x.planes;
+  static_cast<TileGrid&>(*this) = choose_tiles(g, axis_y, axis_x, in_blocks * kChannelBlock * planes,
+                                               kTileBytes / static_cast<int64_t>(sizeof(W)), engine.pixels, threads);
+  layout = TileLayout(axis_y.span, tile_u + axis_x.span - 1, planes, in_blocks);
+  tile_elements = layout.image_stride + 2 * engine.few_pixels_wide * kChannelBlock;  // segments may read past the last row
+  weights_per_group = tile_groups = 0;
+  for (const AxisPhase& y : axis_y.phases) {
+    for (const AxisPhase& x : axis_x.phases) {
+      Phase phase{&y, &x, phase_taps(y, x, axis_x.planes, g.kernel_w), {}, {}, weights_per_group};
+      for (std::size_t i = 0; i < phase.taps.size(); ++i) {
+        const Tap& tap = phase.taps[i];
+        const bool joins = i > 0 && phase.groups.back().taps < kFewTaps && phase.taps[i - 1].plane == tap.plane &&
+                           phase.taps[i - 1].dy == tap.dy && phase.taps[i - 1].dx + 1 == tap.dx;
+        if (joins) {
+          ++phase.groups.back().taps;
+        } else {
+          phase.groups.push_back({tap.plane * layout.plane_stride + tap.dx * kChannelBlock,
+                                  static_cast<int64_t>(i) * in_blocks * kChannelBlock, 1});
+          phase.group_rows.push_back(tap.dy);
+        }
+      }
+      tile_groups += static_cast<int64_t>(phase.groups.size());
+      weights_per_group += out_channels * static_cast<int64_t>(phase.taps.size()) * in_blocks * kChannelBlock;
+      phases.push_back(std::move(phase));
+    }
+  }
+}
+
+// [phase][output channel][group of taps][channel block][tap][word]
+template <class S, class W>
+void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S* weight, W* packed, int threads) {
+  parallel_tasks(call.g.groups * call.in_blocks, threads, [&](int64_t task) {
+    const int64_t block = task % call.in_blocks, group = task / call.in_blocks;
+    const int64_t words = std::min(kChannelBlock, call.in_words - block * kChannelBlock);
+    const int64_t first = block * kChannelBlock * kPerWord<W>;
+    const S* from = weight + group * strides.group + first * strides.in;
+    for (const Phase& phase : call.phases) {
+      for (int64_t o = 0; o < call.out_channels; ++o) {
+        W* const base = packed + group * call.weights_per_group + phase.weights +
+                        o * static_cast<int64_t>(phase.taps.size()) * call.in_blocks * kChannelBlock;
+        const Tap* next = phase.taps.data();
+        for (const FewTapGroup& tap_group : phase.groups) {
+          for (int64_t k = 0; k < tap_group.taps; ++k) {
+            W* const out = base + tap_group.weights + (block * tap_group.taps + k) * kChannelBlock;
+            const S* tap = from + o * strides.out + (next++)->kernel * strides.tap;
+            const auto channel = [&](int64_t c) { return first + c < call.in_channels ? tap[c * strides.in] : S{}; };
+            for (int64_t w = 0; w < kChannelBlock; ++w) {
+              out[w] = w < words ? word_of<W>(channel(w * kPerWord<W>), channel(w * kPerWord<W> + kPerWord<W> - 1)) : W(0);
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+// One phase's pixels in a row of output: segments, of which the last may be shorter.
+struct Segments {
+  bool wide;
+  std::vector<int64_t> in, out, valid;
+
+  Segments(int64_t width, int64_t pixels_wide) {
+    const int64_t half = pixels_wide / 2;
+    wide = ceil_div(width, pixels_wide) * pixels_wide <= ceil_div(width, half) * half;
+    const int64_t length = wide ? pixels_wide : half;
+    for (int64_t u = 0; u < width; u += length) {
+      in.push_back(u * kChannelBlock);
+      valid.push_back(std::min(length, width - u));
+    }
+    out.resize(in.size());
+  }
+};
+
+template <class S, class W>
+void run_row(const Call<S, W>& call, const TilePlace& place, const Phase& phase, int64_t image, int64_t t, Segments& segments,
+             const W* packed, const W* weights, S* y, const Epilogue& epilogue, Ahead& ahead) {
+  using T = Arithmetic<S>;
+  const ConvGeometry& g = call.g;
+  const int64_t out_row = (place.image + image) * g.out_h + phase.y->out_start + (place.t + t) * phase.y->out_step;
+  for (std::size_t i = 0; i < segments.in.size(); ++i) {
+    const int64_t u = place.u + segments.in[i] / kChannelBlock;
+    segments.out[i] = (out_row * g.out_w + phase.x->out_start + u * phase.x->out_step) * g.out_channels + place.group * call.out_channels;
+  }
+  std::vector<FewTapGroup> groups = phase.groups;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    groups[i].offset += (t + phase.group_rows[i]) % call.layout.rows * call.layout.columns * kChannelBlock;
+  }
+  FewJob<S, W> job{};
+  job.tile = packed;
+  job.block_stride = call.layout.block_stride;
+  job.blocks = call.in_blocks;
+  job.segment_in = segments.in.data();
+  job.segment_out = segments.out.data();
+  job.segment_valid = segments.valid.data();
+  job.segments = static_cast<int64_t>(segments.in.size());
+  job.wide = segments.wide;
+  job.groups = groups.data();
+  job.group_count = static_cast<int64_t>(groups.size());
+  job.out_pixel_stride = phase.x->out_step * g.out_channels;
+  job.activation = epilogue.activation;
+  job.slope = static_cast<T>(epilogue.slope);
+  const int64_t per_channel = static_cast<int64_t>(phase.taps.size()) * call.in_blocks * kChannelBlock;
+  for (int64_t o = 0; o < call.out_channels; ++o) {
+    job.weights = weights + phase.weights + o * per_channel;
+    job.output = y + o;
+    job.bias = epilogue.bias == nullptr ? T(0) : widen(static_cast<const S*>(epilogue.bias)[place.group * call.out_channels + o]);
+    job.ahead = ahead.take(2 * job.segments * job.group_count * job.blocks);
+    call.engine.run.few(job);
+  }
+}
+
+// A tile's images, row after row: packs what the next row of output reads, and computes it.
+template <class S, class W>
+void run_tile(const Call<S, W>& call, const TilePlace& place, const S* x, const Prologue& prologue, W* packed, const W* weights, S* y,
+              const Epilogue& epilogue, Ahead& ahead) {
+  std::vector<Segments> segments;
+  for (const Phase& phase : call.phases) {
+    const int64_t width = std::min(place.u + call.tile_u, phase.x->count) - place.u;
+    segments.emplace_back(std::max<int64_t>(0, width), call.engine.few_pixels_wide);
+  }
+  const int64_t rows = std::min(call.tile_t, call.axis_y.max_count - place.t);
+  for (int64_t image = 0; image < place.images; ++image) {
+    int64_t ready = 0;
+    for (int64_t t = 0; t < rows; ++t) {
+      for (; ready < t + call.axis_y.span; ++ready) {
+        pack_tile_row(call.g, call.axis_y, call.axis_x, call.layout, place, image, ready, x, prologue, call.engine.run.pack_row,
+                      packed + ready % call.layout.rows * call.layout.columns * kChannelBlock);
+      }
+      for (std::size_t i = 0; i < call.phases.size(); ++i) {
+        const Phase& phase = call.phases[i];
+        if (place.t + t >= phase.y->count || segments[i].in.empty()) continue;
+        run_row(call, place, phase, image, t, segments[i], packed, weights, y, epilogue, ahead);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+template <class S, class W>
+void few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
+              const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+  const Call<S, W> call(g, axis_y, axis_x, threads);
+  W* const packed_weights = static_cast<W*>(scratch(kSharedWeights, g.groups * call.weights_per_group * sizeof(W)));
+  pack_weights(call, strides, weight, packed_weights, threads);
+  const int64_t tiles = call.count(g.groups), next = std::max(threads, 1);  // from a thread's tile to its next, if all take as long
+  const int64_t segments = ceil_div(call.tile_u, call.engine.few_pixels_wide);
+  parallel_tasks(tiles, threads, [&](int64_t task) {
+    const TilePlace place = call.place(task, g.batch);
+    W* const packed = static_cast<W*>(scratch(kTileA, call.tile_elements * sizeof(W)));
+    Ahead ahead(2 * place.images * call.tile_t * segments * call.tile_groups * call.in_blocks * call.out_channels);
+    if (task + next < tiles) {
+      fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
+    }
+    run_tile(call, place, x, prologue, packed, packed_weights + place.group * call.weights_per_group, y, epilogue, ahead);
+  });
+}
+
+#define GAN_FAST_FEW_CONV(S, W)                                                                                                    \
+  template void few_conv<S, W>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const S*, const S*, S*, \
+                               const Epilogue&, const Prologue&, int);
+GAN_FAST_FEW_CONV(float, float)
+GAN_FAST_FEW_CONV(Bf16, float)
+GAN_FAST_FEW_CONV(Bf16, Bf16Pair)
+GAN_FAST_FEW_CONV(double, double)
+
+}  // namespace gan_fast
