@@ -11,6 +11,7 @@
 #include "cpu/act_grad.h"
 #include "cpu/bce_with_logits.h"
 #include "cpu/bias_act.h"
+#include "cpu/transpose.h"
 
 namespace py = pybind11;
 
@@ -40,6 +41,21 @@ void run_bias_act(int dtype, int64_t outer, int64_t channels, int64_t inner, Add
                      slope};
   py::gil_scoped_release release;
   bias_act(args, threads);
+}
+
+void run_transpose(int dtype, int64_t matrices, int64_t rows, int64_t columns, Address from, Address to, int threads) {
+  check_storage(dtype);
+  check_size("matrices", matrices);
+  check_size("rows", rows);
+  check_size("columns", columns);
+  check_threads(threads);
+  int64_t n = 0;
+  const bool too_large = __builtin_mul_overflow(matrices, rows, &n) || __builtin_mul_overflow(n, columns, &n);
+  require(!too_large, "matrices * rows * columns",
+          std::to_string(matrices) + " * " + std::to_string(rows) + " * " + std::to_string(columns), "a product below 2^63");
+  const Transpose args{dtype, matrices, rows, columns, pointer<const void>("from", from, n > 0), pointer<void>("to", to, n > 0)};
+  py::gil_scoped_release release;
+  if (n > 0) transpose(args, threads);
 }
 
 void run_act_grad(int dtype, int64_t n, Address grad_output, Address y, Address out, int act, double slope, int threads) {
@@ -89,6 +105,10 @@ void bind_elementwise(py::module_& m) {
         "y = act(x + bias)\n\n"
         "x, y: (outer, channels, inner) contiguous, y may be x; bias: (channels) or 0. dtype: 0 float32, 1 float64 (always\n"
         "the portable level), 2 bfloat16 (computed in float32, rounded once). act: 0 none, 1 relu, 2 leaky_relu, 3 tanh, 4 sigmoid. NaN goes through every activation.");
+  m.def("transpose", &run_transpose, py::arg("dtype"), py::arg("matrices"), py::arg("rows"), py::arg("columns"), py::arg("from_"),
+        py::arg("to"), py::arg("threads"),
+        "transpose(dtype, matrices, rows, columns, from_, to, threads)\n\n"
+        "to[matrix][column][row] = from_[matrix][row][column], both dense; they must not overlap.");
   m.def("act_grad", &run_act_grad, py::arg("dtype"), py::arg("n"), py::arg("grad_output"), py::arg("y"), py::arg("out"),
         py::arg("act"), py::arg("slope"), py::arg("threads"),
         "out = grad_output * act'(y), the derivative expressed by the output y\n\n"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from checks import level_of
+from native import LEVELS
 from torch import Tensor
 
 from gan_fast import functional
-from gan_fast.ops import layout
+from gan_fast.ops import layout, memory
 
 LAST = torch.channels_last
 SHAPES = [(2, 3, 4, 5), (2, 1, 4, 5), (1, 6, 1, 5), (1, 1, 1, 5), (4, 6, 1, 1), (4, 1, 1, 1), (0, 3, 4, 5)]
@@ -66,3 +68,52 @@ def test_like_broadcasts() -> None:
     pattern = numbers((2, 3, 4, 5)).to(memory_format=LAST)
     laid = layout.like(numbers((3, 1, 1)), pattern)
     assert laid.stride() == pattern.stride() and torch.equal(laid, numbers((3, 1, 1)).expand(2, 3, 4, 5))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_copies_between_the_orders_are_exact(level: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    sizes = [
+        (3, 5, 7, 9),
+        (1, 16, 16, 16),
+        (2, 64, 1, 130),
+        (5, 3, 33, 31),
+        (2, 130, 4, 4),
+        (3, 1, 6, 6),
+        (2, 40, 17, 1),
+    ]
+    with level_of(f"cpu:{level}", monkeypatch):
+        for size in sizes:
+            bits = torch.randint(-(2**15), 2**15, size, generator=generator, dtype=torch.int16)  # NaN and -0 among them
+            plain = bits.view(torch.bfloat16).to(dtype)
+            last = plain.to(memory_format=torch.channels_last)
+            to_last = memory.copied(plain, memory.channels_last_stride(size))
+            to_plain = memory.copied(last, memory.contiguous_stride(size))
+            assert to_last.stride() == memory.channels_last_stride(size)
+            assert to_plain.stride() == memory.contiguous_stride(size)
+            for copy in (to_last, to_plain):
+                torch.testing.assert_close(copy, plain, rtol=0, atol=0, equal_nan=True)
+                assert torch.equal(copy.signbit(), plain.signbit())
+
+
+def test_a_copy_of_anything_else_is_pytorchs() -> None:
+    x = torch.randn(4, 6, 5, 8)
+    for odd in (x[:, ::2], x.transpose(0, 1), x.expand(4, 6, 5, 8)[1:, :, 1:]):
+        for stride in (memory.channels_last_stride(odd.shape), memory.contiguous_stride(odd.shape)):
+            copy = memory.copied(odd, stride)
+            assert torch.equal(copy, odd)
+            assert copy.stride() == stride
+
+
+def test_a_copy_does_not_depend_on_threads() -> None:
+    x = torch.randn(7, 48, 40, 30)
+    before = torch.get_num_threads()
+    try:
+        copies = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            copies.append(memory.copied(x, memory.channels_last_stride(x.shape)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(copy, x) for copy in copies)

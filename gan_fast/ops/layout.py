@@ -60,7 +60,10 @@ def as_channels_last(x: Tensor) -> Tensor:
     if torch._C._are_functorch_transforms_active() or is_channels_last(x):
         return x
     if not x.is_contiguous(memory_format=torch.channels_last):
-        return x.to(memory_format=torch.channels_last)
+        recorded = torch.is_grad_enabled() and x.requires_grad
+        if recorded or type(x) is not Tensor or x.device.type != "cpu":
+            return x.to(memory_format=torch.channels_last)
+        return memory.copied(x, memory.channels_last_stride(x.shape))
     n, c, h, w = x.shape
     return x.permute(0, 2, 3, 1).flatten().view(n, h, w, c).permute(0, 3, 1, 2)
 
@@ -81,7 +84,7 @@ def to_kernel(x: Tensor) -> Tensor:
         x = x.unsqueeze(2)
     if x.is_contiguous(memory_format=torch.channels_last):
         return x
-    return memory.empty(x.shape, memory.channels_last_stride(x.shape), x.dtype).copy_(x)
+    return memory.copied(x, memory.channels_last_stride(x.shape))
 
 
 def is_for_kernel(x: Tensor) -> bool:
@@ -129,7 +132,7 @@ def with_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:
         return x.as_strided(x.shape, stride)
     if x.device.type != "cpu":
         return torch.empty_strided(x.shape, stride, dtype=x.dtype, device=x.device).copy_(x)
-    return memory.empty(x.shape, stride, x.dtype).copy_(x)
+    return memory.copied(x, stride)
 
 
 def like(x: Tensor, pattern: Tensor) -> Tensor:

@@ -51,3 +51,25 @@ def empty_like(pattern: Tensor) -> Tensor:
         return torch.empty_like(pattern)
     stride = pattern.stride() if pattern.is_contiguous() else torch.empty_like(pattern, device="meta").stride()
     return empty(pattern.shape, stride, pattern.dtype)
+
+
+def copied(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """A copy of the CPU tensor x with these dense strides, from the pool where it is large. Between plain and
+    channels-last order by the kernel ``_C.transpose`` (csrc/cpu/transpose*)."""
+    out = empty(x.shape, stride, x.dtype)
+    module = backends.extension()
+    if module is None or x.dtype not in _DTYPE_CODES or x.dim() not in (3, 4):
+        return out.copy_(x)
+    count, channels, pixels = x.shape[0], x.shape[1], math.prod(x.shape[2:])
+    plain = contiguous_stride(x.shape)
+    last = (channels * pixels, 1, *(step * channels for step in contiguous_stride(x.shape[2:])))
+    if x.is_contiguous() and tuple(stride) == last:
+        rows, columns = channels, pixels
+    elif tuple(stride) == plain and x.movedim(1, -1).is_contiguous():
+        rows, columns = pixels, channels
+    else:
+        return out.copy_(x)
+    module.transpose(
+        _DTYPE_CODES[x.dtype], count, rows, columns, x.data_ptr(), out.data_ptr(), torch.get_num_threads()
+    )  # fmt: skip
+    return out
