@@ -22,15 +22,17 @@ constexpr int kFewPixels = 8;
 #endif
 
 // Each loaded pixel vector feeds up to `TAPS` accumulators, so the loads cost 1/TAPS of the FMAs.
-template <int P, int TAPS, class W>
-void few_group(Vec<Sum<W>>* sums, const W* tile, int64_t block_stride, int64_t blocks, const W* weights, const char* ahead,
+// PACKED: neighbouring pixels are kChannelBlock words apart, from columns[0] on.
+template <int P, int TAPS, bool PACKED, class W>
+void few_group(Vec<Sum<W>>* sums, const W* const* columns, int64_t block_stride, int64_t blocks, const W* weights, const char* ahead,
                int64_t step) {
   using T = Sum<W>;
   constexpr int lanes = VecOf<T>::lanes;
   Vec<T> acc[P];
 #pragma GCC unroll 16
   for (int i = 0; i < P; ++i) acc[i] = sums[i];
-  for (int64_t b = 0; b < blocks; ++b, tile += block_stride, weights += TAPS * kChannelBlock, ahead += 2 * step) {
+  int64_t at = 0;
+  for (int64_t b = 0; b < blocks; ++b, at += block_stride, weights += TAPS * kChannelBlock, ahead += 2 * step) {
     fetch(ahead);
     fetch(ahead + step);
     for (int v = 0; v < kChannelBlock; v += lanes) {
@@ -39,7 +41,7 @@ void few_group(Vec<Sum<W>>* sums, const W* tile, int64_t block_stride, int64_t b
       for (int k = 0; k < TAPS; ++k) weight[k] = load<W>(weights + k * kChannelBlock + v);
 #pragma GCC unroll 32
       for (int j = 0; j < P + TAPS - 1; ++j) {
-        const Vec<W> x = load<W>(tile + j * kChannelBlock + v);
+        const Vec<W> x = load<W>(PACKED ? columns[0] + at + j * kChannelBlock + v : columns[j] + at + v);
 #pragma GCC unroll 8
         for (int k = 0; k < TAPS; ++k) {
           if (j - k >= 0 && j - k < P) add_product(acc[j - k], x, weight[k]);
@@ -51,21 +53,26 @@ void few_group(Vec<Sum<W>>* sums, const W* tile, int64_t block_stride, int64_t b
   for (int i = 0; i < P; ++i) sums[i] = acc[i];
 }
 
-template <int P, class S, class W>
-GF_INLINE void few_groups(const FewJob<S, W>& job, const W* tile, Vec<Sum<W>>* sums, const char* ahead) {
+template <int P, bool PACKED, class S, class W>
+GF_INLINE void few_groups(const FewJob<S, W>& job, int64_t first, Vec<Sum<W>>* sums, const char* ahead) {
+  const W* columns[P + kFewTaps - 1];
   for (int64_t g = 0; g < job.group_count; ++g) {
-    const W* in = tile + job.groups[g].offset;
-    const W* weights = job.weights + job.groups[g].weights;
+    const FewTapGroup<W>& group = job.groups[g];
+    for (int j = 0; j < (PACKED ? 1 : P + group.taps - 1); ++j) {
+      const int64_t column = first + group.column + j * job.column_step;
+      columns[j] = column >= 0 && column < job.columns ? group.row + column * job.column_stride : job.zeros;
+    }
+    const W* weights = job.weights + group.weights;
     const char* at = ahead + 2 * g * job.blocks * job.ahead.step;
-    switch (job.groups[g].taps) {
-      case 1: few_group<P, 1>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
-      case 2: few_group<P, 2>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
-      case 3: few_group<P, 3>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
-      case 4: few_group<P, 4>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
-      case 5: few_group<P, 5>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
-      case 6: few_group<P, 6>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
-      case 7: few_group<P, 7>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
-      case 8: few_group<P, 8>(sums, in, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
+    switch (group.taps) {
+      case 1: few_group<P, 1, PACKED>(sums, columns, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
+      case 2: few_group<P, 2, PACKED>(sums, columns, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
+      case 3: few_group<P, 3, PACKED>(sums, columns, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
+      case 4: few_group<P, 4, PACKED>(sums, columns, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
+      case 5: few_group<P, 5, PACKED>(sums, columns, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
+      case 6: few_group<P, 6, PACKED>(sums, columns, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
+      case 7: few_group<P, 7, PACKED>(sums, columns, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
+      case 8: few_group<P, 8, PACKED>(sums, columns, job.block_stride, job.blocks, weights, at, job.ahead.step); break;
     }
   }
 }
@@ -114,7 +121,7 @@ GF_INLINE Vec<T> sum_each(const Vec<T>* v) {
   }
 }
 
-template <int P, class S, class W>
+template <int P, bool PACKED, class S, class W>
 void few_segments(const FewJob<S, W>& job) {
   using T = Sum<W>;
   constexpr int lanes = VecOf<T>::lanes;
@@ -123,7 +130,7 @@ void few_segments(const FewJob<S, W>& job) {
   for (int64_t s = 0; s < job.segments; ++s) {
     Vec<T> sums[vectors * lanes];
     for (int i = 0; i < vectors * lanes; ++i) sums[i] = Vec<T>{};
-    few_groups<P>(job, job.tile + job.segment_in[s], sums, ahead + 2 * s * job.group_count * job.blocks * job.ahead.step);
+    few_groups<P, PACKED>(job, job.segment_in[s], sums, ahead + 2 * s * job.group_count * job.blocks * job.ahead.step);
     T values[vectors * lanes];
     for (int v = 0; v < vectors; ++v) {
       const Vec<T> value = sum_each<lanes / 2, T>(sums + v * lanes) + job.bias;
@@ -134,12 +141,21 @@ void few_segments(const FewJob<S, W>& job) {
   }
 }
 
+template <bool PACKED, class S, class W>
+void few_of(const FewJob<S, W>& job) {
+  if (job.wide) {
+    few_segments<kFewPixels, PACKED>(job);
+  } else {
+    few_segments<kFewPixels / 2, PACKED>(job);
+  }
+}
+
 template <class S, class W>
 void few(const FewJob<S, W>& job) {
-  if (job.wide) {
-    few_segments<kFewPixels>(job);
+  if (job.packed) {
+    few_of<true>(job);
   } else {
-    few_segments<kFewPixels / 2>(job);
+    few_of<false>(job);
   }
 }
 

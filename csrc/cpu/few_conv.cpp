@@ -1,6 +1,7 @@
 #include "few_conv.h"
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "ahead.h"
@@ -15,12 +16,20 @@ namespace {
 // Rows of a tile, as if all were packed: what the ring leaves of a tile is less, and the input's own lines pass through the near cache.
 constexpr int64_t kTileBytes = 640 * 1024;
 
+constexpr int64_t kLeastSpan = 4;
+
+// Taps side by side.
+struct Group {
+  int64_t plane, dy, dx;  // of the first
+  int64_t weights;        // as in FewTapGroup
+  int taps;
+};
+
 struct Phase {
   const AxisPhase *y, *x;
   std::vector<Tap> taps;
-  std::vector<FewTapGroup> groups;  // offsets within a row
-  std::vector<int64_t> group_rows;  // the row that each reads, from the output's own
-  int64_t weights;                  // where they begin
+  std::vector<Group> groups;
+  int64_t weights;  // where they begin
 };
 
 template <class S, class W>
@@ -35,26 +44,29 @@ struct Call : TileGrid {
   std::vector<Phase> phases;
   int64_t weights_per_group;
   int64_t tile_groups;  // of one row
+  bool in_place;        // the input is read where it lies: its pixels are whole blocks of words
 
-  Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int threads);
+  Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, bool as_stored, int threads);
 };
 
 template <class S, class W>
-Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int threads)
+Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, bool as_stored, int threads)
     : g(geometry), engine(gather_engine<S, W>()), axis_y(y_plan), axis_x(x_plan) {
   in_channels = g.in_channels / g.groups;
   out_channels = g.out_channels / g.groups;
   in_words = ceil_div(in_channels, kPerWord<W>);
   in_blocks = ceil_div(in_words, kChannelBlock);
+  // Few neighbouring taps: a pixel is read again for each of them, and a packed one is nearer.
+  in_place = as_stored && axis_x.span >= kLeastSpan && sizeof(W) == kPerWord<W> * sizeof(S) && in_channels % (kPerWord<W> * kChannelBlock) == 0;
   const int64_t planes = axis_y.planes * axis_x.planes;
   static_cast<TileGrid&>(*this) = choose_tiles(g, axis_y, axis_x, in_blocks * kChannelBlock * planes,
                                                kTileBytes / static_cast<int64_t>(sizeof(W)), engine.pixels, threads);
   layout = TileLayout(axis_y.span, tile_u + axis_x.span - 1, planes, in_blocks);
-  tile_elements = layout.image_stride + 2 * engine.few_pixels_wide * kChannelBlock;  // segments may read past the last row
+  tile_elements = in_place ? in_blocks * kChannelBlock : layout.image_stride + 2 * engine.few_pixels_wide * kChannelBlock;  // segments may read past the last row
   weights_per_group = tile_groups = 0;
   for (const AxisPhase& y : axis_y.phases) {
     for (const AxisPhase& x : axis_x.phases) {
-      Phase phase{&y, &x, phase_taps(y, x, axis_x.planes, g.kernel_w), {}, {}, weights_per_group};
+      Phase phase{&y, &x, phase_taps(y, x, axis_x.planes, g.kernel_w), {}, weights_per_group};
       for (std::size_t i = 0; i < phase.taps.size(); ++i) {
         const Tap& tap = phase.taps[i];
         const bool joins = i > 0 && phase.groups.back().taps < kFewTaps && phase.taps[i - 1].plane == tap.plane &&
@@ -62,9 +74,7 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
         if (joins) {
           ++phase.groups.back().taps;
         } else {
-          phase.groups.push_back({tap.plane * layout.plane_stride + tap.dx * kChannelBlock,
-                                  static_cast<int64_t>(i) * in_blocks * kChannelBlock, 1});
-          phase.group_rows.push_back(tap.dy);
+          phase.groups.push_back({tap.plane, tap.dy, tap.dx, static_cast<int64_t>(i) * in_blocks * kChannelBlock, 1});
         }
       }
       tile_groups += static_cast<int64_t>(phase.groups.size());
@@ -87,7 +97,7 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
         W* const base = packed + group * call.weights_per_group + phase.weights +
                         o * static_cast<int64_t>(phase.taps.size()) * call.in_blocks * kChannelBlock;
         const Tap* next = phase.taps.data();
-        for (const FewTapGroup& tap_group : phase.groups) {
+        for (const Group& tap_group : phase.groups) {
           for (int64_t k = 0; k < tap_group.taps; ++k) {
             W* const out = base + tap_group.weights + (block * tap_group.taps + k) * kChannelBlock;
             const S* tap = from + o * strides.out + (next++)->kernel * strides.tap;
@@ -102,42 +112,62 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
   });
 }
 
-// One phase's pixels in a row of output: segments, of which the last may be shorter.
+// One phase's pixels in a row of output: segments, of which the last may be shorter. And room for what changes from row to row.
+template <class W>
 struct Segments {
   bool wide;
-  std::vector<int64_t> in, out, valid;
+  std::vector<int64_t> in, valid;
+  std::vector<int64_t> first, out;
+  std::vector<FewTapGroup<W>> groups;
 
   Segments(int64_t width, int64_t pixels_wide) {
     const int64_t half = pixels_wide / 2;
     wide = ceil_div(width, pixels_wide) * pixels_wide <= ceil_div(width, half) * half;
     const int64_t length = wide ? pixels_wide : half;
     for (int64_t u = 0; u < width; u += length) {
-      in.push_back(u * kChannelBlock);
+      in.push_back(u);
       valid.push_back(std::min(length, width - u));
     }
+    first = in;
     out.resize(in.size());
   }
 };
 
+// x: the input where it is read in place, otherwise null: then `packed` is the ring of rows, otherwise zeros.
 template <class S, class W>
-void run_row(const Call<S, W>& call, const TilePlace& place, const Phase& phase, int64_t image, int64_t t, Segments& segments,
-             const W* packed, const W* weights, S* y, const Epilogue& epilogue, Ahead& ahead) {
+void run_row(const Call<S, W>& call, const TilePlace& place, const Phase& phase, int64_t image, int64_t t, Segments<W>& segments,
+             const S* x, const W* packed, const W* weights, S* y, const Epilogue& epilogue, Ahead& ahead) {
   using T = Arithmetic<S>;
   const ConvGeometry& g = call.g;
   const int64_t out_row = (place.image + image) * g.out_h + phase.y->out_start + (place.t + t) * phase.y->out_step;
-  for (std::size_t i = 0; i < segments.in.size(); ++i) {
-    const int64_t u = place.u + segments.in[i] / kChannelBlock;
-    segments.out[i] = (out_row * g.out_w + phase.x->out_start + u * phase.x->out_step) * g.out_channels + place.group * call.out_channels;
-  }
-  std::vector<FewTapGroup> groups = phase.groups;
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    groups[i].offset += (t + phase.group_rows[i]) % call.layout.rows * call.layout.columns * kChannelBlock;
-  }
   FewJob<S, W> job{};
-  job.tile = packed;
-  job.block_stride = call.layout.block_stride;
+  std::vector<FewTapGroup<W>>& groups = segments.groups;
+  groups.clear();
+  for (std::size_t i = 0; i < segments.in.size(); ++i) {
+    const int64_t u = place.u + segments.in[i];
+    segments.out[i] = (out_row * g.out_w + phase.x->out_start + u * phase.x->out_step) * g.out_channels + place.group * call.out_channels;
+    if (x != nullptr) segments.first[i] = u * call.axis_x.planes;
+  }
+  for (const Group& group : phase.groups) {
+    if (x == nullptr) {
+      const int64_t row = (t + group.dy) % call.layout.rows * call.layout.columns * kChannelBlock;
+      groups.push_back({packed + group.plane * call.layout.plane_stride + row, group.dx, group.weights, group.taps});
+      continue;
+    }
+    const int64_t row = (place.t + t + group.dy) * call.axis_y.planes + group.plane / call.axis_x.planes - call.axis_y.lead;
+    if (row < 0 || row >= g.in_h) continue;
+    const S* from = x + ((place.image + image) * g.in_h + row) * g.in_w * g.in_channels + place.group * call.in_channels;
+    const int64_t column = group.dx * call.axis_x.planes + group.plane % call.axis_x.planes - call.axis_x.lead;
+    groups.push_back({reinterpret_cast<const W*>(from), column, group.weights, group.taps});
+  }
+  job.packed = x == nullptr;
+  job.columns = x == nullptr ? std::numeric_limits<int64_t>::max() : g.in_w;
+  job.column_step = x == nullptr ? 1 : call.axis_x.planes;
+  job.column_stride = x == nullptr ? kChannelBlock : g.in_channels / kPerWord<W>;
+  job.zeros = packed;
+  job.block_stride = x == nullptr ? call.layout.block_stride : kChannelBlock;
   job.blocks = call.in_blocks;
-  job.segment_in = segments.in.data();
+  job.segment_in = segments.first.data();
   job.segment_out = segments.out.data();
   job.segment_valid = segments.valid.data();
   job.segments = static_cast<int64_t>(segments.in.size());
@@ -157,11 +187,11 @@ void run_row(const Call<S, W>& call, const TilePlace& place, const Phase& phase,
   }
 }
 
-// A tile's images, row after row: packs what the next row of output reads, and computes it.
+// A tile's images, row after row: packs what the next row of output reads, unless it is read in place, and computes it.
 template <class S, class W>
 void run_tile(const Call<S, W>& call, const TilePlace& place, const S* x, const Prologue& prologue, W* packed, const W* weights, S* y,
               const Epilogue& epilogue, Ahead& ahead) {
-  std::vector<Segments> segments;
+  std::vector<Segments<W>> segments;
   for (const Phase& phase : call.phases) {
     const int64_t width = std::min(place.u + call.tile_u, phase.x->count) - place.u;
     segments.emplace_back(std::max<int64_t>(0, width), call.engine.few_pixels_wide);
@@ -170,14 +200,14 @@ void run_tile(const Call<S, W>& call, const TilePlace& place, const S* x, const 
   for (int64_t image = 0; image < place.images; ++image) {
     int64_t ready = 0;
     for (int64_t t = 0; t < rows; ++t) {
-      for (; ready < t + call.axis_y.span; ++ready) {
+      for (; !call.in_place && ready < t + call.axis_y.span; ++ready) {
         pack_tile_row(call.g, call.axis_y, call.axis_x, call.layout, place, image, ready, x, prologue, call.engine.run.pack_row,
                       packed + ready % call.layout.rows * call.layout.columns * kChannelBlock);
       }
       for (std::size_t i = 0; i < call.phases.size(); ++i) {
         const Phase& phase = call.phases[i];
         if (place.t + t >= phase.y->count || segments[i].in.empty()) continue;
-        run_row(call, place, phase, image, t, segments[i], packed, weights, y, epilogue, ahead);
+        run_row(call, place, phase, image, t, segments[i], call.in_place ? x : nullptr, packed, weights, y, epilogue, ahead);
       }
     }
   }
@@ -188,7 +218,8 @@ void run_tile(const Call<S, W>& call, const TilePlace& place, const S* x, const 
 template <class S, class W>
 void few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
               const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
-  const Call<S, W> call(g, axis_y, axis_x, threads);
+  const bool as_stored = prologue.y == nullptr && reinterpret_cast<uintptr_t>(x) % sizeof(W) == 0;
+  const Call<S, W> call(g, axis_y, axis_x, as_stored, threads);
   W* const packed_weights = static_cast<W*>(scratch(kSharedWeights, g.groups * call.weights_per_group * sizeof(W)));
   pack_weights(call, strides, weight, packed_weights, threads);
   const int64_t tiles = call.count(g.groups), next = std::max(threads, 1);  // from a thread's tile to its next, if all take as long
@@ -197,7 +228,15 @@ void few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axi
     const TilePlace place = call.place(task, g.batch);
     W* const packed = static_cast<W*>(scratch(kTileA, call.tile_elements * sizeof(W)));
     Ahead ahead(2 * place.images * call.tile_t * segments * call.tile_groups * call.in_blocks * call.out_channels);
-    if (task + next < tiles) {
+    if (call.in_place) {
+      // What a row of output reads first is the row below those that the one above it read.
+      std::fill_n(packed, call.in_blocks * kChannelBlock, W(0));
+      TilePlace below = place;
+      below.t += call.axis_y.span;
+      if (below.t < axis_y.max_count) {
+        fetch_tile(ahead, g, axis_y, below, call.tile_t - call.axis_y.span, call.tiles_u == 1, x, prologue);
+      }
+    } else if (task + next < tiles) {
       fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
     }
     run_tile(call, place, x, prologue, packed, packed_weights + place.group * call.weights_per_group, y, epilogue, ahead);

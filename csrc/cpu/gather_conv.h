@@ -84,23 +84,27 @@ template <class S, class W>
 struct GemmJob : GemmProduct<W>, GemmStore<S> {};
 
 // Few output channels: the vector runs over input channels, one accumulator for each output pixel of a row.
-struct FewTapGroup {
-  int64_t offset;  // of the first tap in the tile
-  int64_t weights; // of its first vector in the packed weights
-  int taps;        // neighbours along the row: at most kFewTaps
-};
 constexpr int kFewTaps = 8;
+template <class W>
+struct FewTapGroup {
+  const W* row;     // that it reads: column 0
+  int64_t column;   // of the first tap, from a pixel's own
+  int64_t weights;  // of its first vector in the packed weights
+  int taps;         // neighbours along the row: at most kFewTaps
+};
 
 template <class S, class W>
 struct FewJob {
-  const W* tile;
-  int64_t block_stride, blocks;  // channel blocks
-  const int64_t* segment_in;     // [segments] offsets into the tile of `pixels` neighbouring pixels
+  bool packed;                                  // rows of pixels kChannelBlock apart, as many as are read
+  int64_t columns, column_step, column_stride;  // otherwise: columns that a row has; from a pixel's to the next one's; elements between two
+  const W* zeros;                               // what the others hold
+  int64_t block_stride, blocks;                 // channel blocks
+  const int64_t* segment_in;                    // [segments] column of the first of `pixels` neighbouring pixels
   const int64_t* segment_out;
   const int64_t* segment_valid;  // pixels of the segment to store
   int64_t segments;
   int wide;  // 1: segments of few_pixels_wide pixels, 0: of half as many
-  const FewTapGroup* groups;
+  const FewTapGroup<W>* groups;
   int64_t group_count;
   const W* weights;  // [group][channel block][tap][kChannelBlock]
   S* output;

@@ -66,7 +66,7 @@ GF_INLINE void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, 
   };
   for (int64_t s = 0; s < job.step_count; ++s) {
     const int64_t begin = job.steps[s].offset, end = begin + job.steps[s].depth;
-    if (end - begin == kChannelBlock) {
+    if (GF_VECTOR_BYTES < 64 && end - begin == kChannelBlock) {
       // The usual step. Its few turns have an exit that CPUs mispredict, after some 100 cycles with so short a block: 4 turns in one.
 #pragma GCC unroll 4
       for (int64_t c = 0; c < kChannelBlock; ++c) multiply(begin + c);

@@ -18,9 +18,17 @@ constexpr int64_t kTileBytes = 640 * 1024;         // read once per chunk, so it
 constexpr int64_t kTransformedBytes = 720 * 1024;  // of one chunk: together with one point's sums within a 1 MB L2
 constexpr int64_t kSumBytes = 192 * 1024;          // of one chunk, all points of some output blocks
 constexpr int64_t kMostPieces = 56;
+// Many weights stream from behind the near cache once per chunk. Then a chunk may be so long that its transformed pieces lie there too;
+// they are read once for each group of output blocks, whose sums take more room instead.
+constexpr int64_t kManyWeights = 12 << 20;          // bytes
+constexpr int64_t kMostFarPieces = 112;
+constexpr int64_t kFarSumBytes = 512 * 1024;
+constexpr double kFarGain = 0.6;                   // of what streams, at most
 constexpr int64_t kFewestPieces = 14;
 constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than the products they save
 constexpr int64_t kFewestTotal = 128;    // pieces in the whole call that the weights' transform is shared by
+constexpr int64_t kFewestShared = 384;   // the same where the transformed weights are too many for any cache
+constexpr int64_t kMostWeights = 1500 * 1000;
 constexpr int64_t kChunkDepth = 640;     // longest chain of fp32 sums, as in gather_conv.cpp
 
 struct Phase {
@@ -45,9 +53,11 @@ struct Call : TileGrid {
   int64_t slots[kPoints];
   int64_t piece_elements;        // of one transformed piece, all points
   int64_t pieces;                // per chunk
+  int64_t sum_bytes;             // of a group of output blocks
   TileLayout layout;
 
   Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int pixels, int vector_bytes, int threads);
+  void choose_chunk(int pixels);
 };
 
 template <class S, class W>
@@ -81,9 +91,6 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
     }
     piece_elements += slots[p] * word_blocks * kChannelBlock;
   }
-  pieces = kTransformedBytes / static_cast<int64_t>(sizeof(W)) / piece_elements / pixels * pixels;
-  pieces = std::clamp(pieces, kFewestPieces, kMostPieces);
-
   weights_per_group = 0;
   for (Phase& phase : phases) {
     for (int p = 0; p < kPoints; ++p) {
@@ -96,9 +103,12 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
     }
   }
 
-  const int64_t budget = kTileBytes / static_cast<int64_t>(sizeof(T));
+  choose_chunk(pixels);
+
   const int64_t per_position = in_blocks * kChannelBlock * planes;
   const auto even = [](int64_t n) { return (n + 1) / 2 * 2; };
+  // Room for the pieces of a chunk: 2x2 positions each, and the halo.
+  const int64_t budget = std::max(kTileBytes / static_cast<int64_t>(sizeof(T)), pieces > kMostPieces ? 6 * pieces * per_position : 0);
   tile_t = even(axis_y.max_count);
   tile_u = even(axis_x.max_count);
   while (tile_t > 2 && per_position * (tile_t + 2) * (tile_u + 2) > budget) tile_t = even(tile_t / 2);
@@ -112,6 +122,22 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
   tiles_t = ceil_div(axis_y.max_count, tile_t);
   tiles_u = ceil_div(axis_x.max_count, tile_u);
   layout = TileLayout(tile_t + 2, tile_u + 2, planes, in_blocks);
+}
+
+template <class S, class W>
+void Call<S, W>::choose_chunk(int pixels) {
+  const int64_t piece = piece_elements * static_cast<int64_t>(sizeof(W)), all_weights = weights_per_group * static_cast<int64_t>(sizeof(W));
+  pieces = std::clamp(kTransformedBytes / piece / pixels * pixels, kFewestPieces, kMostPieces);
+  sum_bytes = kSumBytes;
+  const int64_t far_pieces = kMostFarPieces / pixels * pixels;
+  const int64_t block_sums = far_pieces * kPoints * lanes * static_cast<int64_t>(sizeof(T));
+  const int64_t groups = ceil_div(out_blocks, std::max<int64_t>(1, kFarSumBytes / block_sums));
+  const double streamed = static_cast<double>(all_weights) / static_cast<double>(pieces);
+  const double streamed_far = static_cast<double>(all_weights) / static_cast<double>(far_pieces) + static_cast<double>(piece * (1 + groups));
+  if (all_weights >= kManyWeights && streamed_far < kFarGain * streamed) {
+    pieces = far_pieces;
+    sum_bytes = kFarSumBytes;
+  }
 }
 
 template <class S, class W>
@@ -244,7 +270,7 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
   // group is what the near cache holds of sums besides.
   const int64_t block_sums = padded * call.lanes;
   const int64_t group_blocks =
-      std::clamp<int64_t>(kSumBytes / static_cast<int64_t>(sizeof(T)) / (kPoints * block_sums), 1, call.out_blocks);
+      std::clamp<int64_t>(call.sum_bytes / static_cast<int64_t>(sizeof(T)) / (kPoints * block_sums), 1, call.out_blocks);
   T* const sums = static_cast<T*>(scratch(kTileC, group_blocks * kPoints * block_sums * sizeof(T)));
   std::vector<int64_t> out(count);
   std::vector<uint8_t> valid(count);
@@ -369,7 +395,9 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
 
 bool winograd_pays(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x) {
   if (std::min(g.in_channels, g.out_channels) / g.groups < kFewestChannels) return false;
-  if (g.batch * ceil_div(axis_y.max_count, 2) * ceil_div(axis_x.max_count, 2) < kFewestTotal) return false;
+  const int64_t pieces = g.batch * ceil_div(axis_y.max_count, 2) * ceil_div(axis_x.max_count, 2);
+  const int64_t weights = g.in_channels / g.groups * g.out_channels * g.kernel_h * g.kernel_w;
+  if (pieces < (weights > kMostWeights ? kFewestShared : kFewestTotal)) return false;
   return winograd_saving(axis_y, axis_x) >= kLeastWinogradSaving;
 }
 
