@@ -57,7 +57,8 @@ def test_inner_loops_keep_their_sums_in_registers() -> None:
     # Runs of 14, 7 and 2 pixels of the gather engines, and 14 rows of the weight gradient.
     assert len(blocks) >= 4, f"{len(blocks)} loops of {PRODUCTS} products of pairs"
     for block in blocks:
-        fetched = [line for line in block if line.startswith("prefetch")]  # of the next tile, whose address no operand needs
+        # The next tile's lines are asked for beside the operands.
+        fetched = [line for line in block if line.startswith("prefetch")]
         in_memory = [line for line in block if "(" in line and not line.startswith("lea") and line not in fetched]
         assert len(in_memory) <= LOADS and len(fetched) <= 1, "\n".join(block)
         stores = [line for line in in_memory if re.search(r",\s*[^,]*\([^()]*\)$", line)]
