@@ -117,13 +117,16 @@ def test_what_is_not_given_is_made_again_from_the_file_that_is_named(folder: Pat
 
 def test_readme_has_every_place_and_names_files_that_make_it(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    places = (figures.SPEED, *figures.LAYERS.values(), figures.LAYERS_BFLOAT16, figures.SCALING, figures.SHOTS)
+    places = (figures.SPEED, *figures.LAYERS.values(), *figures.LAYERS_BFLOAT16.values(), figures.SCALING, figures.SHOTS)
     for markers in (*places, figures.QUALITY, figures.QUALITY_TIME):
         figures.split(text, markers)
     for markers, make in (
         (figures.SPEED, figures.speed_table),
         *((markers, bench_figures.layers) for markers in figures.LAYERS.values()),
-        (figures.LAYERS_BFLOAT16, functools.partial(bench_figures.layers, dtype="bfloat16")),
+        *(
+            (markers, functools.partial(bench_figures.layers, dtype="bfloat16"))
+            for markers in figures.LAYERS_BFLOAT16.values()
+        ),
         (figures.SCALING, bench_figures.scaling),
         (figures.QUALITY_TIME, figures.quality_over_time),
     ):

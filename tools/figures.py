@@ -5,10 +5,10 @@
 
 RUN: a run folder of `gan-fast train`; its samples and loss curves go to docs/. STEP: a file of
 benchmarks/train_step.py. A, B, C: files of `gan-fast bench --json`: of the layers (`layers` or `full`; there is a place
-for each of the levels avx512, avx2 and amx_bf16, whose file is made with --precision bf16), of `scaling`, and one whose
-report a browser photographs. What each comes to replaces what stands between two markers in README.md; what is not
-given is made again from the file that README.md names there (the photographs stay as they are). The quality of
-training, its text and its picture, comes from all stored runs of benchmarks/quality.py; D is a file of
+for each of the levels avx2, avx512, avx512_bf16 and amx_bf16, the files of the last two made with --precision bf16), of
+`scaling`, and one whose report a browser photographs. What each comes to replaces what stands between two markers in
+README.md; what is not given is made again from the file that README.md names there (the photographs stay as they are).
+The quality of training, its text and its picture, comes from all stored runs of benchmarks/quality.py; D is a file of
 benchmarks/quality_time.py.
 """
 
@@ -39,12 +39,12 @@ SPEED: Markers = ("<!-- speed table: tools/figures.py -->", "<!-- end of the spe
 #: By the instruction level of the machine that was measured.
 LAYERS: dict[str, Markers] = {
     level: (f"<!-- layers, {level}: tools/figures.py -->", f"<!-- end of the layers, {level} -->")
-    for level in ("amx_bf16", "avx512", "avx2")
+    for level in ("amx_bf16", "avx512_bf16", "avx512", "avx2")
 }
-LAYERS_BFLOAT16: Markers = (
-    "<!-- layers, amx_bf16, bfloat16: tools/figures.py -->",
-    "<!-- end of the layers, amx_bf16, bfloat16 -->",
-)
+LAYERS_BFLOAT16: dict[str, Markers] = {
+    level: (f"<!-- layers, {level}, bfloat16: tools/figures.py -->", f"<!-- end of the layers, {level}, bfloat16 -->")
+    for level in ("amx_bf16", "avx512_bf16")
+}
 SCALING: Markers = ("<!-- scaling: tools/figures.py -->", "<!-- end of scaling -->")
 SHOTS: Markers = ("<!-- report: tools/figures.py -->", "<!-- end of the report -->")
 QUALITY_TIME: Markers = ("<!-- quality against time: tools/figures.py -->", "<!-- end of quality against time -->")
@@ -75,7 +75,7 @@ def speed_table(path: Path, docs: Path) -> str:
         lines.append(f"| {program} | {' | '.join(cells)} |")
     lines.append("")
     lines.append(
-        f"Medians of programs that took turns in one process, fp32; ratios to {baseline}. Machine: {machine['cpu']}, "
+        f"Medians of programs that took turns in one process, fp32 where they do not say bf16; ratios to {baseline}. Machine: {machine['cpu']}, "
         f"{machine['threads']} threads, level {machine['level']}; torch {machine['torch']}, gan_fast "
         f"{machine['gan_fast']} at {machine['commit']}. Made by `python benchmarks/train_step.py`; "
         f"figures: [{path.name}]({source})."
@@ -229,7 +229,8 @@ def main() -> None:
     for level, markers in LAYERS.items():
         text = again(text, markers, arguments.layers if level == given else None, bench_figures.layers, docs)
     in_bfloat16 = functools.partial(bench_figures.layers, dtype="bfloat16")
-    text = again(text, LAYERS_BFLOAT16, arguments.layers if given == "amx_bf16" else None, in_bfloat16, docs)
+    for level, markers in LAYERS_BFLOAT16.items():
+        text = again(text, markers, arguments.layers if level == given else None, in_bfloat16, docs)
     text = again(text, SCALING, arguments.scaling, bench_figures.scaling, docs)
     if arguments.report_shots is not None:
         text = put(text, SHOTS, bench_figures.report_shots(arguments.report_shots, docs))
