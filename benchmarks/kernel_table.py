@@ -7,7 +7,7 @@ The rate counts the products of the direct algorithm, whatever algorithm ran, an
 that multiply-adds reached here (bf16: of twice float32's, which is what the instruction for pairs of bf16 does; matrix
 registers do more). Batches are chosen so that all widths have about as many pixels. PyTorch's time is that of its
 faster memory format. An error is the root mean square of the difference from float64, over that of the result, on one
-small batch with normally distributed operands.
+batch of at most 16 with normally distributed operands.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LAYERS = {
     "conv 128->128 k3 s2": LayerShape("article", "conv", 128, 128, (3, 3), 2, 1, 0, (14, 14), 256),
 }
 WIDTHS = (9, 17, 31, 100)
-ERROR_BATCH = 2
+ERROR_BATCH = 16  # enough for the algorithm that whole batches take
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHORTEST = 0.02  # seconds that a turn lasts at least
 
@@ -46,7 +46,7 @@ def at_width(shape: LayerShape, width: int) -> LayerShape:
 def error(shape: LayerShape, which: str, provider: str, dtype: torch.dtype) -> float:
     """Root mean square error of one pass, relative to the result's."""
     generator = torch.Generator().manual_seed(1)
-    sizes = (ERROR_BATCH, *shape.input_shape[1:]), shape.weight_shape, (shape.out_channels,)
+    sizes = (min(ERROR_BATCH, shape.batch), *shape.input_shape[1:]), shape.weight_shape, (shape.out_channels,)
     operands = [torch.randn(size, generator=generator).to(dtype) for size in sizes]
     upstream: Tensor | None = None
 

@@ -1,4 +1,4 @@
-// bias_act, act_grad and bce_with_logits over plain pointers. Checked here: codes, sizes, null pointers; the rest (dtypes,
+// bias_act, act_grad, bce_with_logits and transpose over plain pointers. Checked here: codes, sizes, null pointers; the rest (dtypes,
 // shapes, contiguity) is the Python wrappers' part.
 #include <pybind11/pybind11.h>
 

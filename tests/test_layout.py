@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from checks import level_of
 from native import LEVELS
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gan_fast import functional
 from gan_fast.ops import layout, memory
@@ -117,3 +121,26 @@ def test_a_copy_does_not_depend_on_threads() -> None:
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(copy, x) for copy in copies)
+
+
+def test_what_looks_on_sees_the_copy() -> None:
+    """A tangent, and a mode that counts operators: neither survives a copy behind PyTorch's back."""
+
+    class Names(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[str] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.seen.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    x = torch.randn(2, 3, 4, 5)
+    with forward_ad.dual_level():
+        tangent = torch.randn_like(x)
+        out = forward_ad.unpack_dual(functional.as_channels_last(forward_ad.make_dual(x, tangent)))
+        assert out.tangent is not None
+        assert torch.equal(out.tangent, tangent)
+    with Names() as names:
+        functional.as_channels_last(x)
+    assert any(name.startswith(("clone", "_to_copy", "copy_")) for name in names.seen), names.seen

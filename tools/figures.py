@@ -75,9 +75,9 @@ def speed_table(path: Path, docs: Path) -> str:
         lines.append(f"| {program} | {' | '.join(cells)} |")
     lines.append("")
     lines.append(
-        f"Medians of programs that took turns in one process, fp32 where they do not say bf16; ratios to {baseline}. Machine: {machine['cpu']}, "
-        f"{machine['threads']} threads, level {machine['level']}; torch {machine['torch']}, gan_fast "
-        f"{machine['gan_fast']} at {machine['commit']}. Made by `python benchmarks/train_step.py`; "
+        f"Medians of programs that took turns in one process, fp32 where they do not say bf16; ratios to {baseline}. "
+        f"Machine: {machine['cpu']}, {machine['threads']} threads, level {machine['level']}; torch {machine['torch']}, "
+        f"gan_fast {machine['gan_fast']} at {machine['commit']}. Made by `python benchmarks/train_step.py`; "
         f"figures: [{path.name}]({source})."
     )
     return "\n".join(lines)

@@ -151,9 +151,9 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
   });
 }
 
-// The way that is best for the shape.
+// The weight gradient in the way that is best for the shape, and the bias' sums.
 template <class S>
-void choose_way(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S, Arithmetic<S>>& bias, S* grad_weight) {
+void weight_and_bias_sums(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S>& bias, S* grad_weight) {
   const ConvGeometry& g = p.g;
   const int64_t m = p.gathered.channels, n = p.dense.channels;
   const bool empty = g.batch == 0 || p.dense.h * p.dense.w == 0 || p.gathered.h * p.gathered.w == 0;
@@ -197,9 +197,9 @@ void conv_weight_grad(const ConvGeometry& g, bool transposed, const S* x, const 
   const int64_t channel_step = weight_last ? 1 : taps, tap_step = weight_last ? gathered.channels : 1;
   const Problem<S, Arithmetic<S>> p{g, gathered, dense, prologue, table.rows, functions_of<S>(table), lanes, taps, channel_step, tap_step,
                                   threads};
-  const BiasGrad<S, Arithmetic<S>> bias(p, grad_bias == nullptr ? nullptr : grad_output);
-  choose_way(p, bias, grad_weight);
-  bias.finish(grad_bias);
+  const BiasGrad<S> bias(p, grad_output, grad_bias != nullptr);
+  weight_and_bias_sums(p, bias, grad_weight);
+  if (grad_bias != nullptr) bias.finish(grad_bias);
 }
 template void conv_weight_grad<float>(const ConvGeometry&, bool, const float*, const float*, float*, bool, float*, const Prologue&, int);
 template void conv_weight_grad<Bf16>(const ConvGeometry&, bool, const Bf16*, const Bf16*, Bf16*, bool, Bf16*, const Prologue&, int);

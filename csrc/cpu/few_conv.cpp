@@ -1,7 +1,6 @@
 #include "few_conv.h"
 
 #include <algorithm>
-#include <limits>
 #include <vector>
 
 #include "ahead.h"
@@ -57,12 +56,14 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
   in_words = ceil_div(in_channels, kPerWord<W>);
   in_blocks = ceil_div(in_words, kChannelBlock);
   // Few neighbouring taps: a pixel is read again for each of them, and a packed one is nearer.
-  in_place = as_stored && axis_x.span >= kLeastSpan && sizeof(W) == kPerWord<W> * sizeof(S) && in_channels % (kPerWord<W> * kChannelBlock) == 0;
+  in_place = as_stored && axis_x.span >= kLeastSpan && sizeof(W) == kPerWord<W> * sizeof(S) &&
+             in_channels % (kPerWord<W> * kChannelBlock) == 0;
   const int64_t planes = axis_y.planes * axis_x.planes;
   static_cast<TileGrid&>(*this) = choose_tiles(g, axis_y, axis_x, in_blocks * kChannelBlock * planes,
                                                kTileBytes / static_cast<int64_t>(sizeof(W)), engine.pixels, threads);
   layout = TileLayout(axis_y.span, tile_u + axis_x.span - 1, planes, in_blocks);
-  tile_elements = in_place ? in_blocks * kChannelBlock : layout.image_stride + 2 * engine.few_pixels_wide * kChannelBlock;  // segments may read past the last row
+  // Segments may read past the last row.
+  tile_elements = in_place ? in_blocks * kChannelBlock : layout.image_stride + 2 * engine.few_pixels_wide * kChannelBlock;
   weights_per_group = tile_groups = 0;
   for (const AxisPhase& y : axis_y.phases) {
     for (const AxisPhase& x : axis_x.phases) {
@@ -112,13 +113,10 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
   });
 }
 
-// One phase's pixels in a row of output: segments, of which the last may be shorter. And room for what changes from row to row.
-template <class W>
+// One phase's pixels in a row of output: segments, of which the last may be shorter.
 struct Segments {
   bool wide;
   std::vector<int64_t> in, valid;
-  std::vector<int64_t> first, out;
-  std::vector<FewTapGroup<W>> groups;
 
   Segments(int64_t width, int64_t pixels_wide) {
     const int64_t half = pixels_wide / 2;
@@ -128,52 +126,73 @@ struct Segments {
       in.push_back(u);
       valid.push_back(std::min(length, width - u));
     }
-    first = in;
-    out.resize(in.size());
   }
 };
 
-// x: the input where it is read in place, otherwise null: then `packed` is the ring of rows, otherwise zeros.
+// What changes from row to row, kept for its memory.
+template <class W>
+struct Row {
+  std::vector<int64_t> in, out;
+  std::vector<FewTapGroup<W>> groups;
+};
+
+// Row t of output reads rows of the ring.
 template <class S, class W>
-void run_row(const Call<S, W>& call, const TilePlace& place, const Phase& phase, int64_t image, int64_t t, Segments<W>& segments,
-             const S* x, const W* packed, const W* weights, S* y, const Epilogue& epilogue, Ahead& ahead) {
+void read_ring(const Call<S, W>& call, const Phase& phase, int64_t t, const Segments& segments, const W* ring, Row<W>& row,
+               FewJob<S, W>& job) {
+  row.in = segments.in;
+  row.groups.clear();
+  for (const Group& group : phase.groups) {
+    const int64_t place = (t + group.dy) % call.layout.rows * call.layout.columns * kChannelBlock;
+    row.groups.push_back({ring + group.plane * call.layout.plane_stride + place, group.dx, group.weights, group.taps});
+  }
+  job.packed = true;
+  job.block_stride = call.layout.block_stride;
+}
+
+// Row t of output reads the input's own rows. Rows outside are left out, columns outside are zeros.
+template <class S, class W>
+void read_in_place(const Call<S, W>& call, const TilePlace& place, const Phase& phase, int64_t image, int64_t t, const Segments& segments,
+                   const S* x, const W* zeros, Row<W>& row, FewJob<S, W>& job) {
+  const ConvGeometry& g = call.g;
+  const int64_t planes_y = call.axis_y.planes, planes_x = call.axis_x.planes;
+  row.in.clear();
+  for (const int64_t u : segments.in) row.in.push_back((place.u + u) * planes_x);
+  row.groups.clear();
+  for (const Group& group : phase.groups) {
+    const int64_t in_row = (place.t + t + group.dy) * planes_y + group.plane / planes_x - call.axis_y.lead;
+    if (in_row < 0 || in_row >= g.in_h) continue;
+    const S* from = x + ((place.image + image) * g.in_h + in_row) * g.in_w * g.in_channels + place.group * call.in_channels;
+    const int64_t column = group.dx * planes_x + group.plane % planes_x - call.axis_x.lead;
+    row.groups.push_back({reinterpret_cast<const W*>(from), column, group.weights, group.taps});
+  }
+  job.columns = g.in_w;
+  job.column_step = planes_x;
+  job.column_stride = g.in_channels / kPerWord<W>;
+  job.zeros = zeros;
+  job.block_stride = kChannelBlock;
+}
+
+// Row t of a phase of one of the tile's images. `job` and `row` say what it reads.
+template <class S, class W>
+void run_row(const Call<S, W>& call, const TilePlace& place, const Phase& phase, int64_t image, int64_t t, const Segments& segments,
+             const W* weights, S* y, const Epilogue& epilogue, Row<W>& row, FewJob<S, W>& job, Ahead& ahead) {
   using T = Arithmetic<S>;
   const ConvGeometry& g = call.g;
   const int64_t out_row = (place.image + image) * g.out_h + phase.y->out_start + (place.t + t) * phase.y->out_step;
-  FewJob<S, W> job{};
-  std::vector<FewTapGroup<W>>& groups = segments.groups;
-  groups.clear();
-  for (std::size_t i = 0; i < segments.in.size(); ++i) {
-    const int64_t u = place.u + segments.in[i];
-    segments.out[i] = (out_row * g.out_w + phase.x->out_start + u * phase.x->out_step) * g.out_channels + place.group * call.out_channels;
-    if (x != nullptr) segments.first[i] = u * call.axis_x.planes;
+  row.out.clear();
+  for (const int64_t u : segments.in) {
+    const int64_t column = phase.x->out_start + (place.u + u) * phase.x->out_step;
+    row.out.push_back((out_row * g.out_w + column) * g.out_channels + place.group * call.out_channels);
   }
-  for (const Group& group : phase.groups) {
-    if (x == nullptr) {
-      const int64_t row = (t + group.dy) % call.layout.rows * call.layout.columns * kChannelBlock;
-      groups.push_back({packed + group.plane * call.layout.plane_stride + row, group.dx, group.weights, group.taps});
-      continue;
-    }
-    const int64_t row = (place.t + t + group.dy) * call.axis_y.planes + group.plane / call.axis_x.planes - call.axis_y.lead;
-    if (row < 0 || row >= g.in_h) continue;
-    const S* from = x + ((place.image + image) * g.in_h + row) * g.in_w * g.in_channels + place.group * call.in_channels;
-    const int64_t column = group.dx * call.axis_x.planes + group.plane % call.axis_x.planes - call.axis_x.lead;
-    groups.push_back({reinterpret_cast<const W*>(from), column, group.weights, group.taps});
-  }
-  job.packed = x == nullptr;
-  job.columns = x == nullptr ? std::numeric_limits<int64_t>::max() : g.in_w;
-  job.column_step = x == nullptr ? 1 : call.axis_x.planes;
-  job.column_stride = x == nullptr ? kChannelBlock : g.in_channels / kPerWord<W>;
-  job.zeros = packed;
-  job.block_stride = x == nullptr ? call.layout.block_stride : kChannelBlock;
   job.blocks = call.in_blocks;
-  job.segment_in = segments.first.data();
-  job.segment_out = segments.out.data();
+  job.segment_in = row.in.data();
+  job.segment_out = row.out.data();
   job.segment_valid = segments.valid.data();
   job.segments = static_cast<int64_t>(segments.in.size());
   job.wide = segments.wide;
-  job.groups = groups.data();
-  job.group_count = static_cast<int64_t>(groups.size());
+  job.groups = row.groups.data();
+  job.group_count = static_cast<int64_t>(row.groups.size());
   job.out_pixel_stride = phase.x->out_step * g.out_channels;
   job.activation = epilogue.activation;
   job.slope = static_cast<T>(epilogue.slope);
@@ -187,16 +206,18 @@ void run_row(const Call<S, W>& call, const TilePlace& place, const Phase& phase,
   }
 }
 
-// A tile's images, row after row: packs what the next row of output reads, unless it is read in place, and computes it.
+// A tile's images, row after row: packs what the next row of output reads, unless that is read in place, and computes it. `packed` is
+// the ring, or zeros.
 template <class S, class W>
 void run_tile(const Call<S, W>& call, const TilePlace& place, const S* x, const Prologue& prologue, W* packed, const W* weights, S* y,
               const Epilogue& epilogue, Ahead& ahead) {
-  std::vector<Segments<W>> segments;
+  std::vector<Segments> segments;
   for (const Phase& phase : call.phases) {
     const int64_t width = std::min(place.u + call.tile_u, phase.x->count) - place.u;
     segments.emplace_back(std::max<int64_t>(0, width), call.engine.few_pixels_wide);
   }
   const int64_t rows = std::min(call.tile_t, call.axis_y.max_count - place.t);
+  Row<W> row;
   for (int64_t image = 0; image < place.images; ++image) {
     int64_t ready = 0;
     for (int64_t t = 0; t < rows; ++t) {
@@ -207,7 +228,13 @@ void run_tile(const Call<S, W>& call, const TilePlace& place, const S* x, const 
       for (std::size_t i = 0; i < call.phases.size(); ++i) {
         const Phase& phase = call.phases[i];
         if (place.t + t >= phase.y->count || segments[i].in.empty()) continue;
-        run_row(call, place, phase, image, t, segments[i], call.in_place ? x : nullptr, packed, weights, y, epilogue, ahead);
+        FewJob<S, W> job{};
+        if (call.in_place) {
+          read_in_place(call, place, phase, image, t, segments[i], x, packed, row, job);
+        } else {
+          read_ring(call, phase, t, segments[i], packed, row, job);
+        }
+        run_row(call, place, phase, image, t, segments[i], weights, y, epilogue, row, job, ahead);
       }
     }
   }
@@ -218,7 +245,7 @@ void run_tile(const Call<S, W>& call, const TilePlace& place, const S* x, const 
 template <class S, class W>
 void few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
               const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
-  const bool as_stored = prologue.y == nullptr && reinterpret_cast<uintptr_t>(x) % sizeof(W) == 0;
+  const bool as_stored = x != nullptr && prologue.y == nullptr && reinterpret_cast<uintptr_t>(x) % sizeof(W) == 0;
   const Call<S, W> call(g, axis_y, axis_x, as_stored, threads);
   W* const packed_weights = static_cast<W*>(scratch(kSharedWeights, g.groups * call.weights_per_group * sizeof(W)));
   pack_weights(call, strides, weight, packed_weights, threads);

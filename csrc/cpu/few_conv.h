@@ -1,5 +1,6 @@
 // The gather engine where output channels are few: the vector runs over input channels, and each pixel of a row has one accumulator
-// (few_block.h). Rows of the input are packed one after another into a ring of as many as an output reads.
+// (few_block.h). Rows of the input are packed one after another into a ring of as many as an output reads, or, where their pixels are
+// whole blocks of words, read where they lie: then taps outside of the image are left out above and below, and multiply zeros beside it.
 #pragma once
 
 #include "common/geometry.h"

@@ -96,8 +96,8 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
           Ahead ahead(lines * length * n_blocks * m_blocks);
           if (u + tile.u >= wide.w) {  // the next tile begins a band of rows
             const bool last = t + lines >= wide.h;
-            const int64_t image = last ? n + kPerWord<W> : n, row = last ? 0 : t + lines;
-            for (int64_t i = image; i < std::min({image + kPerWord<W>, member_end * kPerWord<W>, g.batch}); ++i) {
+            const int64_t next = last ? n + kPerWord<W> : n, row = last ? 0 : t + lines;
+            for (int64_t i = next; i < std::min({next + kPerWord<W>, member_end * kPerWord<W>, g.batch}); ++i) {
               wide.fetch_rows(ahead, i * wide.h + row, std::min(tile.t, wide.h - row));
             }
           }

@@ -103,7 +103,7 @@ struct FewJob {
   const int64_t* segment_out;
   const int64_t* segment_valid;  // pixels of the segment to store
   int64_t segments;
-  int wide;  // 1: segments of few_pixels_wide pixels, 0: of half as many
+  bool wide;  // segments of few_pixels_wide pixels, otherwise of half as many
   const FewTapGroup<W>* groups;
   int64_t group_count;
   const W* weights;  // [group][channel block][tap][kChannelBlock]

@@ -80,7 +80,9 @@ void fetch_tile(Ahead& ahead, const ConvGeometry& g, const AxisPlan& axis_y, con
                 const S* x, const Prologue& prologue) {
   if (g.groups != 1 || !whole_rows) return;
   const int64_t row = g.in_w * g.in_channels, phase_rows = axis_y.max_count;
-  const int64_t first = place.t * g.in_h / phase_rows, last = std::min(place.t + tile_t, phase_rows) * g.in_h / phase_rows;
+  const double scale = static_cast<double>(g.in_h) / static_cast<double>(phase_rows);  // sizes have 40 bits, their product does not fit
+  const auto input_row = [&](int64_t t) { return static_cast<int64_t>(static_cast<double>(t) * scale); };
+  const int64_t first = input_row(place.t), last = input_row(std::min(place.t + tile_t, phase_rows));
   const int64_t begin = (place.image * g.in_h + first) * row, end = ((place.image + place.images - 1) * g.in_h + last) * row;
   ahead.add(x + begin, (end - begin) * static_cast<int64_t>(sizeof(S)));
   if (prologue.y != nullptr) ahead.add(static_cast<const S*>(prologue.y) + begin, (end - begin) * static_cast<int64_t>(sizeof(S)));

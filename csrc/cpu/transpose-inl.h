@@ -23,12 +23,14 @@ struct Line {
 template <int HALF, class E>
 static inline __attribute__((always_inline)) void exchange(typename Line<E>::type* lines) {
   constexpr int side = kSide<E>;
+#ifndef __clang__
   decltype(lines[0] < lines[0]) upper{}, lower{};
 #pragma GCC unroll 32
   for (int i = 0; i < side; ++i) {
     upper[i] = (i & HALF) == 0 ? i : side + i - HALF;
     lower[i] = (i & HALF) == 0 ? i + HALF : side + i;
   }
+#endif
 #pragma GCC unroll 32
   for (int r = 0; r < side; ++r) {
     if ((r & HALF) != 0) continue;

@@ -13,7 +13,8 @@ constexpr int64_t kColumns = 64;  // tasks begin at multiples of it: whole lines
 }  // namespace
 
 void transpose(const Transpose& args, int threads) {
-  const auto kernel = function_for(args.dtype, transpose_table_for_level(), transpose_table_for_level());
+  const TransposeTable& table = transpose_table_for_level();
+  const auto kernel = function_for(args.dtype, table, table);  // doubles too: nothing is computed
   const int64_t rows = std::max<int64_t>(args.rows, 1);
   const int64_t band = std::max(kColumns, kElementsPerTask / rows / kColumns * kColumns);
   const int64_t bands = ceil_div(args.columns, band);

@@ -77,17 +77,17 @@ struct Problem {
 
 // The bias gradient: sums over pixels, in parts of so many. A way of computing the weight gradient may sum parts just before it packs
 // the same pixels; which parts there are depends on the shape alone.
-template <class S, class W>
+template <class S>
 struct BiasGrad {
   static constexpr int64_t kPixels = 1024;
-  const Problem<S, W>& p;
-  const S* grad_output;  // null: not wanted
+  const Problem<S, Arithmetic<S>>& p;
+  const S* grad_output;
   int64_t channels, pixels, parts;
   Arithmetic<S>* partial;
 
-  BiasGrad(const Problem<S, W>& problem, const S* grad)
+  BiasGrad(const Problem<S, Arithmetic<S>>& problem, const S* grad, bool wanted)
       : p(problem), grad_output(grad), channels(problem.g.out_channels), pixels(problem.g.batch * problem.g.out_h * problem.g.out_w),
-        parts(grad == nullptr ? 0 : ceil_div(pixels, kPixels)), partial(nullptr) {
+        parts(wanted ? ceil_div(pixels, kPixels) : 0), partial(nullptr) {
     if (parts != 0) partial = static_cast<Arithmetic<S>*>(scratch(kBiasSums, parts * channels * sizeof(Arithmetic<S>)));
   }
 
@@ -110,10 +110,12 @@ struct BiasGrad {
     for (int64_t part = ceil_div(first * image, kPixels); part < parts && part * kPixels < (first + images) * image; ++part) sum(part);
   }
 
-  void sum_all() const { parallel_tasks(parts, p.threads, [&](int64_t part) { sum(part); }); }
+  void sum_all() const {
+    if (parts != 0) parallel_tasks(parts, p.threads, [&](int64_t part) { sum(part); });
+  }
 
   void finish(S* grad_bias) const {
-    for (int64_t c = 0; c < channels && grad_output != nullptr; ++c) {
+    for (int64_t c = 0; c < channels; ++c) {
       double sum = 0;
       for (int64_t part = 0; part < parts; ++part) sum += static_cast<double>(partial[part * channels + c]);
       grad_bias[c] = narrow<S>(static_cast<Arithmetic<S>>(sum));
@@ -197,7 +199,7 @@ void matrix_folded(const Problem<Bf16, Bf16Pair>& problem, Bf16* grad_weight);
 template <class S>
 bool winograd_pays(const Problem<S, Arithmetic<S>>& problem);
 template <class S>
-void winograd(const Problem<S, Arithmetic<S>>& problem, const BiasGrad<S, Arithmetic<S>>& bias, S* grad_weight);
+void winograd(const Problem<S, Arithmetic<S>>& problem, const BiasGrad<S>& bias, S* grad_weight);
 
 }  // namespace weight_grad
 }  // namespace gan_fast

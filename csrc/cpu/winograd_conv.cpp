@@ -380,7 +380,7 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     if (task + next < tiles) {
       fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
     }
-    // Chunks of whole register blocks, so that only the last one pads, and as equal as that allows.
+    // Chunks of whole register blocks, so that only the last one pads (without odd ends, all points of it), and as equal as that allows.
     const std::size_t count = pieces.size(), unit = static_cast<std::size_t>(table.pixels);
     const std::size_t units = (count + unit - 1) / unit, chunks = ceil_div(static_cast<int64_t>(count), call.pieces);
     for (std::size_t c = 0; c < chunks; ++c) {

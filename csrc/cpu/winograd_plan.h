@@ -38,7 +38,9 @@ struct EdgeCounts {
   PieceRange at(int point) const {
     const bool row_end = point / 4 == 3, column_end = point % 4 == 3;
     const int64_t all = pieces[0] + pieces[1] + pieces[2] + pieces[3];
-    return {column_end ? pieces[0] : 0, row_end ? pieces[0] + pieces[1] : (column_end ? all - pieces[3] : all)};
+    const int64_t begin = column_end ? pieces[0] : 0;
+    if (row_end) return {begin, pieces[0] + pieces[1]};
+    return {begin, column_end ? all - pieces[3] : all};
   }
 };
 

@@ -20,7 +20,6 @@ namespace {
 
 constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than the products they save
 constexpr int64_t kFewestPieces = 256;   // in the whole call: the sums' inverse transform is shared by them
-constexpr double kLeastSaving = 1.4;     // the direct way is better here than for the other passes: its operands stay in L2
 // Pieces of one chunk: the transformed operands of a chunk stream through L2 from L3, the sums too; the more pieces, the fewer
 // passes over the sums.
 constexpr int64_t kPieces = 112;
@@ -217,7 +216,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
 }
 
 template <class S, class W>
-void winograd_in(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S, Arithmetic<S>>& bias, S* grad_weight) {
+void winograd_in(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S>& bias, S* grad_weight) {
   using T = Arithmetic<S>;
   const Call<S, W> call(p);
   const auto& functions = functions_of<S>(winograd_kernels_for<S>());
@@ -285,11 +284,11 @@ template <class S>
 bool winograd_pays(const Problem<S, Arithmetic<S>>& p) {
   if (std::min(p.gathered.channels, p.dense.channels) < kFewestChannels) return false;
   if (p.g.batch * ceil_div(p.dense.h, 2) * ceil_div(p.dense.w, 2) < kFewestPieces) return false;
-  return winograd_saving(plan_y<S>(p), plan_x<S>(p)) >= kLeastSaving;
+  return winograd_saving(plan_y<S>(p), plan_x<S>(p)) >= kLeastWinogradSaving;
 }
 
 template <class S>
-void winograd(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S, Arithmetic<S>>& bias, S* grad_weight) {
+void winograd(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S>& bias, S* grad_weight) {
   if constexpr (std::is_same_v<S, Bf16>) {
     if (pair_kernels() != nullptr) return winograd_in<Bf16, Bf16Pair>(p, bias, grad_weight);
   }
@@ -298,7 +297,7 @@ void winograd(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S, Arithmetic<S
 
 #define GAN_FAST_WINOGRAD(S)                                        \
   template bool winograd_pays<S>(const Problem<S, Arithmetic<S>>&); \
-  template void winograd<S>(const Problem<S, Arithmetic<S>>&, const BiasGrad<S, Arithmetic<S>>&, S*);
+  template void winograd<S>(const Problem<S, Arithmetic<S>>&, const BiasGrad<S>&, S*);
 GAN_FAST_WINOGRAD(float)
 GAN_FAST_WINOGRAD(Bf16)
 GAN_FAST_WINOGRAD(double)

@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from gan_fast.ops import memory
+from gan_fast.ops import memory, registry
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -61,7 +61,7 @@ def as_channels_last(x: Tensor) -> Tensor:
         return x
     if not x.is_contiguous(memory_format=torch.channels_last):
         recorded = torch.is_grad_enabled() and x.requires_grad
-        if recorded or type(x) is not Tensor or x.device.type != "cpu":
+        if recorded or x.device.type != "cpu" or type(x) is not Tensor or x.is_neg() or not registry.nobody_looks_on():
             return x.to(memory_format=torch.channels_last)
         return memory.copied(x, memory.channels_last_stride(x.shape))
     n, c, h, w = x.shape
