@@ -31,10 +31,14 @@ MOST_GROWTH = 1.5
 WELL_BUSY = 0.75
 
 
+def as_image(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(N, C, H, W); a sound (N, C, W) is an image of one row, as it is to the kernels."""
+    return shape if len(shape) == 4 else (*shape[:2], 1, shape[2])
+
+
 def empty(shape: tuple[int, ...]) -> torch.Tensor:
-    """Memory that nobody touches, in the kernels' own format."""
-    format_ = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-    return torch.empty(shape, memory_format=format_)
+    """Memory that nobody touches, in the kernels' own format: copies from another would be loops too."""
+    return torch.empty(as_image(shape), memory_format=torch.channels_last)
 
 
 def plan(shape: LayerShape, which: str, threads: int) -> dict[str, Any]:
@@ -48,8 +52,10 @@ def plan(shape: LayerShape, which: str, threads: int) -> dict[str, Any]:
         found = geometry.resolve_conv(shape.input_shape, shape.weight_shape, *form, shape.dilation, 1)
     assert found is not None, shape.name
     stride, begin, dilation, groups, out_size = (list(v) if isinstance(v, tuple) else v for v in found)
-    x, weight = empty(shape.input_shape), torch.empty(shape.weight_shape)
-    y = empty((shape.batch, shape.out_channels, *out_size))
+    if shape.rank == 1:
+        stride, begin, dilation, out_size = [1, *stride], [0, *begin], [1, *dilation], [1, *out_size]
+    x, weight = empty(shape.input_shape), torch.empty(as_image(shape.weight_shape))
+    y = empty((shape.batch, shape.out_channels, *out_size[-shape.rank :]))
     common = (stride, begin, dilation, groups)
     rest = (None, "none", 0.01)
     module = backends.extension()
@@ -59,13 +65,11 @@ def plan(shape: LayerShape, which: str, threads: int) -> dict[str, Any]:
     module.begin_plan()
     try:
         if which == "weight_grad":
-            OPERATORS["conv_weight_grad"](
-                x, y, list(shape.weight_shape[2:]), *common, transposed, False, *rest, False, "cpu"
-            )
+            OPERATORS["conv_weight_grad"](x, y, list(weight.shape[2:]), *common, transposed, False, *rest, False, "cpu")
         else:
             forward = which == "forward"
             op = "conv_transpose" if transposed == forward else "conv"
-            source, size = (x, out_size) if forward else (y, list(shape.input_shape[2:]))
+            source, size = (x, out_size) if forward else (y, list(x.shape[2:]))
             OPERATORS[op](source, weight, None, *common, size, "none", 0.01, *rest, "cpu")
     finally:
         made = module.end_plan()

@@ -122,7 +122,7 @@ CONV = [
     conv_case("few_out", (2, 32, 10, 9), (1, 32, 7, 7), pad=3, activation="tanh"),
     # Whole blocks of channels and few outputs: the input is read where it lies.
     conv_case("few_out_s2", (2, 64, 9, 11), (4, 32, 7, 7), stride=2, pad=3, groups=2, layout="channels_last"),
-    conv_case("few_out_line", (1, 256, 900), (1, 256, 9), pad=4, activation="tanh"),
+    conv_case("few_out_line", (1, 256, 900), (1, 256, 9), pad=4),
     conv_case("three_out", (2, 20, 6, 9), (3, 20, 3, 3), pad=1, layout="channels_last", activation="sigmoid"),
     conv_case("few_in", (2, 1, 13, 12), (24, 1, 5, 5), stride=2, pad=2, activation="leaky_relu"),
     conv_case("three_in", (2, 3, 10, 12), (48, 3, 4, 4), stride=2, pad=1, layout="channels_last", bias=False),

@@ -58,9 +58,13 @@ GF_INLINE void few_groups(const FewJob<S, W>& job, int64_t first, Vec<Sum<W>>* s
   const W* columns[P + kFewTaps - 1];
   for (int64_t g = 0; g < job.group_count; ++g) {
     const FewTapGroup<W>& group = job.groups[g];
-    for (int j = 0; j < (PACKED ? 1 : P + group.taps - 1); ++j) {
-      const int64_t column = first + group.column + j * job.column_step;
-      columns[j] = column >= 0 && column < job.columns ? group.row + column * job.column_stride : job.zeros;
+    if (PACKED) {
+      columns[0] = group.row + (first + group.column) * kChannelBlock;
+    } else {
+      for (int j = 0; j < P + group.taps - 1; ++j) {
+        const int64_t column = first + group.column + j * job.column_step;
+        columns[j] = column >= 0 && column < job.columns ? group.row + column * job.column_stride : job.zeros;
+      }
     }
     const W* weights = job.weights + group.weights;
     const char* at = ahead + 2 * g * job.blocks * job.ahead.step;
