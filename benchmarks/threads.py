@@ -51,12 +51,12 @@ def plan(shape: LayerShape, which: str, threads: int) -> dict[str, Any]:
     else:
         found = geometry.resolve_conv(shape.input_shape, shape.weight_shape, *form, shape.dilation, 1)
     assert found is not None, shape.name
-    stride, begin, dilation, groups, out_size = (list(v) if isinstance(v, tuple) else v for v in found)
-    if shape.rank == 1:
-        stride, begin, dilation, out_size = [1, *stride], [0, *begin], [1, *dilation], [1, *out_size]
+    lines = 2 - shape.rank  # axes that an image has more
+    stride, dilation = [*(1,) * lines, *found.stride], [*(1,) * lines, *found.dilation]
+    begin, out_size = [*(0,) * lines, *found.pad_begin], [*(1,) * lines, *found.out_size]
     x, weight = empty(shape.input_shape), torch.empty(as_image(shape.weight_shape))
     y = empty((shape.batch, shape.out_channels, *out_size[-shape.rank :]))
-    common = (stride, begin, dilation, groups)
+    common = (stride, begin, dilation, found.groups)
     rest = (None, "none", 0.01)
     module = backends.extension()
     assert module is not None
