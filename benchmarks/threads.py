@@ -44,12 +44,13 @@ def empty(shape: tuple[int, ...]) -> torch.Tensor:
 def plan(shape: LayerShape, which: str, threads: int) -> dict[str, Any]:
     """The plan of one pass of a layer with so many threads."""
     transposed = shape.op == "conv_transpose"
-    form: tuple[Any, ...] = (shape.stride, shape.padding)
+    sizes = shape.input_shape, shape.weight_shape
     if transposed:
-        form = (*form, shape.output_padding, 1, shape.dilation)
-        found = geometry.resolve_conv_transpose(shape.input_shape, shape.weight_shape, *form)
+        found = geometry.resolve_conv_transpose(
+            *sizes, shape.stride, shape.padding, shape.output_padding, 1, shape.dilation
+        )
     else:
-        found = geometry.resolve_conv(shape.input_shape, shape.weight_shape, *form, shape.dilation, 1)
+        found = geometry.resolve_conv(*sizes, shape.stride, shape.padding, shape.dilation, 1)
     assert found is not None, shape.name
     lines = 2 - shape.rank  # axes that an image has more
     stride, dilation = [*(1,) * lines, *found.stride], [*(1,) * lines, *found.dilation]
