@@ -113,18 +113,17 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
   });
 }
 
-// One phase's pixels in a row of output: segments, of which the last may be shorter.
+// One phase's pixels in a row of output: wide segments, and one of half their length where no more is left. The last may be shorter.
 struct Segments {
-  bool wide;
   std::vector<int64_t> in, valid;
+  int64_t wide;  // how many are
 
   Segments(int64_t width, int64_t pixels_wide) {
-    const int64_t half = pixels_wide / 2;
-    wide = ceil_div(width, pixels_wide) * pixels_wide <= ceil_div(width, half) * half;
-    const int64_t length = wide ? pixels_wide : half;
-    for (int64_t u = 0; u < width; u += length) {
+    const int64_t half = pixels_wide / 2, rest = width % pixels_wide;
+    wide = width / pixels_wide + (rest > half ? 1 : 0);
+    for (int64_t u = 0; u < width; u += pixels_wide) {
       in.push_back(u);
-      valid.push_back(std::min(length, width - u));
+      valid.push_back(std::min(pixels_wide, width - u));
     }
   }
 };
@@ -186,11 +185,6 @@ void run_row(const Call<S, W>& call, const TilePlace& place, const Phase& phase,
     row.out.push_back((out_row * g.out_w + column) * g.out_channels + place.group * call.out_channels);
   }
   job.blocks = call.in_blocks;
-  job.segment_in = row.in.data();
-  job.segment_out = row.out.data();
-  job.segment_valid = segments.valid.data();
-  job.segments = static_cast<int64_t>(segments.in.size());
-  job.wide = segments.wide;
   job.groups = row.groups.data();
   job.group_count = static_cast<int64_t>(row.groups.size());
   job.out_pixel_stride = phase.x->out_step * g.out_channels;
@@ -201,8 +195,17 @@ void run_row(const Call<S, W>& call, const TilePlace& place, const Phase& phase,
     job.weights = weights + phase.weights + o * per_channel;
     job.output = y + o;
     job.bias = epilogue.bias == nullptr ? T(0) : widen(static_cast<const S*>(epilogue.bias)[place.group * call.out_channels + o]);
-    job.ahead = ahead.take(2 * job.segments * job.group_count * job.blocks);
-    call.engine.run.few(job);
+    for (const bool wide : {true, false}) {
+      const int64_t first = wide ? 0 : segments.wide;
+      job.wide = wide;
+      job.segments = (wide ? segments.wide : static_cast<int64_t>(segments.in.size())) - first;
+      if (job.segments == 0) continue;
+      job.segment_in = row.in.data() + first;
+      job.segment_out = row.out.data() + first;
+      job.segment_valid = segments.valid.data() + first;
+      job.ahead = ahead.take(2 * job.segments * job.group_count * job.blocks);
+      call.engine.run.few(job);
+    }
   }
 }
 
