@@ -16,9 +16,11 @@ sys.path.append(str(BENCHMARKS))
 
 import bench_data  # noqa: E402  # a script of benchmarks/, found by the line above
 import frame  # noqa: E402  # found by the same line
+import kernel_table  # noqa: E402  # found by the same line
 import profile_loop  # noqa: E402  # found by the same line
 
-from gan_fast.suite import steps  # noqa: E402  # after them, in its order
+from gan_fast import tuning  # noqa: E402  # after them, in its order
+from gan_fast.suite import layers, shapes, steps  # noqa: E402  # the same
 
 
 def test_a_few_of_each_run() -> None:
@@ -84,3 +86,26 @@ def test_a_profile_is_held_against_the_loop_s_own_clock() -> None:
     assert found["phases"] == pytest.approx(found["wall"] * (1 + found["apart"]))
     text = profile_loop.told("accelerated", found)
     assert text.startswith("accelerated: 2 turns of ") and "by the loop's clock" in text and "100.0%" not in text
+
+
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 2e-6), ("bf16", 1e-2)])
+def test_the_table_of_kernels_tells_errors_and_who_served(precision: str, most: float) -> None:
+    shape = shapes.LayerShape("article", "conv", 16, 1, (7, 7), 1, 3, 0, (6, 6), 4)
+    dtype = kernel_table.DTYPES[precision]
+    calibration = tuning.calibration()
+    cells = [kernel_table.cell(shape, which, dtype, 1, calibration) for which in layers.PASSES]
+    for cell in cells:
+        assert 0 < cell["error"] < most, cell
+        assert 0 < cell["torch_error"] < most, cell
+        assert cell["rate"] == 2 * shape.macs / cell["seconds"]
+    text = kernel_table.table("tiny", cells)
+    assert [line.split()[0] for line in text.splitlines()[1:]] == list(layers.PASSES)
+    assert ("(PyTorch's)" in text) == (not all(cell["served"] for cell in cells))
+
+
+def test_other_widths_have_about_as_many_pixels() -> None:
+    shape = kernel_table.LAYERS["convT 128->128 k5 s2"]
+    for width in kernel_table.WIDTHS:
+        other = kernel_table.at_width(shape, width)
+        assert other.size == (width, width)
+        assert other.batch * width**2 == pytest.approx(shape.batch * shape.size[0] ** 2, rel=0.25)
