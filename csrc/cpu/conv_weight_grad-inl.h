@@ -8,8 +8,6 @@
 namespace gan_fast {
 namespace GF_LEVEL {
 
-#define GF_INLINE static inline __attribute__((always_inline))
-
 template <int ACT, class S>
 void pack_channels_impl(const PackChannels<S, Arithmetic<S>>& job) {
   using T = Arithmetic<S>;

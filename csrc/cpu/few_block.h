@@ -11,10 +11,6 @@
 namespace gan_fast {
 namespace GF_LEVEL {
 
-#ifndef GF_INLINE
-#define GF_INLINE static inline __attribute__((always_inline))
-#endif
-
 #if GF_VECTOR_BYTES == 64
 constexpr int kFewPixels = 14;
 #else

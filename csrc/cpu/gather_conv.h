@@ -3,6 +3,7 @@
 // Work is cut into tiles of the output (several small images, or a band of a large one). A tile's inputs are copied once into
 // blocks of kChannelBlock words (words.h), [image][channel block][plane][row][column][channel], zero-padded, so that the inner loops
 // have no edges and a constant pixel stride. Weights are packed once per call, [phase][output block][tap][channel][lane].
+// Few output channels have an engine of their own: few_conv.h.
 #pragma once
 
 #include <cstdint>

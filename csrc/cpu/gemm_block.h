@@ -12,8 +12,6 @@
 namespace gan_fast {
 namespace GF_LEVEL {
 
-#define GF_INLINE static inline __attribute__((always_inline))
-
 #if GF_VECTOR_BYTES == 64
 constexpr int kPixels = 14;
 #else

@@ -13,10 +13,6 @@ namespace GF_LEVEL {
 
 constexpr int kRegisterRows = 16, kRegisterWords = 16;
 
-#ifndef GF_INLINE
-#define GF_INLINE static inline __attribute__((always_inline))
-#endif
-
 #ifdef GF_AMX
 
 struct alignas(64) RegisterShapes {

@@ -13,6 +13,8 @@
 #include <immintrin.h>
 #endif
 
+#define GF_INLINE static inline __attribute__((always_inline))
+
 namespace gan_fast {
 namespace GF_LEVEL {
 

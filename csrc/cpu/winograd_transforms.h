@@ -8,10 +8,6 @@
 namespace gan_fast {
 namespace GF_LEVEL {
 
-#ifndef GF_INLINE
-#define GF_INLINE static inline __attribute__((always_inline))
-#endif
-
 // B^T d for one line of four.
 template <class V>
 GF_INLINE void transform_four(V d0, V d1, V d2, V d3, V* out) {
