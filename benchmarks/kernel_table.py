@@ -73,7 +73,10 @@ def error(shape: LayerShape, which: str, provider: str, dtype: torch.dtype) -> f
 def cell(
     shape: LayerShape, which: str, dtype: torch.dtype, rounds: int, calibration: interleaved.Calibration
 ) -> dict[str, Any]:
-    """One layer, width and pass."""
+    """One layer, width and pass; SystemExit, and no time, where the result is wrong."""
+    errors = {provider: error(shape, which, provider, dtype) for provider in ("auto", "torch")}
+    if not errors["auto"] <= layers.LARGEST_DIFFERENCE[dtype]:
+        raise SystemExit(f"{shape.name} {which}: an error of {errors['auto']:.1e}, PyTorch's is {errors['torch']:.1e}")
     runs = {
         f"{provider} {name}": layers.run_of(shape, provider, which, layout, dtype)
         for provider, name, layout in (
@@ -98,8 +101,8 @@ def cell(
         "torch_seconds": min(found["seconds"] for name, found in times.items() if name.startswith("torch")),
         "rate": rate,
         "share": rate / peak,
-        "error": error(shape, which, "auto", dtype),
-        "torch_error": error(shape, which, "torch", dtype),
+        "error": errors["auto"],
+        "torch_error": errors["torch"],
         "times": times,
     }
 

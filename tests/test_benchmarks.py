@@ -109,3 +109,11 @@ def test_other_widths_have_about_as_many_pixels() -> None:
         other = kernel_table.at_width(shape, width)
         assert other.size == (width, width)
         assert other.batch * width**2 == pytest.approx(shape.batch * shape.size[0] ** 2, rel=0.25)
+
+
+def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = shapes.LayerShape("article", "conv", 16, 1, (7, 7), 1, 3, 0, (6, 6), 4)
+    monkeypatch.setattr(kernel_table, "error", lambda *_: float("nan"))
+    monkeypatch.setattr(kernel_table.interleaved, "measure", never)
+    with pytest.raises(SystemExit, match="an error of nan"):
+        kernel_table.cell(shape, "forward", torch.float32, 1, tuning.calibration())
