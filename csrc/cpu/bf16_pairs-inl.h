@@ -121,6 +121,7 @@ void pack_channels(const PackChannels<Bf16, Bf16Pair>& job) {
 
 // ---- Winograd's operands: transformed in fp32, rounded once ---------------------------------------------------------------------
 
+constexpr int kPairOutputs = 2, kPoints = piece_points(kPairOutputs);  // F(2x2, 3x3)
 using Points = Vec<float>[kPoints];
 
 void input_transform(const InputTransform<float, Bf16Pair>& job) {
@@ -132,7 +133,7 @@ void input_transform(const InputTransform<float, Bf16Pair>& job) {
         for (int half = 0; half < 2; ++half) {
           const int64_t c = 2 * v + half * kVectorLanes, block = b + c / kChannelBlock;
           if (block >= job.blocks) continue;
-          input_points<float>(job.tile + block * job.in_block + job.pieces[i] + c % kChannelBlock, job.row_stride,
+          input_points<kPairOutputs, float>(job.tile + block * job.in_block + job.pieces[i] + c % kChannelBlock, job.row_stride,
                               [&](int point, Vec<float> value) __attribute__((always_inline)) { points[half][point] = value; });
         }
         const int64_t at = b / 2 * job.out_block + i * job.out_piece + v;
@@ -150,7 +151,7 @@ void input_pieces(const InputTransform<float, Bf16Pair>& job) {
       for (int64_t c = 0; c < kChannelBlock; c += kVectorLanes) {
         Points points[2] = {};
         for (int half = 0; half < 2 && i + half < job.count; ++half) {
-          input_points<float>(job.tile + b * job.in_block + job.pieces[i + half] + c, job.row_stride,
+          input_points<kPairOutputs, float>(job.tile + b * job.in_block + job.pieces[i + half] + c, job.row_stride,
                               [&](int point, Vec<float> value) __attribute__((always_inline)) { points[half][point] = value; });
         }
         const int64_t at = b * job.out_block + i / 2 * job.out_piece + c;
@@ -166,7 +167,7 @@ void weight_transform(const WeightTransform<float, Bf16Pair>& job) {
   for (int v = 0; v < 2; ++v) {
     Points points[2];
     for (int half = 0; half < 2; ++half) {
-      weight_points<float>(job.taps[half], v * kVectorLanes,
+      weight_points<kPairOutputs, float>(job.taps[half], v * kVectorLanes,
                            [&](int point, Vec<float> value) __attribute__((always_inline)) { points[half][point] = value; });
     }
     for (int p = 0; p < kPoints; ++p) {

@@ -59,6 +59,7 @@ struct GemmProduct {
   const int64_t* run_in;  // [blocks][runs] offsets into the tile
   const GemmStep* steps;
   int64_t step_count;
+  int64_t chain;   // steps summed in one chain, whose sums are then added up; 0: all
   const W* panel;  // [K][lanes per block]
   Sum<W>* sums;    // [blocks][runs * run_length][lanes per block]
   int64_t blocks;

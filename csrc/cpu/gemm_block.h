@@ -35,13 +35,8 @@ GF_INLINE void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, 
   constexpr int lanes = VecOf<T>::lanes;
   const W* base[R];
   for (int r = 0; r < R; ++r) base[r] = job.tile + run_in[r];
-  Vec<T> acc[R * L][NV];
-#pragma GCC unroll 16
-  for (int i = 0; i < R * L; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) acc[i][v] = Vec<T>{};
-  }
   const W* panel = job.panel;
+  Vec<T> acc[R * L][NV];
   const auto multiply = [&](int64_t c) __attribute__((always_inline)) {
     Vec<W> weight[NV];
 #pragma GCC unroll 2
@@ -62,24 +57,35 @@ GF_INLINE void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, 
     }
     panel += 2 * lanes;
   };
-  for (int64_t s = 0; s < job.step_count; ++s) {
-    const int64_t begin = job.steps[s].offset, end = begin + job.steps[s].depth;
-    if (GF_VECTOR_BYTES < 64 && end - begin == kChannelBlock) {
-      // The usual step. Its few turns have an exit that CPUs mispredict, after some 100 cycles with so short a block: 4 turns in one.
-#pragma GCC unroll 4
-      for (int64_t c = 0; c < kChannelBlock; ++c) multiply(begin + c);
-    } else {
-      for (int64_t c = begin; c < end; ++c) multiply(c);
-    }
-  }
+  bool accumulate = job.accumulate;
+  const int64_t chain = job.chain == 0 ? job.step_count : job.chain;
+  int64_t s = 0;
+  do {
 #pragma GCC unroll 16
-  for (int i = 0; i < R * L; ++i) {
+    for (int i = 0; i < R * L; ++i) {
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) {
-      T* sum = sums + (i * 2 + v) * lanes;
-      store<T>(sum, job.accumulate ? load<T>(sum) + acc[i][v] : acc[i][v]);
+      for (int v = 0; v < NV; ++v) acc[i][v] = Vec<T>{};
     }
-  }
+    for (const int64_t last = job.step_count - s < chain ? job.step_count : s + chain; s < last; ++s) {
+      const int64_t begin = job.steps[s].offset, end = begin + job.steps[s].depth;
+      if (GF_VECTOR_BYTES < 64 && end - begin == kChannelBlock) {
+        // The usual step. Its few turns have an exit that CPUs mispredict, after some 100 cycles with so short a block: 4 turns in one.
+#pragma GCC unroll 4
+        for (int64_t c = 0; c < kChannelBlock; ++c) multiply(begin + c);
+      } else {
+        for (int64_t c = begin; c < end; ++c) multiply(c);
+      }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < R * L; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) {
+        T* sum = sums + (i * 2 + v) * lanes;
+        store<T>(sum, accumulate ? load<T>(sum) + acc[i][v] : acc[i][v]);
+      }
+    }
+    accumulate = true;
+  } while (s < job.step_count);
 }
 
 // FULL: every lane of both vectors (of one, if NV is 1) is an output channel.

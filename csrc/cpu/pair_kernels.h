@@ -19,7 +19,7 @@ struct PairKernels {
   int vector_bytes;
   GatherFunctions<Bf16, Bf16Pair> gather;
   WeightGradFunctions<Bf16, Bf16Pair> weight_grad;
-  WinogradOperands<float, Bf16Pair> winograd;
+  WinogradOperands<float, Bf16Pair> winograd;  // F(2x2, 3x3)
 };
 
 // Those of the level in use, whose other kernels have vectors of the same length; null where pairs do not pay.
@@ -47,9 +47,9 @@ GatherEngine<S, W> gather_engine() {
 }
 
 template <class S, class W>
-const WinogradOperands<Arithmetic<S>, W>& winograd_operands() {
+const WinogradOperands<Arithmetic<S>, W>& winograd_operands(int outputs) {
   if constexpr (kPerWord<W> == 1) {
-    return functions_of<S>(winograd_kernels_for<S>()).operands;
+    return functions_of<S>(winograd_kernels_for<S>().of(outputs)).operands;
   } else {
     return pair_kernels()->winograd;
   }

@@ -8,58 +8,64 @@
 namespace gan_fast {
 namespace GF_LEVEL {
 
-template <class T>
+template <int M, class T>
 void input_transform(const InputTransform<T, T>& job) {
   constexpr int lanes = VecOf<T>::lanes;
   for (int64_t b = 0; b < job.blocks; ++b) {
     for (int64_t i = 0; i < job.count; ++i) {
       for (int c = 0; c < kChannelBlock; c += lanes) {
         const int64_t at = b * job.out_block + i * job.out_piece + c;
-        input_points<T>(job.tile + b * job.in_block + job.pieces[i] + c, job.row_stride,
-                        [&](int point, Vec<T> value) __attribute__((always_inline)) {
-                          if (job.out[point] != nullptr) store<T>(job.out[point] + at, value);
-                        });
+        input_points<M, T>(job.tile + b * job.in_block + job.pieces[i] + c, job.row_stride,
+                           [&](int point, Vec<T> value) __attribute__((always_inline)) {
+                             if (job.out[point] != nullptr) store<T>(job.out[point] + at, value);
+                           });
       }
     }
   }
 }
 
-template <class T>
+template <int M, class T>
 void weight_transform(const WeightTransform<T, T>& job) {
   constexpr int lanes = VecOf<T>::lanes;
   for (int v = 0; v < 2; ++v) {
-    weight_points<T>(job.taps[0], v * lanes, [&](int point, Vec<T> value) __attribute__((always_inline)) {
+    weight_points<M, T>(job.taps[0], v * lanes, [&](int point, Vec<T> value) __attribute__((always_inline)) {
       if (job.out[point] != nullptr) store<T>(job.out[point] + v * lanes, value);
     });
   }
 }
 
-template <int ACT, class S>
+template <int M, int ACT, class S>
 void output_transform_impl(const OutputTransform<S>& job) {
   using T = Arithmetic<S>;
-  constexpr int lanes = VecOf<T>::lanes;
+  constexpr int N = line_points(M), lanes = VecOf<T>::lanes;
   for (int v = 0; v < 2 && job.out_lanes > v * lanes; ++v) {
     const int64_t left = job.out_lanes - v * lanes;
     const Vec<T> bias = job.bias == nullptr ? Vec<T>{} : load<T>(job.bias + v * lanes);
     for (int64_t i = 0; i < job.count; ++i) {
+      const PieceOutputs valid = job.valid[i];
+      if (valid.rows == 0) continue;
       const int64_t at = (i * 2 + v) * lanes;
-      Vec<T> upper[4], lower[4];
+      Vec<T> by_row[M][N];
+#pragma GCC unroll 6
+      for (int x = 0; x < N; ++x) {
+        Vec<T> m[N], line[M];
+#pragma GCC unroll 6
+        for (int y = 0; y < N; ++y) m[y] = job.sums[y * N + x] == nullptr ? Vec<T>{} : load<T>(job.sums[y * N + x] + at);
+        Line<M>::template output<T>(m, line);
 #pragma GCC unroll 4
-      for (int x = 0; x < 4; ++x) {
-        Vec<T> m[4];
-#pragma GCC unroll 4
-        for (int y = 0; y < 4; ++y) m[y] = job.sums[y * 4 + x] == nullptr ? Vec<T>{} : load<T>(job.sums[y * 4 + x] + at);
-        upper[x] = m[0] + m[1] + m[2];
-        lower[x] = m[1] - m[2] - m[3];
+        for (int y = 0; y < M; ++y) by_row[y][x] = line[y];
       }
-      if (job.valid[i] & kNoOutput) continue;
-      const Vec<T> result[2][2] = {{upper[0] + upper[1] + upper[2], upper[1] - upper[2] - upper[3]},
-                                   {lower[0] + lower[1] + lower[2], lower[1] - lower[2] - lower[3]}};
-      S* out = job.output + job.out[i] + v * lanes;
-      for (int y = 0; y < (job.valid[i] & kSecondRow ? 2 : 1); ++y) {
-        for (int x = 0; x < (job.valid[i] & kSecondColumn ? 2 : 1); ++x) {
-          const Vec<T> value = activate<ACT>(result[y][x] + bias, job.slope);
-          S* pixel = out + y * job.out_row + x * job.out_pixel;
+      S* row = job.output + job.out[i] + v * lanes;
+#pragma GCC unroll 4
+      for (int y = 0; y < M; ++y, row += job.out_row) {
+        if (y >= valid.rows) break;
+        Vec<T> line[M];
+        Line<M>::template output<T>(by_row[y], line);
+        S* pixel = row;
+#pragma GCC unroll 4
+        for (int x = 0; x < M; ++x, pixel += job.out_pixel) {
+          if (x >= valid.columns) break;
+          const Vec<T> value = activate<ACT>(line[x] + bias, job.slope);
           if (left >= lanes && job.stream) {
             write_stream<S>(pixel, value);
           } else if (left >= lanes) {
@@ -76,19 +82,19 @@ void output_transform_impl(const OutputTransform<S>& job) {
 #endif
 }
 
-template <class S>
+template <int M, class S>
 void output_transform(const OutputTransform<S>& job) {
   switch (job.activation) {
     case kRelu:
-      return output_transform_impl<kRelu>(job);
+      return output_transform_impl<M, kRelu>(job);
     case kLeakyRelu:
-      return output_transform_impl<kLeakyRelu>(job);
+      return output_transform_impl<M, kLeakyRelu>(job);
     case kTanh:
-      return output_transform_impl<kTanh>(job);
+      return output_transform_impl<M, kTanh>(job);
     case kSigmoid:
-      return output_transform_impl<kSigmoid>(job);
+      return output_transform_impl<M, kSigmoid>(job);
     default:
-      return output_transform_impl<kNone>(job);
+      return output_transform_impl<M, kNone>(job);
   }
 }
 
@@ -105,16 +111,6 @@ void gradient_transform(const GradientTransform<T, T>& job) {
   }
 }
 
-// G^T u for one line of four.
-template <class T>
-GF_INLINE void filter_four(const Vec<T>* u, Vec<T>* out) {
-  const Vec<T> half = splat<T>(T(0.5));
-  const Vec<T> even = (u[1] + u[2]) * half;
-  out[0] = u[0] + even;
-  out[1] = (u[1] - u[2]) * half;
-  out[2] = even + u[3];
-}
-
 template <class T>
 void filter_transform(const FilterTransform<T>& job) {
   constexpr int lanes = VecOf<T>::lanes;
@@ -123,31 +119,38 @@ void filter_transform(const FilterTransform<T>& job) {
     for (int x = 0; x < 4; ++x) {
       Vec<T> u[4], line[3];
       for (int y = 0; y < 4; ++y) u[y] = job.sums[y * 4 + x] == nullptr ? Vec<T>{} : load<T>(job.sums[y * 4 + x] + v * lanes);
-      filter_four<T>(u, line);
+      Line<2>::filter<T>(u, line);
       for (int y = 0; y < 3; ++y) by_row[y][x] = line[y];
     }
     for (int y = 0; y < 3; ++y) {
       Vec<T> line[3];
-      filter_four<T>(by_row[y], line);
+      Line<2>::filter<T>(by_row[y], line);
       for (int x = 0; x < 3; ++x) store<T>(job.taps + ((y * 3 + x) * 2 + v) * lanes, line[x]);
     }
   }
 }
 
+template <class S>
+constexpr WinogradFunctions<S> functions_of_two() {
+  using T = Arithmetic<S>;
+  return {{input_transform<2, T>, input_transform<2, T>, weight_transform<2, T>, gradient_transform<T>},
+          output_transform<2, S>,
+          filter_transform<T>};
+}
+
+template <class S>
+constexpr WinogradFunctions<S> functions_of_four() {
+  using T = Arithmetic<S>;
+  return {{input_transform<4, T>, nullptr, weight_transform<4, T>, nullptr}, output_transform<4, S>, nullptr};
+}
+
 extern const WinogradKernels winograd_kernels = {
-    {{input_transform<float>, input_transform<float>, weight_transform<float>, gradient_transform<float>},
-     output_transform<float>,
-     filter_transform<float>},
-    {{input_transform<float>, input_transform<float>, weight_transform<float>, gradient_transform<float>},
-     output_transform<Bf16>,
-     filter_transform<float>},
 #if GF_VECTOR_BYTES == 16
-    {{input_transform<double>, input_transform<double>, weight_transform<double>, gradient_transform<double>},
-     output_transform<double>,
-     filter_transform<double>},
+    {functions_of_two<float>(), functions_of_two<Bf16>(), functions_of_two<double>()},
 #else
-    {{nullptr, nullptr, nullptr, nullptr}, nullptr, nullptr},
+    {functions_of_two<float>(), functions_of_two<Bf16>(), {}},
 #endif
+    {functions_of_four<float>(), functions_of_four<Bf16>(), {}},
 };
 
 }  // namespace GF_LEVEL

@@ -18,6 +18,9 @@ constexpr int64_t kTileBytes = 640 * 1024;         // read once per chunk, so it
 constexpr int64_t kTransformedBytes = 720 * 1024;  // of one chunk: together with one point's sums within a 1 MB L2
 constexpr int64_t kSumBytes = 192 * 1024;          // of one chunk, all points of some output blocks
 constexpr int64_t kMostPieces = 56;
+// The same of F(4x4), whose pieces and weights are larger: a point's pieces are read once for all output blocks, from wherever they are.
+constexpr int64_t kLargeTransformedBytes = 1024 * 1024;
+constexpr int64_t kMostLargePieces = 28;
 // Many weights stream from behind the near cache once per chunk. Then a chunk may be so long that its transformed pieces lie there too;
 // they are read once for each group of output blocks, whose sums take more room instead.
 constexpr int64_t kManyWeights = 12 << 20;          // bytes
@@ -29,13 +32,13 @@ constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than
 constexpr int64_t kFewestTotal = 128;    // pieces in the whole call that the weights' transform is shared by
 constexpr int64_t kFewestShared = 384;   // the same where the transformed weights are too many for any cache
 constexpr int64_t kMostWeights = 1500 * 1000;
-constexpr int64_t kChunkDepth = 640;     // longest chain of fp32 sums, as in gather_conv.cpp
+constexpr double kLeastGain = 1.25;      // of F(4x4) over F(2x2), in products: it transforms more weights, and sums in shorter chains
 
 struct Phase {
   const AxisPhase *y, *x;
   std::vector<WinogradFilter> filters;             // one for each plane
-  int64_t depth[kPoints];                  // channels summed at each point: those of its planes; 0 if the point is dead
-  int64_t weights[kPoints];                // where the point's panels start, in input channels x output blocks
+  int64_t depth[kMostPoints];                  // channels summed at each point: those of its planes; 0 if the point is dead
+  int64_t weights[kMostPoints];                // where the point's panels start, in input channels x output blocks
 };
 
 template <class S, class W>
@@ -43,26 +46,28 @@ struct Call : TileGrid {
   using T = Arithmetic<S>;
   const ConvGeometry& g;
   const AxisPlan &axis_y, &axis_x;
+  const int outputs, points;  // m and (m + 2)^2
   int64_t in_channels, out_channels, lanes, out_blocks;
   int64_t in_blocks;               // of the tile, whose words are floats
   int64_t in_words, word_blocks;   // of the transformed pieces
   std::vector<Phase> phases;
   int64_t weights_per_group;
-  uint16_t plane_points[kMostPlanes];   // points at which each plane is wanted by some phase
-  int64_t slot[kPoints][kMostPlanes];   // place of a plane among the point's transformed blocks
-  int64_t slots[kPoints];
+  uint64_t plane_points[kMostPlanes];      // points at which each plane is wanted by some phase
+  int64_t slot[kMostPoints][kMostPlanes];  // place of a plane among the point's transformed blocks
+  int64_t slots[kMostPoints];
   int64_t piece_elements;        // of one transformed piece, all points
   int64_t pieces;                // per chunk
   int64_t sum_bytes;             // of a group of output blocks
   TileLayout layout;
 
-  Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int pixels, int vector_bytes, int threads);
+  Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int outputs, int pixels, int vector_bytes, int threads);
   void choose_chunk(int pixels);
 };
 
 template <class S, class W>
-Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int pixels, int vector_bytes, int threads)
-    : g(geometry), axis_y(y_plan), axis_x(x_plan) {
+Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int outputs_of_piece, int pixels,
+                 int vector_bytes, int threads)
+    : g(geometry), axis_y(y_plan), axis_x(x_plan), outputs(outputs_of_piece), points(piece_points(outputs_of_piece)) {
   in_channels = g.in_channels / g.groups;
   out_channels = g.out_channels / g.groups;
   in_blocks = ceil_div(in_channels, kChannelBlock);
@@ -72,19 +77,19 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
   out_blocks = ceil_div(out_channels, lanes);
   const int64_t planes = axis_y.planes * axis_x.planes;
 
-  std::fill_n(plane_points, kMostPlanes, uint16_t{0});
+  std::fill_n(plane_points, kMostPlanes, uint64_t{0});
   for (const AxisPhase& y : axis_y.phases) {
     for (const AxisPhase& x : axis_x.phases) {
       Phase phase{&y, &x, {}, {}, {}};
       for (int64_t plane = 0; plane < planes; ++plane) {
-        phase.filters.push_back(winograd_filter(y, plane / axis_x.planes, x, plane % axis_x.planes, g.kernel_w));
+        phase.filters.push_back(winograd_filter(y, plane / axis_x.planes, x, plane % axis_x.planes, g.kernel_w, outputs));
         plane_points[plane] |= phase.filters.back().points;
       }
       phases.push_back(std::move(phase));
     }
   }
   piece_elements = 0;
-  for (int p = 0; p < kPoints; ++p) {
+  for (int p = 0; p < points; ++p) {
     slots[p] = 0;
     for (int64_t plane = 0; plane < planes; ++plane) {
       if ((plane_points[plane] >> p & 1) != 0) slot[p][plane] = slots[p]++;
@@ -93,11 +98,11 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
   }
   weights_per_group = 0;
   for (Phase& phase : phases) {
-    for (int p = 0; p < kPoints; ++p) {
+    for (int p = 0; p < points; ++p) {
       phase.weights[p] = weights_per_group;
       phase.depth[p] = 0;
       for (int64_t plane = 0; plane < planes; ++plane) {
-        if ((phase.filters[plane].points >> p & 1) != 0) phase.depth[p] += in_words;
+        if (phase.filters[plane].has(p)) phase.depth[p] += in_words;
       }
       weights_per_group += phase.depth[p] * out_blocks * lanes;
     }
@@ -106,16 +111,18 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
   choose_chunk(pixels);
 
   const int64_t per_position = in_blocks * kChannelBlock * planes;
-  const auto even = [](int64_t n) { return (n + 1) / 2 * 2; };
-  // Room for the pieces of a chunk: 2x2 positions each, and the halo.
-  const int64_t budget = std::max(kTileBytes / static_cast<int64_t>(sizeof(T)), pieces > kMostPieces ? 6 * pieces * per_position : 0);
-  tile_t = even(axis_y.max_count);
-  tile_u = even(axis_x.max_count);
-  while (tile_t > 2 && per_position * (tile_t + 2) * (tile_u + 2) > budget) tile_t = even(tile_t / 2);
-  while (tile_u > 16 && per_position * (tile_t + 2) * (tile_u + 2) > budget) tile_u = even(tile_u / 2);
+  const auto whole = [&](int64_t n) { return ceil_div(n, outputs) * outputs; };
+  const auto elements = [&] { return per_position * (tile_t + 2) * (tile_u + 2); };
+  // Room for the pieces of a chunk: their positions, and the halo.
+  const int64_t chunk_positions = (outputs == 4 ? 25 : pieces > kMostPieces ? 6 : 0) * pieces;
+  const int64_t budget = std::max(kTileBytes / static_cast<int64_t>(sizeof(T)), chunk_positions * per_position);
+  tile_t = whole(axis_y.max_count);
+  tile_u = whole(axis_x.max_count);
+  while (tile_t > outputs && elements() > budget) tile_t = whole(tile_t / 2);
+  while (tile_u > 16 && elements() > budget) tile_u = whole(tile_u / 2);
   tile_images = 1;
   if (tile_t >= axis_y.max_count && tile_u >= axis_x.max_count) {
-    const int64_t fitting = std::max<int64_t>(1, budget / (per_position * (tile_t + 2) * (tile_u + 2)));
+    const int64_t fitting = std::max<int64_t>(1, budget / elements());
     tile_images = std::min(fitting, std::max<int64_t>(1, g.batch / (4 * std::max(threads, 1))));
   }
   tiles_n = ceil_div(g.batch, tile_images);
@@ -127,10 +134,15 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
 template <class S, class W>
 void Call<S, W>::choose_chunk(int pixels) {
   const int64_t piece = piece_elements * static_cast<int64_t>(sizeof(W)), all_weights = weights_per_group * static_cast<int64_t>(sizeof(W));
+  if (outputs == 4) {
+    pieces = std::clamp(kLargeTransformedBytes / piece, kFewestPieces, kMostLargePieces);
+    sum_bytes = kFarSumBytes;
+    return;
+  }
   pieces = std::clamp(kTransformedBytes / piece / pixels * pixels, kFewestPieces, kMostPieces);
   sum_bytes = kSumBytes;
   const int64_t far_pieces = kMostFarPieces / pixels * pixels;
-  const int64_t block_sums = far_pieces * kPoints * lanes * static_cast<int64_t>(sizeof(T));
+  const int64_t block_sums = far_pieces * points * lanes * static_cast<int64_t>(sizeof(T));
   const int64_t groups = ceil_div(out_blocks, std::max<int64_t>(1, kFarSumBytes / block_sums));
   const double streamed = static_cast<double>(all_weights) / static_cast<double>(pieces);
   const double streamed_far = static_cast<double>(all_weights) / static_cast<double>(far_pieces) + static_cast<double>(piece * (1 + groups));
@@ -143,7 +155,7 @@ void Call<S, W>::choose_chunk(int pixels) {
 template <class S, class W>
 void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S* weight, W* packed, int threads) {
   using T = Arithmetic<S>;
-  const auto& run = winograd_operands<S, W>();
+  const auto& run = winograd_operands<S, W>(call.outputs);
   const int64_t all_taps = call.g.kernel_h * call.g.kernel_w;
   const int64_t lanes = call.lanes;
   parallel_tasks(call.g.groups * call.out_blocks * call.word_blocks, threads, [&](int64_t task) {
@@ -166,7 +178,7 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
         }
       }
       for (const Phase& phase : call.phases) {
-        int64_t before[kPoints] = {};  // words of the planes before this one
+        int64_t before[kMostPoints] = {};  // words of the planes before this one
         for (const WinogradFilter& filter : phase.filters) {
           WeightTransform<T, W> job{};
           for (int64_t c = 0; c < channels; ++c) {
@@ -174,8 +186,8 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
               job.taps[c][k] = filter.kernel[k] < 0 ? nullptr : lines + (c * all_taps + filter.kernel[k]) * lanes;
             }
           }
-          for (int p = 0; p < kPoints; ++p) {
-            if ((filter.points >> p & 1) == 0) continue;
+          for (int p = 0; p < call.points; ++p) {
+            if (!filter.has(p)) continue;
             job.out[p] = to + phase.weights[p] + (out_block * phase.depth[p] + before[p] + w) * lanes;
             before[p] += call.in_words;
           }
@@ -186,18 +198,18 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
   });
 }
 
-// A 2x2 piece of a tile, in phase coordinates.
+// A piece of a tile, in phase coordinates.
 struct Piece {
   int64_t image, t, u;
   int edge;  // winograd_plan.h
 };
 
-std::vector<Piece> pieces_of(const TileGrid& grid, const TilePlace& place, int64_t rows, int64_t columns) {
+std::vector<Piece> pieces_of(const TileGrid& grid, const TilePlace& place, int64_t rows, int64_t columns, int outputs) {
   std::vector<Piece> pieces;
   for (int64_t n = place.image; n < place.image + place.images; ++n) {
-    for (int64_t t = place.t; t < std::min(place.t + grid.tile_t, rows); t += 2) {
-      for (int64_t u = place.u; u < std::min(place.u + grid.tile_u, columns); u += 2) {
-        pieces.push_back({n, t, u, edge_of(t + 1 >= rows, u + 1 >= columns)});
+    for (int64_t t = place.t; t < std::min(place.t + grid.tile_t, rows); t += outputs) {
+      for (int64_t u = place.u; u < std::min(place.u + grid.tile_u, columns); u += outputs) {
+        pieces.push_back({n, t, u, edge_of(t + outputs > rows, u + outputs > columns)});
       }
     }
   }
@@ -205,16 +217,22 @@ std::vector<Piece> pieces_of(const TileGrid& grid, const TilePlace& place, int64
   return pieces;
 }
 
-// A point's register blocks in a chunk: runs of the pieces that have a product there.
+// A point's register blocks in a chunk: runs of the pieces that have a product there, cut so that the least is computed besides.
 struct PointRuns {
   int64_t length, blocks;
   std::vector<int64_t> in;
 
-  PointRuns(PieceRange range, int pixels) {
+  PointRuns(PieceRange range, int pixels) : length(1), blocks(0) {
     const int64_t wanted = range.end - range.begin;
-    length = wanted == 0 ? 1 : ceil_div(wanted, ceil_div(wanted, pixels));
-    const int64_t runs = std::min<int64_t>(kMaxRuns, pixels / length);
-    blocks = ceil_div(wanted, runs * length);
+    int64_t runs = 1, least = 0;
+    for (int64_t each = pixels; each >= 1 && wanted != 0; --each) {
+      const int64_t together = std::min<int64_t>(kMaxRuns, pixels / each), needed = ceil_div(wanted, together * each);
+      if (least != 0 && needed * together * each >= least) continue;
+      least = needed * together * each;
+      length = each;
+      runs = together;
+      blocks = needed;
+    }
     for (int64_t r = 0; r < blocks * runs; ++r) in.push_back((range.begin + r * length) * kChannelBlock);
   }
 };
@@ -225,7 +243,7 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
   using T = Arithmetic<S>;
   const GatherEngine<S, W> table = gather_engine<S, W>();
   const auto& gather = table.run;
-  const auto& winograd = functions_of<S>(winograd_kernels_for<S>());
+  const auto& winograd = functions_of<S>(winograd_kernels_for<S>().of(call.outputs));
   const ConvGeometry& g = call.g;
   const int64_t wanted = static_cast<int64_t>(count);
   const int64_t padded = wanted + table.pixels;  // a point's last register block may reach over its pieces; what it computes there is lost
@@ -239,13 +257,13 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
     ++edges.pieces[piece.edge];
   }
   std::vector<PointRuns> point_runs;
-  for (int p = 0; p < kPoints; ++p) point_runs.emplace_back(edges.at(p), table.pixels);
+  for (int p = 0; p < call.points; ++p) point_runs.emplace_back(edges.at(p, call.outputs), table.pixels);
 
   W* const transformed = static_cast<W*>(scratch(kTileB, padded * call.piece_elements * sizeof(W)));
   const int64_t block = padded * kChannelBlock;
-  W* point_start[kPoints];
+  W* point_start[kMostPoints];
   W* next = transformed;
-  for (int p = 0; p < kPoints; ++p) {
+  for (int p = 0; p < call.points; ++p) {
     point_start[p] = next;
     next += call.slots[p] * call.word_blocks * block;
   }
@@ -259,82 +277,68 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
     job.blocks = call.in_blocks;
     job.out_piece = kChannelBlock;
     job.out_block = block;
-    for (int p = 0; p < kPoints; ++p) {
+    for (int p = 0; p < call.points; ++p) {
       const bool alive = (call.plane_points[plane] >> p & 1) != 0;
       job.out[p] = alive ? point_start[p] + call.slot[p][plane] * call.word_blocks * block : nullptr;
     }
-    winograd_operands<S, W>().input_transform(job);
+    winograd_operands<S, W>(call.outputs).input_transform(job);
   }
 
   // Points outside, output blocks inside: a point's pieces are then read from the near cache for every block of the group. The
   // group is what the near cache holds of sums besides.
   const int64_t block_sums = padded * call.lanes;
   const int64_t group_blocks =
-      std::clamp<int64_t>(call.sum_bytes / static_cast<int64_t>(sizeof(T)) / (kPoints * block_sums), 1, call.out_blocks);
-  T* const sums = static_cast<T*>(scratch(kTileC, group_blocks * kPoints * block_sums * sizeof(T)));
+      std::clamp<int64_t>(call.sum_bytes / static_cast<int64_t>(sizeof(T)) / (call.points * block_sums), 1, call.out_blocks);
+  T* const sums = static_cast<T*>(scratch(kTileC, group_blocks * call.points * block_sums * sizeof(T)));
   std::vector<int64_t> out(count);
-  std::vector<uint8_t> valid(count);
+  std::vector<PieceOutputs> valid(count);
   std::vector<GemmStep> steps;
-  std::vector<std::size_t> flights;  // ends of the chains of sums in steps
   for (const Phase& phase : call.phases) {
     for (std::size_t i = 0; i < count; ++i) {
       const Piece& piece = pieces[first + i];
       const int64_t row = phase.y->out_start + piece.t * phase.y->out_step, column = phase.x->out_start + piece.u * phase.x->out_step;
       // A phase may be one row or column shorter than the longest: then its last piece can be empty.
-      const bool none = piece.t >= phase.y->count || piece.u >= phase.x->count;
-      valid[i] = static_cast<uint8_t>(none ? kNoOutput
-                                           : (piece.u + 1 < phase.x->count ? kSecondColumn : 0) |
-                                                 (piece.t + 1 < phase.y->count ? kSecondRow : 0));
+      const auto left = [&](int64_t all, int64_t first_here) {
+        return static_cast<uint8_t>(std::clamp<int64_t>(all - first_here, 0, call.outputs));
+      };
+      valid[i] = {left(phase.y->count, piece.t), left(phase.x->count, piece.u)};
       out[i] = ((piece.image * g.out_h + row) * g.out_w + column) * g.out_channels + place.group * call.out_channels;
     }
     for (int64_t first_block = 0; first_block < call.out_blocks; first_block += group_blocks) {
       const int64_t end_block = std::min(first_block + group_blocks, call.out_blocks);
-      for (int p = 0; p < kPoints; ++p) {
+      for (int p = 0; p < call.points; ++p) {
         const PointRuns& runs = point_runs[p];
         if (phase.depth[p] == 0 || runs.blocks == 0) continue;
         steps.clear();
-        flights.clear();
-        int64_t depth = 0;
         for (std::size_t plane = 0; plane < phase.filters.size(); ++plane) {
-          if ((phase.filters[plane].points >> p & 1) == 0) continue;
+          if (!phase.filters[plane].has(p)) continue;
           for (int64_t b = 0; b < call.word_blocks; ++b) {
             const int64_t words = std::min(kChannelBlock, call.in_words - b * kChannelBlock);
-            if (depth + words > kChunkDepth) {
-              flights.push_back(steps.size());
-              depth = 0;
-            }
             steps.push_back({(call.slot[p][plane] * call.word_blocks + b) * block, words});
-            depth += words;
           }
         }
-        flights.push_back(steps.size());
         for (int64_t out_block = first_block; out_block < end_block; ++out_block) {
           GemmJob<S, W> job{};
           job.tile = point_start[p];
           job.run_in = runs.in.data();
           job.run_length = static_cast<int>(runs.length);
           job.blocks = runs.blocks;
-          job.sums = sums + ((out_block - first_block) * kPoints + p) * block_sums + edges.at(p).begin * call.lanes;
+          job.steps = steps.data();
+          job.step_count = static_cast<int64_t>(steps.size());
+          job.chain = winograd_chain(call.outputs);
+          job.sums =
+              sums + ((out_block - first_block) * call.points + p) * block_sums + edges.at(p, call.outputs).begin * call.lanes;
           job.out_lanes = std::min(call.lanes, call.out_channels - out_block * call.lanes);
           job.panel = weights + phase.weights[p] + out_block * phase.depth[p] * call.lanes;
-          std::size_t begin = 0;
-          for (const std::size_t end : flights) {
-            job.steps = steps.data() + begin;
-            job.step_count = static_cast<int64_t>(end - begin);
-            int64_t depth_here = 0;
-            for (; begin < end; ++begin) depth_here += steps[begin].depth;
-            job.ahead = ahead.take(runs.blocks * depth_here);
-            gather.gemm(job);
-            job.panel += depth_here * call.lanes;
-            job.accumulate = true;
-          }
+          job.ahead = ahead.take(runs.blocks * phase.depth[p]);
+          gather.gemm(job);
         }
       }
       for (int64_t out_block = first_block; out_block < end_block; ++out_block) {
         OutputTransform<S> finish{};
         finish.out_lanes = std::min(call.lanes, call.out_channels - out_block * call.lanes);
-        for (int p = 0; p < kPoints; ++p) {
-          if (phase.depth[p] != 0) finish.sums[p] = sums + ((out_block - first_block) * kPoints + p) * block_sums;
+        for (int p = 0; p < call.points; ++p) {
+          if (phase.depth[p] != 0) finish.sums[p] = sums + ((out_block - first_block) * call.points + p) * block_sums;
         }
         finish.count = wanted;
         finish.out = out.data();
@@ -353,12 +357,12 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
 }
 
 template <class S, class W>
-void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
-                 const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, int outputs, const WeightStrides& strides,
+                 const S* x, const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
   using T = Arithmetic<S>;
   const GatherEngine<S, W> table = gather_engine<S, W>();
   const auto pack_row = functions_of<S>(gather_kernels_for<S>()).pack_row;
-  const Call<S, W> call(g, axis_y, axis_x, table.pixels, table.vector_bytes, threads);
+  const Call<S, W> call(g, axis_y, axis_x, outputs, table.pixels, table.vector_bytes, threads);
   const int64_t weight_elements = g.groups * call.weights_per_group;
   const int64_t bias_elements = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * call.lanes;
   W* packed_weights = static_cast<W*>(scratch(kSharedWeights, weight_elements * sizeof(W) + bias_elements * sizeof(T)));
@@ -375,13 +379,14 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     const TilePlace place = call.place(task, g.batch);
     T* packed = static_cast<T*>(scratch(kTileA, place.images * call.layout.image_stride * sizeof(T)));
     pack_tile(g, axis_y, axis_x, call.layout, place, x, prologue, pack_row, packed);
-    const std::vector<Piece> pieces = pieces_of(call, place, axis_y.max_count, axis_x.max_count);
+    const std::vector<Piece> pieces = pieces_of(call, place, axis_y.max_count, axis_x.max_count, outputs);
     Ahead ahead(ceil_div(static_cast<int64_t>(pieces.size()), table.pixels) * (call.weights_per_group / call.lanes));
     if (task + next < tiles) {
       fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
     }
-    // Chunks of whole register blocks, so that only the last one pads (without odd ends, all points of it), and as equal as that allows.
-    const std::size_t count = pieces.size(), unit = static_cast<std::size_t>(table.pixels);
+    // Of F(2x2), chunks of whole register blocks, so that only the last one pads (without odd ends, all points of it), and as equal as
+    // that allows.
+    const std::size_t count = pieces.size(), unit = outputs == 4 ? 1 : static_cast<std::size_t>(table.pixels);
     const std::size_t units = (count + unit - 1) / unit, chunks = ceil_div(static_cast<int64_t>(count), call.pieces);
     for (std::size_t c = 0; c < chunks; ++c) {
       const std::size_t first = units * c / chunks * unit, last = std::min(count, units * (c + 1) / chunks * unit);
@@ -391,32 +396,50 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   });
 }
 
+// Whether F(4x4) in fp32 is within twice PyTorch's error, which grows with the taps (in a convolution; it does not sum channels in one
+// chain) or with the channels (in a transposed one), while ours hardly does: 5.7e-7 of a result's size with one plane, 7e-7 with four.
+bool exact_in_fp32(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x) {
+  constexpr int64_t kFewestTaps = 25, kFewestSummed = 128;
+  if (axis_y.phases.size() * axis_x.phases.size() == 1) return g.kernel_h * g.kernel_w >= kFewestTaps;
+  return g.in_channels / g.groups >= kFewestSummed;
+}
+
 }  // namespace
 
-bool winograd_pays(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x) {
-  if (std::min(g.in_channels, g.out_channels) / g.groups < kFewestChannels) return false;
-  const int64_t pieces = g.batch * ceil_div(axis_y.max_count, 2) * ceil_div(axis_x.max_count, 2);
-  const int64_t weights = g.in_channels / g.groups * g.out_channels * g.kernel_h * g.kernel_w;
-  if (pieces < (weights > kMostWeights ? kFewestShared : kFewestTotal)) return false;
-  return winograd_saving(axis_y, axis_x) >= kLeastWinogradSaving;
+template <class S>
+int winograd_outputs(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x) {
+  const int64_t in_channels = g.in_channels / g.groups;
+  if (std::min(in_channels, g.out_channels / g.groups) < kFewestChannels) return 0;
+  const int64_t weights = in_channels * g.out_channels * g.kernel_h * g.kernel_w;
+  const int64_t fewest = weights > kMostWeights ? kFewestShared : kFewestTotal;
+  const auto saving = [&](int outputs) {
+    const int64_t pieces = g.batch * ceil_div(axis_y.max_count, outputs) * ceil_div(axis_x.max_count, outputs);
+    return pieces < fewest ? 0 : winograd_saving(axis_y, axis_x, outputs);
+  };
+  const double two = saving(2);
+  if (two < kLeastWinogradSaving) return 0;
+  // Tensors of double prove the texts in F(2x2); pairs' operands are rounded behind the transform.
+  if (std::is_same_v<S, double> || (std::is_same_v<S, Bf16> && pair_kernels() != nullptr)) return 2;
+  return (std::is_same_v<S, Bf16> || exact_in_fp32(g, axis_y, axis_x)) && saving(4) >= kLeastGain * two ? 4 : 2;
 }
 
 template <class S>
-void winograd_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
-                   const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+void winograd_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, int outputs, const WeightStrides& strides,
+                   const S* x, const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
   if constexpr (std::is_same_v<S, Bf16>) {
     if (pair_kernels() != nullptr) {
-      return winograd_in<Bf16, Bf16Pair>(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
+      return winograd_in<Bf16, Bf16Pair>(g, axis_y, axis_x, outputs, strides, x, weight, y, epilogue, prologue, threads);
     }
   }
-  winograd_in<S, Arithmetic<S>>(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
+  winograd_in<S, Arithmetic<S>>(g, axis_y, axis_x, outputs, strides, x, weight, y, epilogue, prologue, threads);
 }
 
-template void winograd_conv<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const float*,
-                                   const float*, float*, const Epilogue&, const Prologue&, int);
-template void winograd_conv<Bf16>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const Bf16*,
-                                  const Bf16*, Bf16*, const Epilogue&, const Prologue&, int);
-template void winograd_conv<double>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const double*,
-                                    const double*, double*, const Epilogue&, const Prologue&, int);
+#define GAN_FAST_WINOGRAD(S)                                                                                                          \
+  template int winograd_outputs<S>(const ConvGeometry&, const AxisPlan&, const AxisPlan&);                                            \
+  template void winograd_conv<S>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, int, const WeightStrides&, const S*, const S*, \
+                                 S*, const Epilogue&, const Prologue&, int);
+GAN_FAST_WINOGRAD(float)
+GAN_FAST_WINOGRAD(Bf16)
+GAN_FAST_WINOGRAD(double)
 
 }  // namespace gan_fast

@@ -1,14 +1,20 @@
-// The gather engine with Winograd's F(2x2, 3x3): for every phase whose taps lie within three neighbours along each axis.
+// The gather engine with Winograd's F(2x2, 3x3) or F(4x4, 3x3): for every phase whose taps lie within three neighbours along each axis.
 //
-// One transform of a 4x4 piece of the input, 16 points, serves all phases (of a transposed convolution) and, summed in the transform
-// domain, all planes (of a strided one). A phase with fewer than three taps along an axis is a filter with a zero at one end; its
-// product at the point 0 or infinity vanishes and is skipped. Kernel 5 with stride 2 takes 49 products for a 4x4 output where direct
-// takes 100, kernel 4 with stride 2 takes 36 for 64, a 3x3 kernel 16 for 36. Points 0, 1, -1, infinity: in fp32 the error is 1.6x
-// direct's. With words of pairs the transforms are computed in fp32 and rounded to bf16: an error of 3.8e-3 in the mean square, where
+// One transform of a 4x4 or 6x6 piece of the input serves all phases (of a transposed convolution) and, summed in the transform domain,
+// all planes (of a strided one). A phase with fewer than three taps along an axis is a filter with a zero at one end; its product at the
+// point 0 or infinity vanishes and is skipped. For a 4x4 output of each phase, kernel 5 with stride 2 takes 400 products directly, 196
+// with F(2x2) and 121 with F(4x4); kernel 4 with stride 2 takes 256, 144 and 100; a 3x3 kernel 144, 64 and 36.
+//
+// F(2x2) has the points 0, 1, -1, infinity: in fp32 the error is 1.6x direct's. F(4x4) with the points that are usual makes four times
+// as much. Here it has the points 0, 5/8, -5/8, 3/2, -3/2, infinity, and the sums run in short chains, for it is their rounding that the
+// last transform magnifies: 1.7x F(2x2)'s. winograd_outputs says where that is near enough.
+//
+// With words of pairs (F(2x2) only) the transforms are computed in fp32 and rounded to bf16: an error of 3.8e-3 in the mean square, where
 // rounding the operands of the direct way makes 2.35e-3. All told, with inputs that autocast rounds before and an output that is rounded
 // after, it is 4.8e-3, 1.7 times the 2.9e-3 of PyTorch's bf16 operation and of the direct way; of that 4.15e-3 arise in here, 1.66e-3
 // in those.
-//   Source of F(2, 3): S. Winograd, Arithmetic Complexity of Computations, 1980; A. Lavin, S. Gray, arXiv 1509.09308.
+//   Source of F(m, 3): S. Winograd, Arithmetic Complexity of Computations, 1980; A. Lavin, S. Gray, arXiv 1509.09308. That points decide
+//   the error: B. Barabasz et al., Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks, 2020.
 #pragma once
 
 #include <cstdint>
@@ -17,15 +23,17 @@
 #include "gather_conv.h"
 #include "gather_plan.h"
 #include "isa.h"
+#include "winograd_plan.h"
 
 namespace gan_fast {
 
-constexpr int kPoints = 16;  // 4 x 4
+// What a piece has of outputs: fewer than m rows or columns at the output's edge, none where a phase is shorter than the longest.
+struct PieceOutputs {
+  uint8_t rows, columns;
+};
 
-constexpr uint8_t kSecondColumn = 1, kSecondRow = 2, kNoOutput = 4;
-
-// Transforms 4x4 pieces of one plane: out[point][block][piece][word] for the points that are wanted. Words of pairs hold neighbouring
-// channels (two of the tile's blocks make one), or the same channel of neighbouring pieces.
+// Transforms (m + 2) x (m + 2) pieces of one plane: out[point][block][piece][word] for the points that are wanted. Words of pairs hold
+// neighbouring channels (two of the tile's blocks make one), or the same channel of neighbouring pieces.
 template <class T, class W>
 struct InputTransform {
   const T* tile;
@@ -33,7 +41,7 @@ struct InputTransform {
   const int64_t* pieces;     // [count] offsets of each piece's first pixel
   int64_t count;
   int64_t in_block, blocks;  // stride and number of the tile's channel blocks
-  W* out[kPoints];           // null: not wanted
+  W* out[kMostPoints];           // null: not wanted
   int64_t out_piece, out_block;
 };
 
@@ -41,16 +49,16 @@ struct InputTransform {
 template <class T, class W>
 struct WeightTransform {
   const T* taps[kPerWord<W>][9];  // of each channel, [3][3], each a line of 2 vectors; null: no such tap
-  W* out[kPoints];                // null: the product vanishes
+  W* out[kMostPoints];                // null: the product vanishes
 };
 
-// Turns sums[point][piece][2 vectors] into 2x2 outputs per piece, with bias and activation.
+// Turns sums[point][piece][2 vectors] into m x m outputs per piece, with bias and activation.
 template <class S>
 struct OutputTransform {
-  const Arithmetic<S>* sums[kPoints];  // null: zero
+  const Arithmetic<S>* sums[kMostPoints];  // null: zero
   int64_t count;
-  const int64_t* out;      // [count] offsets of each piece's first output
-  const uint8_t* valid;    // [count] bits below: the piece may reach over the output's edge
+  const int64_t* out;         // [count] offsets of each piece's first output
+  const PieceOutputs* valid;  // [count]
   S* output;
   int64_t out_row, out_pixel;
   int64_t out_lanes;
@@ -67,13 +75,13 @@ struct GradientTransform {
   int64_t row_stride;
   const int64_t* pieces;  // [count] offsets of each piece's first pixel
   int64_t count;
-  W* out[kPoints];
+  W* out[piece_points(2)];
 };
 
 // Turns the sums of one plane and one gathered channel, a line of 2 vectors at each point, into the gradients of its nine taps.
 template <class T>
 struct FilterTransform {
-  const T* sums[kPoints];  // null: the product vanishes
+  const T* sums[piece_points(2)];  // null: the product vanishes
   T* taps;                 // [9][2 vectors]
 };
 
@@ -93,20 +101,32 @@ struct WinogradFunctions {
   void (*filter_transform)(const FilterTransform<Arithmetic<S>>&);
 };
 
-struct WinogradKernels {
+// Of F(m x m, 3x3). F(4x4) has none for weight gradients, nor for double.
+struct WinogradTable {
   WinogradFunctions<float> f32;
   WinogradFunctions<Bf16> bf16;
   WinogradFunctions<double> f64;  // portable level only
 };
 
+struct WinogradKernels {
+  WinogradTable two, four;
+
+  const WinogradTable& of(int outputs) const { return outputs == 2 ? two : four; }
+};
+
 GAN_FAST_DECLARE_TABLE(WinogradKernels, winograd_kernels)
 
-// Whether this engine can do the call, and saves enough products for its transforms.
-bool winograd_pays(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x);
+// Longest chain of sums, in steps of kChannelBlock words: as in gather_conv.cpp; and where F(4x4) magnifies its rounding.
+constexpr int64_t winograd_chain(int outputs) { return outputs == 2 ? 40 : 2; }
 
-// As gather_conv, which calls it.
+// m of the F(m x m, 3x3) that is exact enough for tensors of S and has the fewest products; 0: this engine cannot do the call, or saves too
+// few products for its transforms.
 template <class S>
-void winograd_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides,
+int winograd_outputs(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x);
+
+// As gather_conv, which calls it, with what winograd_outputs chose.
+template <class S>
+void winograd_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, int outputs, const WeightStrides& strides,
                    const S* x, const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads);
 
 }  // namespace gan_fast

@@ -8,85 +8,158 @@
 namespace gan_fast {
 namespace GF_LEVEL {
 
-// B^T d for one line of four.
-template <class V>
-GF_INLINE void transform_four(V d0, V d1, V d2, V d3, V* out) {
-  out[0] = d0 - d2;
-  out[1] = d1 + d2;
-  out[2] = d2 - d1;
-  out[3] = d1 - d3;
-}
+// The transforms of F(m, 3) along one axis, in the letters of A. Lavin, S. Gray, arXiv 1509.09308.
+template <int M>
+struct Line;
 
-template <class T, class Emit>
+// Points 0, 1, -1, infinity.
+template <>
+struct Line<2> {
+  // B^T d
+  template <class T>
+  GF_INLINE void input(const Vec<T>* d, Vec<T>* out) {
+    out[0] = d[0] - d[2];
+    out[1] = d[1] + d[2];
+    out[2] = d[2] - d[1];
+    out[3] = d[1] - d[3];
+  }
+
+  // G g
+  template <class T>
+  GF_INLINE void weights(const Vec<T>* g, Vec<T>* out) {
+    const Vec<T> even = (g[0] + g[2]) * splat<T>(T(0.5)), odd = g[1] * splat<T>(T(0.5));
+    out[0] = g[0];
+    out[1] = even + odd;
+    out[2] = even - odd;
+    out[3] = g[2];
+  }
+
+  // A^T m
+  template <class T>
+  GF_INLINE void output(const Vec<T>* m, Vec<T>* out) {
+    out[0] = m[0] + m[1] + m[2];
+    out[1] = m[1] - m[2] - m[3];
+  }
+
+  // A y
+  template <class T>
+  GF_INLINE void gradient(const Vec<T>* y, Vec<T>* out) {
+    out[0] = y[0];
+    out[1] = y[0] + y[1];
+    out[2] = y[0] - y[1];
+    out[3] = -y[1];
+  }
+
+  // G^T u
+  template <class T>
+  GF_INLINE void filter(const Vec<T>* u, Vec<T>* out) {
+    const Vec<T> half = splat<T>(T(0.5));
+    const Vec<T> even = (u[1] + u[2]) * half;
+    out[0] = u[0] + even;
+    out[1] = (u[1] - u[2]) * half;
+    out[2] = even + u[3];
+  }
+};
+
+// Points 0, a, -a, b, -b, infinity. The usual 1 and 2 would make twice the error; with these, all of B^T and A^T are short numbers. Not for
+// weight gradients (winograd_weight_grad.cpp).
+template <>
+struct Line<4> {
+  static constexpr double a = 0.625, b = 1.5, aa = a * a, bb = b * b;
+
+  template <class T>
+  GF_INLINE void input(const Vec<T>* d, Vec<T>* out) {
+    const Vec<T> a2 = splat<T>(T(aa)), b2 = splat<T>(T(bb)), sum = splat<T>(T(aa + bb)), product = splat<T>(T(aa * bb));
+    const Vec<T> even_a = d[4] - b2 * d[2], odd_a = (d[3] - b2 * d[1]) * splat<T>(T(a));
+    const Vec<T> even_b = d[4] - a2 * d[2], odd_b = (d[3] - a2 * d[1]) * splat<T>(T(b));
+    out[0] = product * d[0] - sum * d[2] + d[4];
+    out[1] = even_a + odd_a;
+    out[2] = even_a - odd_a;
+    out[3] = even_b + odd_b;
+    out[4] = even_b - odd_b;
+    out[5] = product * d[1] - sum * d[3] + d[5];
+  }
+
+  template <class T>
+  GF_INLINE void weights(const Vec<T>* g, Vec<T>* out) {
+    constexpr double scale_a = 1 / (2 * aa * (aa - bb)), scale_b = 1 / (2 * bb * (bb - aa));
+    const Vec<T> even_a = (g[0] + g[2] * splat<T>(T(aa))) * splat<T>(T(scale_a)), odd_a = g[1] * splat<T>(T(a * scale_a));
+    const Vec<T> even_b = (g[0] + g[2] * splat<T>(T(bb))) * splat<T>(T(scale_b)), odd_b = g[1] * splat<T>(T(b * scale_b));
+    out[0] = g[0] * splat<T>(T(1 / (aa * bb)));
+    out[1] = even_a + odd_a;
+    out[2] = even_a - odd_a;
+    out[3] = even_b + odd_b;
+    out[4] = even_b - odd_b;
+    out[5] = g[2];
+  }
+
+  template <class T>
+  GF_INLINE void output(const Vec<T>* m, Vec<T>* out) {
+    const Vec<T> even_a = m[1] + m[2], odd_a = (m[1] - m[2]) * splat<T>(T(a));
+    const Vec<T> even_b = m[3] + m[4], odd_b = (m[3] - m[4]) * splat<T>(T(b));
+    out[0] = m[0] + even_a + even_b;
+    out[1] = odd_a + odd_b;
+    out[2] = even_a * splat<T>(T(aa)) + even_b * splat<T>(T(bb));
+    out[3] = odd_a * splat<T>(T(aa)) + (odd_b * splat<T>(T(bb)) + m[5]);
+  }
+};
+
+// B^T d B
+template <int M, class T, class Emit>
 GF_INLINE void input_points(const T* piece, int64_t row_stride, const Emit& emit) {
-  Vec<T> by_row[4][4];
-#pragma GCC unroll 4
-  for (int x = 0; x < 4; ++x) {
-    const T* column = piece + x * kChannelBlock;
-    Vec<T> line[4];
-    transform_four(load<T>(column), load<T>(column + row_stride), load<T>(column + 2 * row_stride), load<T>(column + 3 * row_stride),
-                   line);
-#pragma GCC unroll 4
-    for (int y = 0; y < 4; ++y) by_row[y][x] = line[y];
+  constexpr int N = line_points(M);
+  Vec<T> by_row[N][N];
+#pragma GCC unroll 6
+  for (int x = 0; x < N; ++x) {
+    Vec<T> d[N], line[N];
+#pragma GCC unroll 6
+    for (int y = 0; y < N; ++y) d[y] = load<T>(piece + x * kChannelBlock + y * row_stride);
+    Line<M>::template input<T>(d, line);
+#pragma GCC unroll 6
+    for (int y = 0; y < N; ++y) by_row[y][x] = line[y];
   }
-#pragma GCC unroll 4
-  for (int y = 0; y < 4; ++y) {
-    Vec<T> line[4];
-    transform_four(by_row[y][0], by_row[y][1], by_row[y][2], by_row[y][3], line);
-#pragma GCC unroll 4
-    for (int x = 0; x < 4; ++x) emit(y * 4 + x, line[x]);
+#pragma GCC unroll 6
+  for (int y = 0; y < N; ++y) {
+    Vec<T> line[N];
+    Line<M>::template input<T>(by_row[y], line);
+#pragma GCC unroll 6
+    for (int x = 0; x < N; ++x) emit(y * N + x, line[x]);
   }
 }
 
-// G g for one line of three.
-template <class T>
-GF_INLINE void transform_three(Vec<T> g0, Vec<T> g1, Vec<T> g2, Vec<T>* out) {
-  const Vec<T> even = (g0 + g2) * splat<T>(T(0.5)), odd = g1 * splat<T>(T(0.5));
-  out[0] = g0;
-  out[1] = even + odd;
-  out[2] = even - odd;
-  out[3] = g2;
-}
-
-// taps: [3][3] lines, null where there is no tap; the vector at `lane` of each.
-template <class T, class Emit>
+// G g G^T of taps: [3][3] lines, null where there is no tap; the vector at `lane` of each.
+template <int M, class T, class Emit>
 GF_INLINE void weight_points(const T* const* taps, int lane, const Emit& emit) {
-  Vec<T> by_row[4][3];
+  constexpr int N = line_points(M);
+  Vec<T> by_row[N][3];
   for (int x = 0; x < 3; ++x) {
-    Vec<T> g[3], line[4];
+    Vec<T> g[3], line[N];
     for (int y = 0; y < 3; ++y) g[y] = taps[y * 3 + x] == nullptr ? Vec<T>{} : load<T>(taps[y * 3 + x] + lane);
-    transform_three<T>(g[0], g[1], g[2], line);
-    for (int y = 0; y < 4; ++y) by_row[y][x] = line[y];
+    Line<M>::template weights<T>(g, line);
+    for (int y = 0; y < N; ++y) by_row[y][x] = line[y];
   }
-  for (int y = 0; y < 4; ++y) {
-    Vec<T> line[4];
-    transform_three<T>(by_row[y][0], by_row[y][1], by_row[y][2], line);
-    for (int x = 0; x < 4; ++x) emit(y * 4 + x, line[x]);
+  for (int y = 0; y < N; ++y) {
+    Vec<T> line[N];
+    Line<M>::template weights<T>(by_row[y], line);
+    for (int x = 0; x < N; ++x) emit(y * N + x, line[x]);
   }
 }
 
-// A y for one line of two.
-template <class V>
-GF_INLINE void transform_two(V y0, V y1, V* out) {
-  out[0] = y0;
-  out[1] = y0 + y1;
-  out[2] = y0 - y1;
-  out[3] = -y1;
-}
-
+// A y A^T of F(2x2, 3x3)
 template <class T, class Emit>
 GF_INLINE void gradient_points(const T* piece, int64_t row_stride, const Emit& emit) {
   constexpr int lanes = VecOf<T>::lanes;
-  Vec<T> by_row[2][4];
+  Vec<T> by_row[4][2];
   for (int x = 0; x < 2; ++x) {
+    const Vec<T> y[2] = {load<T>(piece + x * 2 * lanes), load<T>(piece + row_stride + x * 2 * lanes)};
     Vec<T> line[4];
-    transform_two(load<T>(piece + x * 2 * lanes), load<T>(piece + row_stride + x * 2 * lanes), line);
-    for (int y = 0; y < 4; ++y) by_row[x][y] = line[y];
+    Line<2>::gradient<T>(y, line);
+    for (int i = 0; i < 4; ++i) by_row[i][x] = line[i];
   }
 #pragma GCC unroll 4
   for (int y = 0; y < 4; ++y) {
     Vec<T> line[4];
-    transform_two(by_row[0][y], by_row[1][y], line);
+    Line<2>::gradient<T>(by_row[y], line);
 #pragma GCC unroll 4
     for (int x = 0; x < 4; ++x) emit(y * 4 + x, line[x]);
   }

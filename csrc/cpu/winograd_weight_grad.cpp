@@ -18,6 +18,8 @@ namespace gan_fast {
 namespace weight_grad {
 namespace {
 
+// F(4x4)'s operands and sums are two and a half times as large and stream from behind the near cache: it would be no faster.
+constexpr int kOutputs = 2, kPoints = piece_points(kOutputs);
 constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than the products they save
 constexpr int64_t kFewestPieces = 256;   // in the whole call: the sums' inverse transform is shared by them
 // Pieces of one chunk: the transformed operands of a chunk stream through L2 from L3, the sums too; the more pieces, the fewer
@@ -70,8 +72,8 @@ Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem) : p(problem), axis_y(
   slots = 0;
   for (int64_t plane = 0; plane < planes; ++plane) {
     filters.push_back(
-        winograd_filter(axis_y.phases[0], plane / axis_x.planes, axis_x.phases[0], plane % axis_x.planes, p.g.kernel_w));
-    for (int point = 0; point < kPoints; ++point) slot[plane][point] = (filters.back().points >> point & 1) != 0 ? slots++ : -1;
+        winograd_filter(axis_y.phases[0], plane / axis_x.planes, axis_x.phases[0], plane % axis_x.planes, p.g.kernel_w, kOutputs));
+    for (int point = 0; point < kPoints; ++point) slot[plane][point] = filters.back().has(point) ? slots++ : -1;
   }
   m_blocks = ceil_div(p.gathered.channels, p.rows);
   rows = ceil_div(p.gathered.channels, m_blocks);
@@ -115,7 +117,7 @@ template <class S, class W>
 void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int64_t image, int64_t images, Sum<W>* sums) {
   using T = Arithmetic<S>;
   const Problem<S, T>& p = call.p;
-  const auto& operands = winograd_operands<S, W>();
+  const auto& operands = winograd_operands<S, W>(kOutputs);
   const TilePlace place{group, image, images, 0, 0};
   T* const packed = static_cast<T*>(scratch(kTileA, images * call.layout.image_stride * sizeof(T)));
   const bool prologue_here = p.gathered.prologue_y != nullptr;
@@ -194,7 +196,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
     // Points outside: the planes share a point's dense operand, and the blocks a plane's gathered one, while the near cache holds them.
     for (int point = 0; point < kPoints; ++point) {
       // At an edge the dense operand is zero at infinity. A word that a piece with a product shares is taken whole.
-      const PieceRange range = counts.at(point);
+      const PieceRange range = counts.at(point, kOutputs);
       const int64_t first_word = range.begin / kPerWord<W>;
       outer.length = ceil_div(range.end, kPerWord<W>) - first_word;
       if (range.end <= range.begin) continue;
@@ -219,7 +221,7 @@ template <class S, class W>
 void winograd_in(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S>& bias, S* grad_weight) {
   using T = Arithmetic<S>;
   const Call<S, W> call(p);
-  const auto& functions = functions_of<S>(winograd_kernels_for<S>());
+  const auto& functions = functions_of<S>(winograd_kernels_for<S>().of(kOutputs));
   const int64_t tasks = p.g.groups * call.ranges * call.splits;
   T* const partial = static_cast<T*>(scratch(kPartialSums, tasks * call.sums * sizeof(T)));
   parallel_tasks(tasks, p.threads, [&](int64_t task) {
@@ -284,7 +286,7 @@ template <class S>
 bool winograd_pays(const Problem<S, Arithmetic<S>>& p) {
   if (std::min(p.gathered.channels, p.dense.channels) < kFewestChannels) return false;
   if (p.g.batch * ceil_div(p.dense.h, 2) * ceil_div(p.dense.w, 2) < kFewestPieces) return false;
-  return winograd_saving(plan_y<S>(p), plan_x<S>(p)) >= kLeastWinogradSaving;
+  return winograd_saving(plan_y<S>(p), plan_x<S>(p), kOutputs) >= kLeastWinogradSaving;
 }
 
 template <class S>
