@@ -144,6 +144,7 @@ CONV = [
     conv_case("winograd_k5s2", (7, 35, 13, 14), (33, 35, 5, 5), stride=2, pad=2, layout="channels_last"),
     conv_case("winograd_k4s2", (7, 32, 12, 15), (64, 32, 4, 4), stride=2, pad=1, layout="strided", activation="tanh"),
     # The same for pieces of 4x4 outputs.
+    conv_case("winograd_large_k3", (16, 50, 9, 14), (50, 50, 3, 3), pad=1, layout="channels_last", activation="relu"),
     conv_case("winograd_large_k5s2", (8, 33, 27, 30), (35, 33, 5, 5), stride=2, pad=2, activation="leaky_relu"),
     conv_case("line", (3, 5, 31), (7, 5, 4), stride=3, pad=2, activation="tanh"),
     conv_case("line_long", (2, 16, 100), (32, 16, 25), stride=4, pad=11, layout="strided", activation="leaky_relu"),

@@ -396,18 +396,20 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   });
 }
 
-// Whether F(4x4) in fp32 is within twice PyTorch's error, which grows with the taps (in a convolution; it does not sum channels in one
-// chain) or with the channels (in a transposed one), while ours hardly does: 5.7e-7 of a result's size with one plane, 7e-7 with four.
-bool exact_in_fp32(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x) {
-  constexpr int64_t kFewestTaps = 25, kFewestSummed = 128;
-  if (axis_y.phases.size() * axis_x.phases.size() == 1) return g.kernel_h * g.kernel_w >= kFewestTaps;
-  return g.in_channels / g.groups >= kFewestSummed;
+// Whether F(4x4) in fp32 is within twice PyTorch's error. Ours hardly depends on the shape: 5 to 6e-7 of a result's size with one plane, 6
+// to 7e-7 with four. PyTorch's, of a convolution, is 0.7e-7 times the square root of the taps; but weights in channels_last send it another
+// way, whose error grows with the channels: 4.2e-7 with 64, 8.5e-7 with 256 of 3x3 taps. That of a transposed one does so in either format.
+bool exact_in_fp32(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides) {
+  constexpr int64_t kFewestTaps = 25, kFewestChannels = 48, kFewestChannelsTransposed = 128;
+  const int64_t channels = g.in_channels / g.groups;
+  if (axis_y.phases.size() * axis_x.phases.size() > 1) return channels >= kFewestChannelsTransposed;
+  return g.kernel_h * g.kernel_w >= kFewestTaps || (strides.tap != 1 && channels >= kFewestChannels);
 }
 
 }  // namespace
 
 template <class S>
-int winograd_outputs(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x) {
+int winograd_outputs(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides) {
   const int64_t in_channels = g.in_channels / g.groups;
   if (std::min(in_channels, g.out_channels / g.groups) < kFewestChannels) return 0;
   const int64_t weights = in_channels * g.out_channels * g.kernel_h * g.kernel_w;
@@ -420,7 +422,7 @@ int winograd_outputs(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPl
   if (two < kLeastWinogradSaving) return 0;
   // Tensors of double prove the texts in F(2x2); pairs' operands are rounded behind the transform.
   if (std::is_same_v<S, double> || (std::is_same_v<S, Bf16> && pair_kernels() != nullptr)) return 2;
-  return (std::is_same_v<S, Bf16> || exact_in_fp32(g, axis_y, axis_x)) && saving(4) >= kLeastGain * two ? 4 : 2;
+  return (std::is_same_v<S, Bf16> || exact_in_fp32(g, axis_y, axis_x, strides)) && saving(4) >= kLeastGain * two ? 4 : 2;
 }
 
 template <class S>
@@ -435,7 +437,7 @@ void winograd_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan
 }
 
 #define GAN_FAST_WINOGRAD(S)                                                                                                          \
-  template int winograd_outputs<S>(const ConvGeometry&, const AxisPlan&, const AxisPlan&);                                            \
+  template int winograd_outputs<S>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&);                      \
   template void winograd_conv<S>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, int, const WeightStrides&, const S*, const S*, \
                                  S*, const Epilogue&, const Prologue&, int);
 GAN_FAST_WINOGRAD(float)

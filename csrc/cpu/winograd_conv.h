@@ -122,7 +122,7 @@ constexpr int64_t winograd_chain(int outputs) { return outputs == 2 ? 40 : 2; }
 // m of the F(m x m, 3x3) that is exact enough for tensors of S and has the fewest products; 0: this engine cannot do the call, or saves too
 // few products for its transforms.
 template <class S>
-int winograd_outputs(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x);
+int winograd_outputs(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides);
 
 // As gather_conv, which calls it, with what winograd_outputs chose.
 template <class S>
