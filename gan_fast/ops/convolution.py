@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast.ops import _kernels, activation, geometry, layout
+from gan_fast.ops import _kernels, activation, geometry, layout, registry
 from gan_fast.ops.geometry import Geometry
 from gan_fast.ops.registry import OPERATORS, planned
 
@@ -229,8 +229,9 @@ def make_backward(transposed: bool) -> Any:
         backend: str = ctx.backend
         act, slope = ctx.epilogue
         prologue_act, prologue_slope = ctx.prologue
-        need_input, need_weight, need_bias = ctx.needs_input_grad[:3]
-        need_prologue_y = prologue_y is not None and ctx.needs_input_grad[10]
+        need_input, need_weight = (registry.asked_for(ctx, index, index) for index in (0, 1))
+        need_bias = ctx.has_bias and registry.asked_for(ctx, 2, 2)
+        need_prologue_y = prologue_y is not None and registry.asked_for(ctx, 10, 3 if ctx.has_bias else 2)
         size, kernel = tuple(input.shape[2:]), tuple(weight.shape[2:])
         if layout.output_format(input, weight) == torch.channels_last:
             # PyTorch's rule for the input's gradient; and both kernels below would convert it, each for itself.
@@ -242,13 +243,12 @@ def make_backward(transposed: bool) -> Any:
                 inner, input, prologue_y, prologue_act, prologue_slope, backend, want_y=need_prologue_y
             )
         if not need_weight:
-            if need_bias and ctx.has_bias:
+            if need_bias:
                 grads[2] = through_activation(grad, y, act, slope, backend).sum([0, *range(2, grad.dim())])
             return tuple(grads)
-        want_bias = need_bias and ctx.has_bias
         weight_grad = OPERATORS["conv_weight_grad"]
         as_weight = layout.is_channels_last(weight)  # a gradient in another format would be copied by autograd
-        if prologue_y is not None and y is None and not want_bias:
+        if prologue_y is not None and y is None and not need_bias:
             # W(x', g) = W'(g, x') with the roles swapped: the prologue on x fuses, nothing is materialised.
             grads[1], _ = weight_grad(
                 grad, input, kernel, *form, not transposed, False, prologue_y, prologue_act, prologue_slope, as_weight,
@@ -257,9 +257,9 @@ def make_backward(transposed: bool) -> Any:
         else:
             x = through_activation(input, prologue_y, prologue_act, prologue_slope, backend)
             grads[1], grad_bias = weight_grad(
-                x, grad, kernel, *form, transposed, want_bias, y, act, slope, as_weight, backend
+                x, grad, kernel, *form, transposed, need_bias, y, act, slope, as_weight, backend
             )
-            grads[2] = grad_bias if want_bias else None
+            grads[2] = grad_bias if need_bias else None
         return tuple(grads)
 
     return backward

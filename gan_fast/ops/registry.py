@@ -238,6 +238,23 @@ class Operator:
         return self._outputs(*arguments)
 
 
+def asked_for(ctx: Any, index: int, tensor: int) -> bool:
+    """Whether the backward pass that runs wants the gradient of argument ``index``, which is the ``tensor``-th of those
+    that are tensors.
+
+    ``ctx.needs_input_grad`` only knows which arguments have one. ``torch.autograd.grad`` may ask for a few of these, as
+    a gradient penalty asks for the images' alone; PyTorch's own operations then compute no others.
+    """
+    if not ctx.needs_input_grad[index]:
+        return False
+    if not isinstance(ctx, torch._C._FunctionBase):  # inside a transform of torch.func
+        return True
+    try:
+        return bool(torch._C._will_engine_execute_node(ctx.next_functions[tensor][0]))
+    except RuntimeError:  # a leaf that is asked for by itself
+        return True
+
+
 def _functorch_function(
     operator: Operator,
     setup: Callable[..., None],
