@@ -181,7 +181,7 @@ void gradient_transform(const GradientTransform<float, Bf16Pair>& job) {
     for (int v = 0; v < 2; ++v) {
       Points points[2] = {};
       for (int half = 0; half < 2 && i + half < job.count; ++half) {
-        gradient_points<float>(job.tile + job.pieces[i + half] + v * kVectorLanes, job.row_stride,
+        gradient_points<kPairOutputs, float>(job.tile + job.pieces[i + half] + v * kVectorLanes, job.row_stride,
                                [&](int point, Vec<float> value) __attribute__((always_inline)) { points[half][point] = value; });
       }
       for (int p = 0; p < kPoints; ++p) store<Bf16Pair>(job.out[p] + (i + v) * kVectorLanes, pair_lanes(points[0][p], points[1][p]));

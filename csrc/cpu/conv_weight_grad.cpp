@@ -159,7 +159,9 @@ void weight_and_bias_sums(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S>&
   const bool empty = g.batch == 0 || p.dense.h * p.dense.w == 0 || p.gathered.h * p.gathered.w == 0;
   const bool few = g.groups == 1 && std::min(m, n) <= kFewChannels && m != n;
   const bool matrix_registers = std::is_same_v<S, Bf16> && matrix_kernels() != nullptr;
-  if (m != 0 && n != 0 && !empty && !few && !matrix_registers && winograd_pays<S>(p)) return winograd<S>(p, bias, grad_weight);
+  if (m != 0 && n != 0 && !empty && !few && !matrix_registers) {
+    if (const WinogradForm form = winograd_form<S>(p); form.outputs != 0) return winograd<S>(p, form, bias, grad_weight);
+  }
   bias.sum_all();
   if (m == 0 || n == 0) return;
   if (empty) {

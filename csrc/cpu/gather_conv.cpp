@@ -296,8 +296,8 @@ void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
       return matrix_conv(g, axis_y, axis_x, strides, x, weight, y, nullptr, epilogue, prologue, threads);
     }
   }
-  if (const int outputs = winograd_outputs<S>(g, axis_y, axis_x, strides); outputs != 0) {
-    return winograd_conv(g, axis_y, axis_x, outputs, strides, x, weight, y, epilogue, prologue, threads);
+  if (const WinogradForm form = winograd_form<S>(g, axis_y, axis_x, strides); form.outputs != 0) {
+    return winograd_conv(g, axis_y, axis_x, form, strides, x, weight, y, epilogue, prologue, threads);
   }
   if constexpr (std::is_same_v<S, Bf16>) {
     // Few input channels make no pairs.

@@ -9,6 +9,7 @@
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "conv_weight_grad.h"
+#include "winograd_plan.h"
 
 namespace gan_fast {
 namespace weight_grad {
@@ -195,11 +196,12 @@ void matrix(const Problem<Bf16, Bf16Pair>& problem, Bf16* grad_weight);
 bool matrix_folds(const Problem<Bf16, Bf16Pair>& problem);
 void matrix_folded(const Problem<Bf16, Bf16Pair>& problem, Bf16* grad_weight);
 
-// Both operands have many channels, in the transform domain (winograd_weight_grad.cpp).
+// Both operands have many channels, in the transform domain (winograd_weight_grad.cpp), in the form that winograd_form chose: as that of
+// winograd_conv.h.
 template <class S>
-bool winograd_pays(const Problem<S, Arithmetic<S>>& problem);
+WinogradForm winograd_form(const Problem<S, Arithmetic<S>>& problem);
 template <class S>
-void winograd(const Problem<S, Arithmetic<S>>& problem, const BiasGrad<S>& bias, S* grad_weight);
+void winograd(const Problem<S, Arithmetic<S>>& problem, const WinogradForm& form, const BiasGrad<S>& bias, S* grad_weight);
 
 }  // namespace weight_grad
 }  // namespace gan_fast

@@ -43,7 +43,7 @@ void output_transform_impl(const OutputTransform<S>& job) {
     const Vec<T> bias = job.bias == nullptr ? Vec<T>{} : load<T>(job.bias + v * lanes);
     for (int64_t i = 0; i < job.count; ++i) {
       const PieceOutputs valid = job.valid[i];
-      if (valid.rows == 0) continue;
+      if (valid.end_row <= valid.first_row || valid.end_column <= valid.first_column) continue;
       const int64_t at = (i * 2 + v) * lanes;
       Vec<T> by_row[M][N];
 #pragma GCC unroll 6
@@ -58,13 +58,13 @@ void output_transform_impl(const OutputTransform<S>& job) {
       S* row = job.output + job.out[i] + v * lanes;
 #pragma GCC unroll 4
       for (int y = 0; y < M; ++y, row += job.out_row) {
-        if (y >= valid.rows) break;
+        if (y < valid.first_row || y >= valid.end_row) continue;
         Vec<T> line[M];
         Line<M>::template output<T>(by_row[y], line);
         S* pixel = row;
 #pragma GCC unroll 4
         for (int x = 0; x < M; ++x, pixel += job.out_pixel) {
-          if (x >= valid.columns) break;
+          if (x < valid.first_column || x >= valid.end_column) continue;
           const Vec<T> value = activate<ACT>(line[x] + bias, job.slope);
           if (left >= lanes && job.stream) {
             write_stream<S>(pixel, value);
@@ -98,20 +98,20 @@ void output_transform(const OutputTransform<S>& job) {
   }
 }
 
-template <class T>
+template <int M, class T>
 void gradient_transform(const GradientTransform<T, T>& job) {
   constexpr int lanes = VecOf<T>::lanes;
   for (int64_t i = 0; i < job.count; ++i) {
     for (int v = 0; v < 2; ++v) {
-      gradient_points<T>(job.tile + job.pieces[i] + v * lanes, job.row_stride,
-                         [&](int point, Vec<T> value) __attribute__((always_inline)) {
-                           store<T>(job.out[point] + (i * 2 + v) * lanes, value);
-                         });
+      gradient_points<M, T>(job.tile + job.pieces[i] + v * lanes, job.row_stride,
+                            [&](int point, Vec<T> value) __attribute__((always_inline)) {
+                              store<T>(job.out[point] + (i * 2 + v) * lanes, value);
+                            });
     }
   }
 }
 
-template <class T>
+template <int M, class T>
 void filter_transform(const FilterTransform<T>& job) {
   constexpr int lanes = VecOf<T>::lanes;
   for (int v = 0; v < 2; ++v) {
@@ -119,38 +119,38 @@ void filter_transform(const FilterTransform<T>& job) {
     for (int x = 0; x < 4; ++x) {
       Vec<T> u[4], line[3];
       for (int y = 0; y < 4; ++y) u[y] = job.sums[y * 4 + x] == nullptr ? Vec<T>{} : load<T>(job.sums[y * 4 + x] + v * lanes);
-      Line<2>::filter<T>(u, line);
+      Line<M>::template filter<T>(u, line);
       for (int y = 0; y < 3; ++y) by_row[y][x] = line[y];
     }
     for (int y = 0; y < 3; ++y) {
       Vec<T> line[3];
-      Line<2>::filter<T>(by_row[y], line);
+      Line<M>::template filter<T>(by_row[y], line);
       for (int x = 0; x < 3; ++x) store<T>(job.taps + ((y * 3 + x) * 2 + v) * lanes, line[x]);
     }
   }
 }
 
-template <class S>
-constexpr WinogradFunctions<S> functions_of_two() {
+// F(4x4) serves no weight gradients.
+template <int M, class S>
+constexpr WinogradFunctions<S> functions_with() {
   using T = Arithmetic<S>;
-  return {{input_transform<2, T>, input_transform<2, T>, weight_transform<2, T>, gradient_transform<T>},
-          output_transform<2, S>,
-          filter_transform<T>};
-}
-
-template <class S>
-constexpr WinogradFunctions<S> functions_of_four() {
-  using T = Arithmetic<S>;
-  return {{input_transform<4, T>, nullptr, weight_transform<4, T>, nullptr}, output_transform<4, S>, nullptr};
+  if constexpr (M == 4) {
+    return {{input_transform<M, T>, nullptr, weight_transform<M, T>, nullptr}, output_transform<M, S>, nullptr};
+  } else {
+    return {{input_transform<M, T>, input_transform<M, T>, weight_transform<M, T>, gradient_transform<M, T>},
+            output_transform<M, S>,
+            filter_transform<M, T>};
+  }
 }
 
 extern const WinogradKernels winograd_kernels = {
 #if GF_VECTOR_BYTES == 16
-    {functions_of_two<float>(), functions_of_two<Bf16>(), functions_of_two<double>()},
+    {functions_with<2, float>(), functions_with<2, Bf16>(), functions_with<2, double>()},
 #else
-    {functions_of_two<float>(), functions_of_two<Bf16>(), {}},
+    {functions_with<2, float>(), functions_with<2, Bf16>(), {}},
 #endif
-    {functions_of_four<float>(), functions_of_four<Bf16>(), {}},
+    {functions_with<3, float>(), functions_with<3, Bf16>(), {}},
+    {functions_with<4, float>(), functions_with<4, Bf16>(), {}},
 };
 
 }  // namespace GF_LEVEL

@@ -18,9 +18,9 @@ constexpr int64_t kTileBytes = 640 * 1024;         // read once per chunk, so it
 constexpr int64_t kTransformedBytes = 720 * 1024;  // of one chunk: together with one point's sums within a 1 MB L2
 constexpr int64_t kSumBytes = 192 * 1024;          // of one chunk, all points of some output blocks
 constexpr int64_t kMostPieces = 56;
-// The same of F(4x4), whose pieces and weights are larger: a point's pieces are read once for all output blocks, from wherever they are.
+// The same of F(3x3) and F(4x4), whose pieces are larger: a point's are read once for all output blocks, from wherever they are.
 constexpr int64_t kLargeTransformedBytes = 1024 * 1024;
-constexpr int64_t kMostLargePieces = 28;
+constexpr int64_t kMostLargePieces = 28;  // of F(4x4)
 // Many weights stream from behind the near cache once per chunk. Then a chunk may be so long that its transformed pieces lie there too;
 // they are read once for each group of output blocks, whose sums take more room instead.
 constexpr int64_t kManyWeights = 12 << 20;          // bytes
@@ -28,11 +28,6 @@ constexpr int64_t kMostFarPieces = 112;
 constexpr int64_t kFarSumBytes = 512 * 1024;
 constexpr double kFarGain = 0.6;                   // of what streams, at most
 constexpr int64_t kFewestPieces = 14;
-constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than the products they save
-constexpr int64_t kFewestTotal = 128;    // pieces in the whole call that the weights' transform is shared by
-constexpr int64_t kFewestShared = 384;   // the same where the transformed weights are too many for any cache
-constexpr int64_t kMostWeights = 1500 * 1000;
-constexpr double kLeastGain = 1.25;      // of F(4x4) over F(2x2), in products: it transforms more weights, and sums in shorter chains
 
 struct Phase {
   const AxisPhase *y, *x;
@@ -46,7 +41,8 @@ struct Call : TileGrid {
   using T = Arithmetic<S>;
   const ConvGeometry& g;
   const AxisPlan &axis_y, &axis_x;
-  const int outputs, points;  // m and (m + 2)^2
+  const WinogradForm form;
+  const int outputs, points;  // of the form
   int64_t in_channels, out_channels, lanes, out_blocks;
   int64_t in_blocks;               // of the tile, whose words are floats
   int64_t in_words, word_blocks;   // of the transformed pieces
@@ -60,14 +56,14 @@ struct Call : TileGrid {
   int64_t sum_bytes;             // of a group of output blocks
   TileLayout layout;
 
-  Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int outputs, int pixels, int vector_bytes, int threads);
+  Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, const WinogradForm& form, int pixels, int vector_bytes, int threads);
   void choose_chunk(int pixels);
 };
 
 template <class S, class W>
-Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int outputs_of_piece, int pixels,
+Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, const WinogradForm& chosen, int pixels,
                  int vector_bytes, int threads)
-    : g(geometry), axis_y(y_plan), axis_x(x_plan), outputs(outputs_of_piece), points(piece_points(outputs_of_piece)) {
+    : g(geometry), axis_y(y_plan), axis_x(x_plan), form(chosen), outputs(chosen.outputs), points(chosen.points()) {
   in_channels = g.in_channels / g.groups;
   out_channels = g.out_channels / g.groups;
   in_blocks = ceil_div(in_channels, kChannelBlock);
@@ -112,7 +108,8 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
 
   const int64_t per_position = in_blocks * kChannelBlock * planes;
   const auto whole = [&](int64_t n) { return ceil_div(n, outputs) * outputs; };
-  const auto elements = [&] { return per_position * (tile_t + 2) * (tile_u + 2); };
+  const int64_t halo = most_taps(outputs) - 1;
+  const auto elements = [&] { return per_position * (tile_t + halo) * (tile_u + halo); };
   // Room for the pieces of a chunk: their positions, and the halo.
   const int64_t chunk_positions = (outputs == 4 ? 25 : pieces > kMostPieces ? 6 : 0) * pieces;
   const int64_t budget = std::max(kTileBytes / static_cast<int64_t>(sizeof(T)), chunk_positions * per_position);
@@ -128,14 +125,14 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
   tiles_n = ceil_div(g.batch, tile_images);
   tiles_t = ceil_div(axis_y.max_count, tile_t);
   tiles_u = ceil_div(axis_x.max_count, tile_u);
-  layout = TileLayout(tile_t + 2, tile_u + 2, planes, in_blocks);
+  layout = TileLayout(tile_t + halo, tile_u + halo, planes, in_blocks);
 }
 
 template <class S, class W>
 void Call<S, W>::choose_chunk(int pixels) {
   const int64_t piece = piece_elements * static_cast<int64_t>(sizeof(W)), all_weights = weights_per_group * static_cast<int64_t>(sizeof(W));
-  if (outputs == 4) {
-    pieces = std::clamp(kLargeTransformedBytes / piece, kFewestPieces, kMostLargePieces);
+  if (outputs > 2) {
+    pieces = std::clamp(kLargeTransformedBytes / piece, kFewestPieces, outputs == 3 ? kMostPieces : kMostLargePieces);
     sum_bytes = kFarSumBytes;
     return;
   }
@@ -200,17 +197,18 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
 
 // A piece of a tile, in phase coordinates.
 struct Piece {
-  int64_t image, t, u;
+  int64_t image;
+  AxisPiece y, x;
   int edge;  // winograd_plan.h
 };
 
-std::vector<Piece> pieces_of(const TileGrid& grid, const TilePlace& place, int64_t rows, int64_t columns, int outputs) {
+std::vector<Piece> pieces_of(const TileGrid& grid, const TilePlace& place, int64_t rows, int64_t columns, const WinogradForm& form) {
+  const auto along_y = cut_axis(place.t, std::min(place.t + grid.tile_t, rows), form.outputs, form.lacks_first_y);
+  const auto along_x = cut_axis(place.u, std::min(place.u + grid.tile_u, columns), form.outputs, form.lacks_first_x);
   std::vector<Piece> pieces;
   for (int64_t n = place.image; n < place.image + place.images; ++n) {
-    for (int64_t t = place.t; t < std::min(place.t + grid.tile_t, rows); t += outputs) {
-      for (int64_t u = place.u; u < std::min(place.u + grid.tile_u, columns); u += outputs) {
-        pieces.push_back({n, t, u, edge_of(t + outputs > rows, u + outputs > columns)});
-      }
+    for (const AxisPiece& y : along_y) {
+      for (const AxisPiece& x : along_x) pieces.push_back({n, y, x, edge_of(y.is_short(form.outputs), x.is_short(form.outputs))});
     }
   }
   std::stable_sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.edge < b.edge; });
@@ -238,7 +236,7 @@ struct PointRuns {
 };
 
 template <class S, class W>
-void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector<Piece>& pieces, std::size_t first, std::size_t count,
+void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::vector<Piece>& pieces, std::size_t first, std::size_t count,
                const Arithmetic<S>* packed, const W* weights, const Arithmetic<S>* bias, S* y, const Epilogue& epilogue, bool stream, Ahead& ahead) {
   using T = Arithmetic<S>;
   const GatherEngine<S, W> table = gather_engine<S, W>();
@@ -252,12 +250,12 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
   EdgeCounts edges{};
   for (std::size_t i = 0; i < count; ++i) {
     const Piece& piece = pieces[first + i];
-    offsets[i] = (piece.image - place.image) * call.layout.image_stride +
-                 ((piece.t - place.t) * call.layout.columns + piece.u - place.u) * kChannelBlock;
+    offsets[i] = (piece.image - packed_at.image) * call.layout.image_stride +
+                 ((piece.y.start - packed_at.t) * call.layout.columns + piece.x.start - packed_at.u) * kChannelBlock;
     ++edges.pieces[piece.edge];
   }
   std::vector<PointRuns> point_runs;
-  for (int p = 0; p < call.points; ++p) point_runs.emplace_back(edges.at(p, call.outputs), table.pixels);
+  for (int p = 0; p < call.points; ++p) point_runs.emplace_back(edges.at(p, call.form), table.pixels);
 
   W* const transformed = static_cast<W*>(scratch(kTileB, padded * call.piece_elements * sizeof(W)));
   const int64_t block = padded * kChannelBlock;
@@ -296,13 +294,14 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
   for (const Phase& phase : call.phases) {
     for (std::size_t i = 0; i < count; ++i) {
       const Piece& piece = pieces[first + i];
-      const int64_t row = phase.y->out_start + piece.t * phase.y->out_step, column = phase.x->out_start + piece.u * phase.x->out_step;
+      const int64_t row = phase.y->out_start + piece.y.start * phase.y->out_step, column = phase.x->out_start + piece.x.start * phase.x->out_step;
       // A phase may be one row or column shorter than the longest: then its last piece can be empty.
-      const auto left = [&](int64_t all, int64_t first_here) {
-        return static_cast<uint8_t>(std::clamp<int64_t>(all - first_here, 0, call.outputs));
+      const auto end = [&](int64_t all, const AxisPiece& along) {
+        return static_cast<uint8_t>(std::clamp<int64_t>(all - along.start, 0, along.end));
       };
-      valid[i] = {left(phase.y->count, piece.t), left(phase.x->count, piece.u)};
-      out[i] = ((piece.image * g.out_h + row) * g.out_w + column) * g.out_channels + place.group * call.out_channels;
+      valid[i] = {static_cast<uint8_t>(piece.y.first), end(phase.y->count, piece.y), static_cast<uint8_t>(piece.x.first),
+                  end(phase.x->count, piece.x)};
+      out[i] = ((piece.image * g.out_h + row) * g.out_w + column) * g.out_channels + packed_at.group * call.out_channels;
     }
     for (int64_t first_block = 0; first_block < call.out_blocks; first_block += group_blocks) {
       const int64_t end_block = std::min(first_block + group_blocks, call.out_blocks);
@@ -327,7 +326,7 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
           job.step_count = static_cast<int64_t>(steps.size());
           job.chain = winograd_chain(call.outputs);
           job.sums =
-              sums + ((out_block - first_block) * call.points + p) * block_sums + edges.at(p, call.outputs).begin * call.lanes;
+              sums + ((out_block - first_block) * call.points + p) * block_sums + edges.at(p, call.form).begin * call.lanes;
           job.out_lanes = std::min(call.lanes, call.out_channels - out_block * call.lanes);
           job.panel = weights + phase.weights[p] + out_block * phase.depth[p] * call.lanes;
           job.ahead = ahead.take(runs.blocks * phase.depth[p]);
@@ -346,7 +345,7 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
         finish.output = y + out_block * call.lanes;
         finish.out_row = phase.y->out_step * g.out_w * g.out_channels;
         finish.out_pixel = phase.x->out_step * g.out_channels;
-        finish.bias = bias == nullptr ? nullptr : bias + (place.group * call.out_blocks + out_block) * call.lanes;
+        finish.bias = bias == nullptr ? nullptr : bias + (packed_at.group * call.out_blocks + out_block) * call.lanes;
         finish.stream = stream;
         finish.activation = epilogue.activation;
         finish.slope = static_cast<T>(epilogue.slope);
@@ -357,12 +356,12 @@ void run_chunk(const Call<S, W>& call, const TilePlace& place, const std::vector
 }
 
 template <class S, class W>
-void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, int outputs, const WeightStrides& strides,
-                 const S* x, const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WinogradForm& form,
+                 const WeightStrides& strides, const S* x, const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
   using T = Arithmetic<S>;
   const GatherEngine<S, W> table = gather_engine<S, W>();
   const auto pack_row = functions_of<S>(gather_kernels_for<S>()).pack_row;
-  const Call<S, W> call(g, axis_y, axis_x, outputs, table.pixels, table.vector_bytes, threads);
+  const Call<S, W> call(g, axis_y, axis_x, form, table.pixels, table.vector_bytes, threads);
   const int64_t weight_elements = g.groups * call.weights_per_group;
   const int64_t bias_elements = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * call.lanes;
   W* packed_weights = static_cast<W*>(scratch(kSharedWeights, weight_elements * sizeof(W) + bias_elements * sizeof(T)));
@@ -377,69 +376,46 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   const int64_t tiles = call.count(g.groups), next = std::max(threads, 1);  // from a thread's tile to its next, if all take as long
   parallel_tasks(tiles, threads, [&](int64_t task) {
     const TilePlace place = call.place(task, g.batch);
+    // A piece that lacks its first output may begin before a tile that is shorter than it.
+    TilePlace packed_at = place;
+    if (form.lacks_first_y) packed_at.t = std::min(place.t, axis_y.max_count - form.outputs);
+    if (form.lacks_first_x) packed_at.u = std::min(place.u, axis_x.max_count - form.outputs);
     T* packed = static_cast<T*>(scratch(kTileA, place.images * call.layout.image_stride * sizeof(T)));
-    pack_tile(g, axis_y, axis_x, call.layout, place, x, prologue, pack_row, packed);
-    const std::vector<Piece> pieces = pieces_of(call, place, axis_y.max_count, axis_x.max_count, outputs);
+    pack_tile(g, axis_y, axis_x, call.layout, packed_at, x, prologue, pack_row, packed);
+    const std::vector<Piece> pieces = pieces_of(call, place, axis_y.max_count, axis_x.max_count, form);
     Ahead ahead(ceil_div(static_cast<int64_t>(pieces.size()), table.pixels) * (call.weights_per_group / call.lanes));
     if (task + next < tiles) {
       fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
     }
     // Of F(2x2), chunks of whole register blocks, so that only the last one pads (without odd ends, all points of it), and as equal as
     // that allows.
-    const std::size_t count = pieces.size(), unit = outputs == 4 ? 1 : static_cast<std::size_t>(table.pixels);
+    const std::size_t count = pieces.size(), unit = form.outputs > 2 ? 1 : static_cast<std::size_t>(table.pixels);
     const std::size_t units = (count + unit - 1) / unit, chunks = ceil_div(static_cast<int64_t>(count), call.pieces);
     for (std::size_t c = 0; c < chunks; ++c) {
       const std::size_t first = units * c / chunks * unit, last = std::min(count, units * (c + 1) / chunks * unit);
-      run_chunk(call, place, pieces, first, last - first, packed, packed_weights + place.group * call.weights_per_group, bias, y,
+      run_chunk(call, packed_at, pieces, first, last - first, packed, packed_weights + packed_at.group * call.weights_per_group, bias, y,
                 epilogue, stream, ahead);
     }
   });
 }
 
-// Whether F(4x4) in fp32 is within twice PyTorch's error. Ours hardly depends on the shape: 5 to 6e-7 of a result's size with one plane, 6
-// to 7e-7 with four. PyTorch's, of a convolution, is 0.7e-7 times the square root of the taps; but weights in channels_last send it another
-// way, whose error grows with the channels: 4.2e-7 with 64, 8.5e-7 with 256 of 3x3 taps. That of a transposed one does so in either format.
-bool exact_in_fp32(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides) {
-  constexpr int64_t kFewestTaps = 25, kFewestChannels = 48, kFewestChannelsTransposed = 128;
-  const int64_t channels = g.in_channels / g.groups;
-  if (axis_y.phases.size() * axis_x.phases.size() > 1) return channels >= kFewestChannelsTransposed;
-  return g.kernel_h * g.kernel_w >= kFewestTaps || (strides.tap != 1 && channels >= kFewestChannels);
-}
-
 }  // namespace
 
 template <class S>
-int winograd_outputs(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides) {
-  const int64_t in_channels = g.in_channels / g.groups;
-  if (std::min(in_channels, g.out_channels / g.groups) < kFewestChannels) return 0;
-  const int64_t weights = in_channels * g.out_channels * g.kernel_h * g.kernel_w;
-  const int64_t fewest = weights > kMostWeights ? kFewestShared : kFewestTotal;
-  const auto saving = [&](int outputs) {
-    const int64_t pieces = g.batch * ceil_div(axis_y.max_count, outputs) * ceil_div(axis_x.max_count, outputs);
-    return pieces < fewest ? 0 : winograd_saving(axis_y, axis_x, outputs);
-  };
-  const double two = saving(2);
-  if (two < kLeastWinogradSaving) return 0;
-  // Tensors of double prove the texts in F(2x2); pairs' operands are rounded behind the transform.
-  if (std::is_same_v<S, double> || (std::is_same_v<S, Bf16> && pair_kernels() != nullptr)) return 2;
-  return (std::is_same_v<S, Bf16> || exact_in_fp32(g, axis_y, axis_x, strides)) && saving(4) >= kLeastGain * two ? 4 : 2;
-}
-
-template <class S>
-void winograd_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, int outputs, const WeightStrides& strides,
-                   const S* x, const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+void winograd_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WinogradForm& form,
+                   const WeightStrides& strides, const S* x, const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue,
+                   int threads) {
   if constexpr (std::is_same_v<S, Bf16>) {
     if (pair_kernels() != nullptr) {
-      return winograd_in<Bf16, Bf16Pair>(g, axis_y, axis_x, outputs, strides, x, weight, y, epilogue, prologue, threads);
+      return winograd_in<Bf16, Bf16Pair>(g, axis_y, axis_x, form, strides, x, weight, y, epilogue, prologue, threads);
     }
   }
-  winograd_in<S, Arithmetic<S>>(g, axis_y, axis_x, outputs, strides, x, weight, y, epilogue, prologue, threads);
+  winograd_in<S, Arithmetic<S>>(g, axis_y, axis_x, form, strides, x, weight, y, epilogue, prologue, threads);
 }
 
-#define GAN_FAST_WINOGRAD(S)                                                                                                          \
-  template int winograd_outputs<S>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&);                      \
-  template void winograd_conv<S>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, int, const WeightStrides&, const S*, const S*, \
-                                 S*, const Epilogue&, const Prologue&, int);
+#define GAN_FAST_WINOGRAD(S)                                                                                                       \
+  template void winograd_conv<S>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WinogradForm&, const WeightStrides&, \
+                                 const S*, const S*, S*, const Epilogue&, const Prologue&, int);
 GAN_FAST_WINOGRAD(float)
 GAN_FAST_WINOGRAD(Bf16)
 GAN_FAST_WINOGRAD(double)

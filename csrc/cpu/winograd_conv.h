@@ -1,19 +1,24 @@
-// The gather engine with Winograd's F(2x2, 3x3) or F(4x4, 3x3): for every phase whose taps lie within three neighbours along each axis.
+// The gather engine with Winograd's F(2x2, 3x3), F(3x3, 2x2) or F(4x4, 3x3): for every phase whose taps lie within three neighbours along
+// each axis, or two.
 //
 // One transform of a 4x4 or 6x6 piece of the input serves all phases (of a transposed convolution) and, summed in the transform domain,
-// all planes (of a strided one). A phase with fewer than three taps along an axis is a filter with a zero at one end; its product at the
-// point 0 or infinity vanishes and is skipped. For a 4x4 output of each phase, kernel 5 with stride 2 takes 400 products directly, 196
-// with F(2x2) and 121 with F(4x4); kernel 4 with stride 2 takes 256, 144 and 100; a 3x3 kernel 144, 64 and 36.
+// all planes (of a strided one). A phase with fewer taps along an axis is a filter with a zero at one end; its product at the point 0 or
+// infinity vanishes and is skipped. A piece that reaches over the output's edge, or into its neighbour, lacks an output and with it one of
+// these points too: 7 outputs are 3 + 2 + 2. Products for 12x12 outputs of each phase or plane:
+//   kernel 5, stride 2: 3600 directly, 1764 with F(2x2), 1089 with F(4x4)
+//   kernel 4, stride 2: 2304, 1296, 1024 with F(3x3) (the strided convolution alone), 900
+//   kernel 3, stride 2: 1296, 1296, 784 with F(3x3)
+//   kernel 3:           1296, 576, 324 with F(4x4)
 //
-// F(2x2) has the points 0, 1, -1, infinity: in fp32 the error is 1.6x direct's. F(4x4) with the points that are usual makes four times
-// as much. Here it has the points 0, 5/8, -5/8, 3/2, -3/2, infinity, and the sums run in short chains, for it is their rounding that the
-// last transform magnifies: 1.7x F(2x2)'s. winograd_outputs says where that is near enough.
+// F(2x2) and F(3x3) have the points 0, 1, -1, infinity: in fp32 the error is 1.6x direct's. F(4x4) with the points that are usual makes
+// four times as much. Here it has the points 0, 5/8, -5/8, 3/2, -3/2, infinity, and the sums run in short chains, for it is their rounding
+// that the last transform magnifies: 1.7x F(2x2)'s. winograd_form says where that is near enough.
 //
 // With words of pairs (F(2x2) only) the transforms are computed in fp32 and rounded to bf16: an error of 3.8e-3 in the mean square, where
 // rounding the operands of the direct way makes 2.35e-3. All told, with inputs that autocast rounds before and an output that is rounded
 // after, it is 4.8e-3, 1.7 times the 2.9e-3 of PyTorch's bf16 operation and of the direct way; of that 4.15e-3 arise in here, 1.66e-3
 // in those.
-//   Source of F(m, 3): S. Winograd, Arithmetic Complexity of Computations, 1980; A. Lavin, S. Gray, arXiv 1509.09308. That points decide
+//   Source of F(m, r): S. Winograd, Arithmetic Complexity of Computations, 1980; A. Lavin, S. Gray, arXiv 1509.09308. That points decide
 //   the error: B. Barabasz et al., Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks, 2020.
 #pragma once
 
@@ -27,12 +32,12 @@
 
 namespace gan_fast {
 
-// What a piece has of outputs: fewer than m rows or columns at the output's edge, none where a phase is shorter than the longest.
+// The outputs of a piece that are to be stored; none where a phase is shorter than the longest.
 struct PieceOutputs {
-  uint8_t rows, columns;
+  uint8_t first_row, end_row, first_column, end_column;
 };
 
-// Transforms (m + 2) x (m + 2) pieces of one plane: out[point][block][piece][word] for the points that are wanted. Words of pairs hold
+// Transforms (m + r - 1) x (m + r - 1) pieces of one plane: out[point][block][piece][word] for the points that are wanted. Words of pairs hold
 // neighbouring channels (two of the tile's blocks make one), or the same channel of neighbouring pieces.
 template <class T, class W>
 struct InputTransform {
@@ -68,21 +73,21 @@ struct OutputTransform {
   Arithmetic<S> slope;
 };
 
-// Transforms 2x2 pieces of an output's gradient: out[point][piece][2 vectors], neighbouring pieces in one word of pairs.
+// Transforms m x m pieces of an output's gradient: out[point][piece][2 vectors], neighbouring pieces in one word of pairs.
 template <class T, class W>
 struct GradientTransform {
   const T* tile;          // [row][column][2 vectors]
   int64_t row_stride;
   const int64_t* pieces;  // [count] offsets of each piece's first pixel
   int64_t count;
-  W* out[piece_points(2)];
+  W* out[kMostPoints];
 };
 
 // Turns the sums of one plane and one gathered channel, a line of 2 vectors at each point, into the gradients of its nine taps.
 template <class T>
 struct FilterTransform {
-  const T* sums[piece_points(2)];  // null: the product vanishes
-  T* taps;                 // [9][2 vectors]
+  const T* sums[kMostPoints];  // null: the product vanishes
+  T* taps;                     // [9][2 vectors]
 };
 
 // From a tile or weights to the operands of the products.
@@ -101,32 +106,33 @@ struct WinogradFunctions {
   void (*filter_transform)(const FilterTransform<Arithmetic<S>>&);
 };
 
-// Of F(m x m, 3x3). F(4x4) has none for weight gradients, nor for double.
+// With m outputs.
 struct WinogradTable {
   WinogradFunctions<float> f32;
   WinogradFunctions<Bf16> bf16;
-  WinogradFunctions<double> f64;  // portable level only
+  WinogradFunctions<double> f64;  // portable level and two outputs only
 };
 
 struct WinogradKernels {
-  WinogradTable two, four;
+  WinogradTable two, three, four;
 
-  const WinogradTable& of(int outputs) const { return outputs == 2 ? two : four; }
+  const WinogradTable& of(int outputs) const { return outputs == 2 ? two : outputs == 3 ? three : four; }
 };
 
 GAN_FAST_DECLARE_TABLE(WinogradKernels, winograd_kernels)
 
-// Longest chain of sums, in steps of kChannelBlock words: as in gather_conv.cpp; and where F(4x4) magnifies its rounding.
-constexpr int64_t winograd_chain(int outputs) { return outputs == 2 ? 40 : 2; }
+// Longest chain of sums, in steps of kChannelBlock words: as in gather_conv.cpp; shorter where the last transform magnifies its rounding.
+constexpr int64_t winograd_chain(int outputs) { return outputs == 2 ? 40 : outputs == 3 ? 8 : 2; }
 
-// m of the F(m x m, 3x3) that is exact enough for tensors of S and has the fewest products; 0: this engine cannot do the call, or saves too
+// The form that is exact enough for tensors of S and has the fewest products, with no outputs if this engine cannot do the call or saves too
 // few products for its transforms.
 template <class S>
-int winograd_outputs(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides);
+WinogradForm winograd_form(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides);
 
-// As gather_conv, which calls it, with what winograd_outputs chose.
+// As gather_conv, which calls it, with the form that winograd_form chose.
 template <class S>
-void winograd_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, int outputs, const WeightStrides& strides,
-                   const S* x, const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads);
+void winograd_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WinogradForm& form,
+                   const WeightStrides& strides, const S* x, const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue,
+                   int threads);
 
 }  // namespace gan_fast

@@ -2,44 +2,78 @@
 
 #include <algorithm>
 
+#include "common/geometry.h"
+
 namespace gan_fast {
 namespace {
 
-constexpr unsigned infinity(int outputs) { return 1u << (outputs + 1); }
+constexpr unsigned infinity(int outputs) { return 1u << (line_points(outputs) - 1); }
 
-// Which points of an axis a filter with these taps (offsets 0..2) has: 0 needs the first tap, infinity the last, the others any.
+// Which points of an axis a filter with these taps has: 0 needs the first tap, infinity the last, the others any.
 unsigned alive_points(const AxisPhase& phase, int64_t plane, int outputs) {
   const unsigned others = infinity(outputs) - 2;
   unsigned points = 0;
   for (const AxisTap& tap : phase.taps) {
     if (tap.plane != plane) continue;
-    points |= others | (tap.offset == 0 ? 1u : 0u) | (tap.offset == 2 ? infinity(outputs) : 0u);
+    points |= others | (tap.offset == 0 ? 1u : 0u) | (tap.offset == most_taps(outputs) - 1 ? infinity(outputs) : 0u);
   }
   return points;
 }
 
-// Products along an axis, over all its outputs, phases and planes: direct and with F(m, 3).
-void count_products(const AxisPlan& axis, int outputs, double& direct, double& winograd) {
-  direct = winograd = 0;
+double direct_products(const AxisPlan& axis) {
+  double products = 0;
+  for (const AxisPhase& phase : axis.phases) products += static_cast<double>(phase.taps.size()) * static_cast<double>(phase.count);
+  return products;
+}
+
+// Products along an axis, over all its outputs, phases and planes.
+double winograd_products(const AxisPlan& axis, int outputs, bool lacks_first) {
+  // As cut_axis cuts it: most short pieces lack a single output.
+  const int64_t all = ceil_div(axis.max_count, outputs), lacking = all * outputs - axis.max_count;
+  const int64_t full = all - std::min(lacks_first ? all - 1 : all, lacking);
+  double products = 0;
   for (const AxisPhase& phase : axis.phases) {
-    direct += static_cast<double>(phase.taps.size()) * static_cast<double>(phase.count);
     for (int64_t plane = 0; plane < axis.planes; ++plane) {
       const unsigned points = alive_points(phase, plane, outputs);
-      winograd += __builtin_popcount(points) * static_cast<double>(axis.max_count / outputs);
-      if (axis.max_count % outputs != 0) winograd += __builtin_popcount(points & ~infinity(outputs));
+      products += static_cast<double>(__builtin_popcount(points)) * static_cast<double>(full);
+      products += static_cast<double>(__builtin_popcount(points & ~(lacks_first ? 1u : infinity(outputs)))) * static_cast<double>(all - full);
     }
   }
+  return products;
 }
 
 }  // namespace
 
-double winograd_saving(const AxisPlan& axis_y, const AxisPlan& axis_x, int outputs) {
-  const auto fits = [](const AxisPlan& axis) { return axis.span == 2 || axis.span == 3; };
-  if (!fits(axis_y) || !fits(axis_x) || axis_y.planes * axis_x.planes > kMostPlanes) return 0;
-  double direct_y, direct_x, winograd_y, winograd_x;
-  count_products(axis_y, outputs, direct_y, winograd_y);
-  count_products(axis_x, outputs, direct_x, winograd_x);
-  return direct_y * direct_x / (winograd_y * winograd_x);
+std::vector<AxisPiece> cut_axis(int64_t begin, int64_t end, int outputs, bool lacks_first) {
+  std::vector<AxisPiece> pieces;
+  int64_t left = end - begin, count = ceil_div(left, outputs);
+  for (int64_t at = begin; count > 0; --count) {
+    // The first one is whole if it can be, for it must not begin before `begin`.
+    const int64_t size = at == begin && lacks_first ? std::min<int64_t>(outputs, left) : ceil_div(left, count);
+    const int lacking = outputs - static_cast<int>(size);
+    pieces.push_back(lacks_first ? AxisPiece{at - lacking, lacking, outputs} : AxisPiece{at, 0, outputs - lacking});
+    at += size;
+    left -= size;
+  }
+  return pieces;
+}
+
+WinogradChoice winograd_with(int outputs, const AxisPlan& axis_y, const AxisPlan& axis_x) {
+  const auto fits = [&](const AxisPlan& axis) {
+    return axis.span >= 2 && axis.span <= most_taps(outputs) && (outputs != 3 || axis.max_count >= outputs);
+  };
+  WinogradChoice choice{{outputs, false, false}, 0};
+  if (!fits(axis_y) || !fits(axis_x) || axis_y.planes * axis_x.planes > kMostPlanes) return choice;
+  const auto products = [&](const AxisPlan& axis, bool& lacks_first) {
+    const double last = winograd_products(axis, outputs, false);
+    if (outputs != 3) return last;
+    const double first = winograd_products(axis, outputs, true);
+    lacks_first = first < last;
+    return std::min(first, last);
+  };
+  const double y = products(axis_y, choice.form.lacks_first_y), x = products(axis_x, choice.form.lacks_first_x);
+  choice.saving = direct_products(axis_y) * direct_products(axis_x) / (y * x);
+  return choice;
 }
 
 WinogradFilter winograd_filter(const AxisPhase& y, int64_t plane_y, const AxisPhase& x, int64_t plane_x, int64_t kernel_w, int outputs) {

@@ -8,7 +8,7 @@
 namespace gan_fast {
 namespace GF_LEVEL {
 
-// The transforms of F(m, 3) along one axis, in the letters of A. Lavin, S. Gray, arXiv 1509.09308.
+// The transforms of F(m, r) along one axis, in the letters of A. Lavin, S. Gray, arXiv 1509.09308.
 template <int M>
 struct Line;
 
@@ -58,6 +58,50 @@ struct Line<2> {
     out[0] = u[0] + even;
     out[1] = (u[1] - u[2]) * half;
     out[2] = even + u[3];
+  }
+};
+
+// Points 0, 1, -1, infinity, and two taps.
+template <>
+struct Line<3> {
+  template <class T>
+  GF_INLINE void input(const Vec<T>* d, Vec<T>* out) {
+    Line<2>::input<T>(d, out);
+  }
+
+  template <class T>
+  GF_INLINE void weights(const Vec<T>* g, Vec<T>* out) {
+    const Vec<T> half = splat<T>(T(0.5));
+    out[0] = g[0];
+    out[1] = (g[0] + g[1]) * half;
+    out[2] = (g[0] - g[1]) * half;
+    out[3] = g[1];
+  }
+
+  template <class T>
+  GF_INLINE void output(const Vec<T>* m, Vec<T>* out) {
+    const Vec<T> even = m[1] + m[2];
+    out[0] = m[0] + even;
+    out[1] = m[1] - m[2];
+    out[2] = even - m[3];
+  }
+
+  template <class T>
+  GF_INLINE void gradient(const Vec<T>* y, Vec<T>* out) {
+    const Vec<T> even = y[0] + y[2];
+    out[0] = y[0];
+    out[1] = even + y[1];
+    out[2] = even - y[1];
+    out[3] = -y[2];
+  }
+
+  // The third tap is none.
+  template <class T>
+  GF_INLINE void filter(const Vec<T>* u, Vec<T>* out) {
+    const Vec<T> half = splat<T>(T(0.5));
+    out[0] = u[0] + (u[1] + u[2]) * half;
+    out[1] = (u[1] - u[2]) * half + u[3];
+    out[2] = Vec<T>{};
   }
 };
 
@@ -145,23 +189,26 @@ GF_INLINE void weight_points(const T* const* taps, int lane, const Emit& emit) {
   }
 }
 
-// A y A^T of F(2x2, 3x3)
-template <class T, class Emit>
+// A y A^T
+template <int M, class T, class Emit>
 GF_INLINE void gradient_points(const T* piece, int64_t row_stride, const Emit& emit) {
-  constexpr int lanes = VecOf<T>::lanes;
-  Vec<T> by_row[4][2];
-  for (int x = 0; x < 2; ++x) {
-    const Vec<T> y[2] = {load<T>(piece + x * 2 * lanes), load<T>(piece + row_stride + x * 2 * lanes)};
-    Vec<T> line[4];
-    Line<2>::gradient<T>(y, line);
-    for (int i = 0; i < 4; ++i) by_row[i][x] = line[i];
+  constexpr int N = line_points(M), lanes = VecOf<T>::lanes;
+  Vec<T> by_row[N][M];
+#pragma GCC unroll 3
+  for (int x = 0; x < M; ++x) {
+    Vec<T> y[M], line[N];
+#pragma GCC unroll 3
+    for (int i = 0; i < M; ++i) y[i] = load<T>(piece + i * row_stride + x * 2 * lanes);
+    Line<M>::template gradient<T>(y, line);
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) by_row[i][x] = line[i];
   }
 #pragma GCC unroll 4
-  for (int y = 0; y < 4; ++y) {
-    Vec<T> line[4];
-    Line<2>::gradient<T>(by_row[y], line);
+  for (int y = 0; y < N; ++y) {
+    Vec<T> line[N];
+    Line<M>::template gradient<T>(by_row[y], line);
 #pragma GCC unroll 4
-    for (int x = 0; x < 4; ++x) emit(y * 4 + x, line[x]);
+    for (int x = 0; x < N; ++x) emit(y * N + x, line[x]);
   }
 }
 

@@ -1,6 +1,7 @@
-// The weight gradient in the transform domain of F(2x2, 3x3): with V = B^T d B of the gathered operand's 4x4 pieces and E = A y A^T of
-// the dense one's 2x2 pieces, the gradient of a 3x3 filter g is G^T (sum over pieces of V * E) G. At each of the points that is a product
-// of matrices whose inner dimension runs over the pieces. As many products as the forward pass: 49 instead of 100 for kernel 5.
+// The weight gradient in the transform domain of F(m x m, r x r): with V = B^T d B of the gathered operand's (m + r - 1) x (m + r - 1)
+// pieces and E = A y A^T of the dense one's m x m pieces, the gradient of an r x r filter g is G^T (sum over pieces of V * E) G. At each of
+// the points that is a product of matrices whose inner dimension runs over the pieces. As many products as the forward pass
+// (winograd_conv.h).
 #include <algorithm>
 #include <type_traits>
 #include <vector>
@@ -18,8 +19,9 @@ namespace gan_fast {
 namespace weight_grad {
 namespace {
 
-// F(4x4)'s operands and sums are two and a half times as large and stream from behind the near cache: it would be no faster.
-constexpr int kOutputs = 2, kPoints = piece_points(kOutputs);
+// F(4x4)'s operands and sums are two and a half times as large as F(2x2)'s and stream from behind the near cache: it would be no faster.
+constexpr int kPoints = piece_points(3);  // the most here
+constexpr double kLeastGain = 1.1;       // of F(3x3, 2x2) over F(2x2), in products
 constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than the products they save
 constexpr int64_t kFewestPieces = 256;   // in the whole call: the sums' inverse transform is shared by them
 // Pieces of one chunk: the transformed operands of a chunk stream through L2 from L3, the sums too; the more pieces, the fewer
@@ -47,23 +49,28 @@ template <class S, class W>
 struct Call {
   const Problem<S, Arithmetic<S>>& p;
   AxisPlan axis_y, axis_x;
+  const WinogradForm form;
+  std::vector<AxisPiece> along_y, along_x;
   ConvGeometry gathered;  // the gathered operand, as pack_tile wants to be told of it
   std::vector<WinogradFilter> filters;
   int64_t slot[kMostPlanes][kPoints];  // place of a (plane, point) among the sums, or -1
   int64_t slots;
   int64_t rows, m_blocks, n_blocks, in_blocks;
-  int64_t pieces_y, pieces_x, pieces_per_image, tile_images;
+  int64_t pieces_per_image, tile_images;
   int64_t pixel;       // elements of a transformed piece of the gathered operand at one slot
   int64_t block_sums;  // rows x lanes
   int64_t sums;        // of one task
   int64_t range_blocks, ranges, splits;
   TileLayout layout;
 
-  explicit Call(const Problem<S, Arithmetic<S>>& problem);
+  Call(const Problem<S, Arithmetic<S>>& problem, const WinogradForm& chosen);
 };
 
 template <class S, class W>
-Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem) : p(problem), axis_y(plan_y<S>(problem)), axis_x(plan_x<S>(problem)) {
+Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem, const WinogradForm& chosen)
+    : p(problem), axis_y(plan_y<S>(problem)), axis_x(plan_x<S>(problem)), form(chosen),
+      along_y(cut_axis(0, problem.dense.h, chosen.outputs, chosen.lacks_first_y)),
+      along_x(cut_axis(0, problem.dense.w, chosen.outputs, chosen.lacks_first_x)) {
   gathered = p.g;
   gathered.in_channels = p.gathered.all_channels;
   gathered.in_h = p.gathered.h;
@@ -72,17 +79,15 @@ Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem) : p(problem), axis_y(
   slots = 0;
   for (int64_t plane = 0; plane < planes; ++plane) {
     filters.push_back(
-        winograd_filter(axis_y.phases[0], plane / axis_x.planes, axis_x.phases[0], plane % axis_x.planes, p.g.kernel_w, kOutputs));
-    for (int point = 0; point < kPoints; ++point) slot[plane][point] = filters.back().has(point) ? slots++ : -1;
+        winograd_filter(axis_y.phases[0], plane / axis_x.planes, axis_x.phases[0], plane % axis_x.planes, p.g.kernel_w, form.outputs));
+    for (int point = 0; point < form.points(); ++point) slot[plane][point] = filters.back().has(point) ? slots++ : -1;
   }
   m_blocks = ceil_div(p.gathered.channels, p.rows);
   rows = ceil_div(p.gathered.channels, m_blocks);
   n_blocks = ceil_div(p.dense.channels, p.lanes);
   in_blocks = ceil_div(p.gathered.channels, kChannelBlock);
   pixel = (in_blocks + 1) * kChannelBlock;  // one block more keeps pieces off strides that share L1 sets; and is slack
-  pieces_y = ceil_div(p.dense.h, 2);
-  pieces_x = ceil_div(p.dense.w, 2);
-  pieces_per_image = pieces_y * pieces_x;
+  pieces_per_image = static_cast<int64_t>(along_y.size() * along_x.size());
   tile_images = std::clamp<int64_t>(kPieces / pieces_per_image, 1, p.g.batch);
   block_sums = rows * p.lanes;
   // Powers of two: the usual numbers of cores divide them.
@@ -100,7 +105,8 @@ Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem) : p(problem), axis_y(
   }
   ranges = ceil_div(n_blocks, range_blocks);
   sums = slots * range_blocks * m_blocks * block_sums;
-  layout = TileLayout(2 * pieces_y + 2, 2 * pieces_x + 2, planes, in_blocks);
+  const auto reach = [&](const std::vector<AxisPiece>& along) { return along.back().start + line_points(form.outputs); };
+  layout = TileLayout(reach(along_y), reach(along_x), planes, in_blocks);
 }
 
 template <class S, class W>
@@ -117,7 +123,7 @@ template <class S, class W>
 void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int64_t image, int64_t images, Sum<W>* sums) {
   using T = Arithmetic<S>;
   const Problem<S, T>& p = call.p;
-  const auto& operands = winograd_operands<S, W>(kOutputs);
+  const auto& operands = winograd_operands<S, W>(call.form.outputs);
   const TilePlace place{group, image, images, 0, 0};
   T* const packed = static_cast<T*>(scratch(kTileA, images * call.layout.image_stride * sizeof(T)));
   const bool prologue_here = p.gathered.prologue_y != nullptr;
@@ -125,17 +131,43 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
   pack_tile(call.gathered, call.axis_y, call.axis_x, call.layout, place, p.gathered.data, prologue,
             functions_of<S>(gather_kernels_for<S>()).pack_row, packed);
 
-  // The dense operand, one zero row and column more where its size is odd: [block][image][row][column][lanes].
-  const int64_t columns = 2 * call.pieces_x, lines = 2 * call.pieces_y;
+  // The dense operand, a piece's m rows and columns together, with zeros for what it lacks: [block][image][row][column][lanes].
+  const int outputs = call.form.outputs;
+  const int64_t columns = outputs * static_cast<int64_t>(call.along_x.size()), lines = outputs * static_cast<int64_t>(call.along_y.size());
   const int64_t dense_row = columns * p.lanes, dense_image = lines * dense_row, dense_block = images * dense_image + p.lanes;
   const int64_t blocks = std::min(call.range_blocks, call.n_blocks - first_block);
   const int64_t first_channel = first_block * p.lanes;
   const int64_t channels = std::min(blocks * p.lanes, p.dense.channels - first_channel);
   T* const dense = static_cast<T*>(scratch(kTileB, blocks * dense_block * sizeof(T)));
+  const auto pack = [&](int64_t n, int64_t row, int64_t column, int64_t count, int64_t line, int64_t slot) {
+    p.pack_line(p.dense, image + n, false, row, column, 1, count, group * p.dense.channels + first_channel, channels, p.lanes,
+                dense + n * dense_image + line * dense_row + slot * p.lanes, p.lanes, dense_block);
+  };
   for (int64_t n = 0; n < images; ++n) {
-    for (int64_t r = 0; r < lines; ++r) {
-      p.pack_line(p.dense, image + n, false, r, 0, 1, columns, group * p.dense.channels + first_channel, channels, p.lanes,
-                  dense + n * dense_image + r * dense_row, p.lanes, dense_block);
+    for (int64_t line = 0; line < lines; ++line) {
+      const AxisPiece& y = call.along_y[line / outputs];
+      const bool own = line % outputs >= y.first && line % outputs < y.end;
+      const int64_t row = own ? y.start + line % outputs : -1;  // outside: zeros
+      // From left to right: a line ends with a vector of zeros, which the next one overwrites.
+      int64_t slot = 0;
+      while (slot < columns) {
+        const AxisPiece& x = call.along_x[slot / outputs];
+        // Neighbours that lack nothing are one line.
+        int64_t whole = slot / outputs;
+        while (own && whole < columns / outputs && !call.along_x[whole].is_short(outputs)) ++whole;
+        if (!own) {
+          pack(n, -1, 0, columns, line, 0);
+          slot = columns;
+        } else if (whole > slot / outputs) {
+          pack(n, row, x.start, whole * outputs - slot, line, slot);
+          slot = whole * outputs;
+        } else {
+          if (x.first > 0) pack(n, -1, 0, x.first, line, slot);
+          pack(n, row, x.start + x.first, x.end - x.first, line, slot + x.first);
+          if (x.end < outputs) pack(n, -1, 0, outputs - x.end, line, slot + x.end);
+          slot += outputs;
+        }
+      }
     }
   }
 
@@ -145,11 +177,12 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
   std::vector<int> edges;
   for (int edge = 0; edge < kEdges; ++edge) {
     for (int64_t n = 0; n < images; ++n) {
-      for (int64_t y = 0; y < p.dense.h; y += 2) {
-        for (int64_t x = 0; x < p.dense.w; x += 2) {
-          if (edge_of(y + 1 >= p.dense.h, x + 1 >= p.dense.w) != edge) continue;
-          gathered_at.push_back(n * call.layout.image_stride + (y * call.layout.columns + x) * kChannelBlock);
-          dense_at.push_back(n * dense_image + y * dense_row + x * p.lanes);
+      for (std::size_t y = 0; y < call.along_y.size(); ++y) {
+        for (std::size_t x = 0; x < call.along_x.size(); ++x) {
+          if (edge_of(call.along_y[y].is_short(outputs), call.along_x[x].is_short(outputs)) != edge) continue;
+          gathered_at.push_back(n * call.layout.image_stride +
+                                (call.along_y[y].start * call.layout.columns + call.along_x[x].start) * kChannelBlock);
+          dense_at.push_back(n * dense_image + static_cast<int64_t>(y) * outputs * dense_row + static_cast<int64_t>(x) * outputs * p.lanes);
           edges.push_back(edge);
         }
       }
@@ -159,7 +192,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
   const int64_t chunks = ceil_div(all, kPieces), most = ceil_div(all, chunks);
   const int64_t most_words = ceil_div(most, kPerWord<W>);  // neighbouring pieces share them
   const int64_t v_slot = most_words * call.pixel, e_point = most_words * p.lanes + p.lanes;
-  W* const v = static_cast<W*>(scratch(kTileC, (call.slots * v_slot + kPoints * blocks * e_point) * sizeof(W)));
+  W* const v = static_cast<W*>(scratch(kTileC, (call.slots * v_slot + call.form.points() * blocks * e_point) * sizeof(W)));
   W* const e = v + call.slots * v_slot;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t first = all * chunk / chunks, count = all * (chunk + 1) / chunks - first;
@@ -175,7 +208,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
       job.blocks = call.in_blocks;
       job.out_piece = call.pixel;
       job.out_block = kChannelBlock;
-      for (int point = 0; point < kPoints; ++point) {
+      for (int point = 0; point < call.form.points(); ++point) {
         job.out[point] = call.slot[plane][point] < 0 ? nullptr : v + call.slot[plane][point] * v_slot;
       }
       operands.input_pieces(job);
@@ -186,7 +219,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
       job.row_stride = dense_row;
       job.pieces = dense_at.data() + first;
       job.count = count;
-      for (int point = 0; point < kPoints; ++point) job.out[point] = e + (point * blocks + block) * e_point;
+      for (int point = 0; point < call.form.points(); ++point) job.out[point] = e + (point * blocks + block) * e_point;
       operands.gradient_transform(job);
     }
     OuterJob<W> outer{};
@@ -194,9 +227,9 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
     outer.images = outer.lines = 1;
     outer.rows = static_cast<int>(call.rows);
     // Points outside: the planes share a point's dense operand, and the blocks a plane's gathered one, while the near cache holds them.
-    for (int point = 0; point < kPoints; ++point) {
+    for (int point = 0; point < call.form.points(); ++point) {
       // At an edge the dense operand is zero at infinity. A word that a piece with a product shares is taken whole.
-      const PieceRange range = counts.at(point, kOutputs);
+      const PieceRange range = counts.at(point, call.form);
       const int64_t first_word = range.begin / kPerWord<W>;
       outer.length = ceil_div(range.end, kPerWord<W>) - first_word;
       if (range.end <= range.begin) continue;
@@ -218,10 +251,10 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
 }
 
 template <class S, class W>
-void winograd_in(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S>& bias, S* grad_weight) {
+void winograd_in(const Problem<S, Arithmetic<S>>& p, const WinogradForm& form, const BiasGrad<S>& bias, S* grad_weight) {
   using T = Arithmetic<S>;
-  const Call<S, W> call(p);
-  const auto& functions = functions_of<S>(winograd_kernels_for<S>().of(kOutputs));
+  const Call<S, W> call(p, form);
+  const auto& functions = functions_of<S>(winograd_kernels_for<S>().of(form.outputs));
   const int64_t tasks = p.g.groups * call.ranges * call.splits;
   T* const partial = static_cast<T*>(scratch(kPartialSums, tasks * call.sums * sizeof(T)));
   parallel_tasks(tasks, p.threads, [&](int64_t task) {
@@ -258,7 +291,7 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S>& bias, S*
     for (int64_t i = 0; i < m_valid; ++i) {
       for (std::size_t plane = 0; plane < call.filters.size(); ++plane) {
         FilterTransform<T> job{};
-        for (int point = 0; point < kPoints; ++point) {
+        for (int point = 0; point < call.form.points(); ++point) {
           job.sums[point] = call.slot[plane][point] < 0 ? nullptr : total + call.slot[plane][point] * width + i * p.lanes;
         }
         job.taps = nine;
@@ -283,23 +316,30 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S>& bias, S*
 }  // namespace
 
 template <class S>
-bool winograd_pays(const Problem<S, Arithmetic<S>>& p) {
-  if (std::min(p.gathered.channels, p.dense.channels) < kFewestChannels) return false;
-  if (p.g.batch * ceil_div(p.dense.h, 2) * ceil_div(p.dense.w, 2) < kFewestPieces) return false;
-  return winograd_saving(plan_y<S>(p), plan_x<S>(p), kOutputs) >= kLeastWinogradSaving;
+WinogradForm winograd_form(const Problem<S, Arithmetic<S>>& p) {
+  if (std::min(p.gathered.channels, p.dense.channels) < kFewestChannels) return {};
+  const auto with = [&](int outputs) {
+    const int64_t pieces = p.g.batch * ceil_div(p.dense.h, outputs) * ceil_div(p.dense.w, outputs);
+    return pieces < kFewestPieces ? WinogradChoice{} : winograd_with(outputs, plan_y<S>(p), plan_x<S>(p));
+  };
+  WinogradChoice best = with(2);
+  if (!std::is_same_v<S, double> && !(std::is_same_v<S, Bf16> && pair_kernels() != nullptr)) {
+    if (const WinogradChoice three = with(3); three.saving >= kLeastGain * best.saving) best = three;
+  }
+  return best.saving >= kLeastWinogradSaving ? best.form : WinogradForm{};
 }
 
 template <class S>
-void winograd(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S>& bias, S* grad_weight) {
+void winograd(const Problem<S, Arithmetic<S>>& p, const WinogradForm& form, const BiasGrad<S>& bias, S* grad_weight) {
   if constexpr (std::is_same_v<S, Bf16>) {
-    if (pair_kernels() != nullptr) return winograd_in<Bf16, Bf16Pair>(p, bias, grad_weight);
+    if (pair_kernels() != nullptr) return winograd_in<Bf16, Bf16Pair>(p, form, bias, grad_weight);
   }
-  winograd_in<S, Arithmetic<S>>(p, bias, grad_weight);
+  winograd_in<S, Arithmetic<S>>(p, form, bias, grad_weight);
 }
 
-#define GAN_FAST_WINOGRAD(S)                                        \
-  template bool winograd_pays<S>(const Problem<S, Arithmetic<S>>&); \
-  template void winograd<S>(const Problem<S, Arithmetic<S>>&, const BiasGrad<S>&, S*);
+#define GAN_FAST_WINOGRAD(S)                                               \
+  template WinogradForm winograd_form<S>(const Problem<S, Arithmetic<S>>&); \
+  template void winograd<S>(const Problem<S, Arithmetic<S>>&, const WinogradForm&, const BiasGrad<S>&, S*);
 GAN_FAST_WINOGRAD(float)
 GAN_FAST_WINOGRAD(Bf16)
 GAN_FAST_WINOGRAD(double)

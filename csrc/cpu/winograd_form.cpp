@@ -1,0 +1,56 @@
+// Which of Winograd's forms serves a call of the gather engine, if any.
+#include <algorithm>
+#include <type_traits>
+
+#include "pair_kernels.h"
+#include "winograd_conv.h"
+#include "winograd_plan.h"
+
+namespace gan_fast {
+namespace {
+
+constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than the products they save
+constexpr int64_t kFewestTotal = 128;    // pieces in the whole call that the weights' transform is shared by
+constexpr int64_t kFewestShared = 384;   // the same where the transformed weights are too many for any cache
+constexpr int64_t kMostWeights = 1500 * 1000;
+// In products: of F(3x3) over F(2x2); of F(4x4), which transforms more weights and sums in shorter chains, over both.
+constexpr double kLeastGainOfThree = 1.1, kLeastGainOfFour = 1.25;
+
+// Whether F(4x4) in fp32 is within twice PyTorch's error. Ours hardly depends on the shape: 5 to 6e-7 of a result's size with one plane, 6
+// to 7e-7 with four. PyTorch's, of a convolution, is 0.7e-7 times the square root of the taps; but weights in channels_last send it another
+// way, whose error grows with the channels: 4.2e-7 with 64, 8.5e-7 with 256 of 3x3 taps. That of a transposed one does so in either format.
+bool exact_in_fp32(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides) {
+  constexpr int64_t kFewestTaps = 25, kFewestChannels = 48, kFewestChannelsTransposed = 128;
+  const int64_t channels = g.in_channels / g.groups;
+  if (axis_y.phases.size() * axis_x.phases.size() > 1) return channels >= kFewestChannelsTransposed;
+  return g.kernel_h * g.kernel_w >= kFewestTaps || (strides.tap != 1 && channels >= kFewestChannels);
+}
+
+}  // namespace
+
+template <class S>
+WinogradForm winograd_form(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides) {
+  const int64_t in_channels = g.in_channels / g.groups;
+  if (std::min(in_channels, g.out_channels / g.groups) < kFewestChannels) return {};
+  const int64_t weights = in_channels * g.out_channels * g.kernel_h * g.kernel_w;
+  const int64_t fewest = weights > kMostWeights ? kFewestShared : kFewestTotal;
+  const auto with = [&](int outputs) {
+    const int64_t pieces = g.batch * ceil_div(axis_y.max_count, outputs) * ceil_div(axis_x.max_count, outputs);
+    return pieces < fewest ? WinogradChoice{} : winograd_with(outputs, axis_y, axis_x);
+  };
+  WinogradChoice best = with(2);
+  // Tensors of double prove the texts in F(2x2); pairs' operands are rounded behind the transform.
+  if (!std::is_same_v<S, double> && !(std::is_same_v<S, Bf16> && pair_kernels() != nullptr)) {
+    if (const WinogradChoice three = with(3); three.saving >= kLeastGainOfThree * best.saving) best = three;
+    if (std::is_same_v<S, Bf16> || exact_in_fp32(g, axis_y, axis_x, strides)) {
+      if (const WinogradChoice four = with(4); four.saving >= kLeastGainOfFour * best.saving) best = four;
+    }
+  }
+  return best.saving >= kLeastWinogradSaving ? best.form : WinogradForm{};
+}
+
+template WinogradForm winograd_form<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&);
+template WinogradForm winograd_form<Bf16>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&);
+template WinogradForm winograd_form<double>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&);
+
+}  // namespace gan_fast
