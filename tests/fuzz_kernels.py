@@ -44,8 +44,8 @@ def act_slope(y: np.ndarray, act: int, slope: float) -> np.ndarray:
 def random_geometry(call: Call, transposed: bool) -> tuple[int, ...]:
     """The kernels' sixteen numbers."""
     rng = call.rng
-    flavour = rng.choice(("small", "small", "small", "wide", "wide", "large", "few"))
-    groups = rng.choice((1, 1, 1, 2, 3, 4))
+    flavour = rng.choice(("small", "small", "small", "wide", "wide", "large", "few", "winograd"))
+    groups = 1 if flavour == "winograd" else rng.choice((1, 1, 1, 2, 3, 4))
 
     def channels() -> int:
         if flavour == "wide":
@@ -58,8 +58,10 @@ def random_geometry(call: Call, transposed: bool) -> tuple[int, ...]:
         outer, inner = rng.randint(1, 8), rng.choice((16, 32, 64, rng.randint(4, 70)))
         if rng.random() < 0.5 and not transposed:
             inner, outer = outer, inner
+    if flavour == "winograd":
+        inner, outer = (rng.choice((rng.randint(32, 70), rng.randint(128, 140))) for _ in range(2))
     batch = rng.choice((0, 1, 1, 2, 3, 4, 5))
-    rank = rng.choice((1, 2, 2))
+    rank = 2 if flavour == "winograd" else rng.choice((1, 2, 2))
     axes = []
     for axis in range(2):
         if axis < 2 - rank:
@@ -69,7 +71,9 @@ def random_geometry(call: Call, transposed: bool) -> tuple[int, ...]:
         stride, dilation = rng.choice((1, 1, 2, 2, 3, 4)), rng.choice((1, 1, 1, 2, 3))
         if flavour == "wide" and rng.random() < 0.7:
             kernel, stride, dilation = rng.choice(((3, 1, 1), (4, 2, 1), (5, 2, 1), (6, 2, 1)))
-        most = {"small": 9, "wide": 21, "large": 45, "few": 21}[flavour]
+        if flavour == "winograd":
+            kernel, stride, dilation = rng.choice(((3, 1, 1), (3, 2, 1), (4, 2, 1), (5, 2, 1)))
+        most = {"small": 9, "wide": 21, "large": 45, "few": 21, "winograd": 30}[flavour]
         if rank == 1:
             most *= 30
         size = rng.randint(1, most)
@@ -82,6 +86,8 @@ def random_geometry(call: Call, transposed: bool) -> tuple[int, ...]:
         out = min(max(out, 1), 3 * most)
         axes.append((size, out, kernel, stride, begin, dilation))
     (ih, oh, kh, sh, ph, dh), (iw, ow, kw, sw, pw, dw) = axes
+    if flavour == "winograd":  # as many pieces as it takes, if not of the smallest images
+        batch = min(40, 1 + 2200 // (ih * iw if transposed else oh * ow))
     return (batch, inner * groups, ih, iw, outer * groups, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups)
 
 
