@@ -121,7 +121,9 @@ void pack_channels(const PackChannels<Bf16, Bf16Pair>& job) {
 
 // ---- Winograd's operands: transformed in fp32, rounded once ---------------------------------------------------------------------
 
-constexpr int kPairOutputs = 2, kPoints = piece_points(kPairOutputs);  // F(2x2, 3x3)
+// F(2x2, 3x3) and F(3x3, 2x2) have the same points, and the same transforms of what is gathered.
+constexpr int kPoints = piece_points(2);
+static_assert(kPoints == piece_points(3));
 using Points = Vec<float>[kPoints];
 
 void input_transform(const InputTransform<float, Bf16Pair>& job) {
@@ -133,7 +135,7 @@ void input_transform(const InputTransform<float, Bf16Pair>& job) {
         for (int half = 0; half < 2; ++half) {
           const int64_t c = 2 * v + half * kVectorLanes, block = b + c / kChannelBlock;
           if (block >= job.blocks) continue;
-          input_points<kPairOutputs, float>(job.tile + block * job.in_block + job.pieces[i] + c % kChannelBlock, job.row_stride,
+          input_points<2, float>(job.tile + block * job.in_block + job.pieces[i] + c % kChannelBlock, job.row_stride,
                               [&](int point, Vec<float> value) __attribute__((always_inline)) { points[half][point] = value; });
         }
         const int64_t at = b / 2 * job.out_block + i * job.out_piece + v;
@@ -151,7 +153,7 @@ void input_pieces(const InputTransform<float, Bf16Pair>& job) {
       for (int64_t c = 0; c < kChannelBlock; c += kVectorLanes) {
         Points points[2] = {};
         for (int half = 0; half < 2 && i + half < job.count; ++half) {
-          input_points<kPairOutputs, float>(job.tile + b * job.in_block + job.pieces[i + half] + c, job.row_stride,
+          input_points<2, float>(job.tile + b * job.in_block + job.pieces[i + half] + c, job.row_stride,
                               [&](int point, Vec<float> value) __attribute__((always_inline)) { points[half][point] = value; });
         }
         const int64_t at = b * job.out_block + i / 2 * job.out_piece + c;
@@ -163,11 +165,12 @@ void input_pieces(const InputTransform<float, Bf16Pair>& job) {
   }
 }
 
+template <int M>
 void weight_transform(const WeightTransform<float, Bf16Pair>& job) {
   for (int v = 0; v < 2; ++v) {
     Points points[2];
     for (int half = 0; half < 2; ++half) {
-      weight_points<kPairOutputs, float>(job.taps[half], v * kVectorLanes,
+      weight_points<M, float>(job.taps[half], v * kVectorLanes,
                            [&](int point, Vec<float> value) __attribute__((always_inline)) { points[half][point] = value; });
     }
     for (int p = 0; p < kPoints; ++p) {
@@ -181,7 +184,7 @@ void gradient_transform(const GradientTransform<float, Bf16Pair>& job) {
     for (int v = 0; v < 2; ++v) {
       Points points[2] = {};
       for (int half = 0; half < 2 && i + half < job.count; ++half) {
-        gradient_points<kPairOutputs, float>(job.tile + job.pieces[i + half] + v * kVectorLanes, job.row_stride,
+        gradient_points<2, float>(job.tile + job.pieces[i + half] + v * kVectorLanes, job.row_stride,
                                [&](int point, Vec<float> value) __attribute__((always_inline)) { points[half][point] = value; });
       }
       for (int p = 0; p < kPoints; ++p) store<Bf16Pair>(job.out[p] + (i + v) * kVectorLanes, pair_lanes(points[0][p], points[1][p]));
@@ -196,7 +199,8 @@ extern const PairKernels pair_kernels = {
     GF_VECTOR_BYTES,
     {pack_row, nullptr, gemm<Bf16, Bf16Pair>, few<Bf16, Bf16Pair>},
     {outer<Bf16Pair>, pack_channels, fold_line<Bf16Pair>, nullptr},
-    {input_transform, input_pieces, weight_transform, gradient_transform},
+    {input_transform, input_pieces, weight_transform<2>, gradient_transform},
+    {input_transform, nullptr, weight_transform<3>, nullptr},
 };
 
 }  // namespace GF_LEVEL

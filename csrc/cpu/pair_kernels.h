@@ -19,7 +19,7 @@ struct PairKernels {
   int vector_bytes;
   GatherFunctions<Bf16, Bf16Pair> gather;
   WeightGradFunctions<Bf16, Bf16Pair> weight_grad;
-  WinogradOperands<float, Bf16Pair> winograd;  // F(2x2, 3x3)
+  WinogradOperands<float, Bf16Pair> winograd_two, winograd_three;  // by the outputs of a piece; the second not for weight gradients
 };
 
 // Those of the level in use, whose other kernels have vectors of the same length; null where pairs do not pay.
@@ -51,7 +51,8 @@ const WinogradOperands<Arithmetic<S>, W>& winograd_operands(int outputs) {
   if constexpr (kPerWord<W> == 1) {
     return functions_of<S>(winograd_kernels_for<S>().of(outputs)).operands;
   } else {
-    return pair_kernels()->winograd;
+    const PairKernels& table = *pair_kernels();
+    return outputs == 2 ? table.winograd_two : table.winograd_three;
   }
 }
 

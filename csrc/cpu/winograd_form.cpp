@@ -39,10 +39,12 @@ WinogradForm winograd_form(const ConvGeometry& g, const AxisPlan& axis_y, const 
     return pieces < fewest ? WinogradChoice{} : winograd_with(outputs, axis_y, axis_x);
   };
   WinogradChoice best = with(2);
-  // Tensors of double prove the texts in F(2x2); pairs' operands are rounded behind the transform.
-  if (!std::is_same_v<S, double> && !(std::is_same_v<S, Bf16> && pair_kernels() != nullptr)) {
-    if (const WinogradChoice three = with(3); three.saving >= kLeastGainOfThree * best.saving) best = three;
-    if (std::is_same_v<S, Bf16> || exact_in_fp32(g, axis_y, axis_x, strides)) {
+  if constexpr (!std::is_same_v<S, double>) {  // those prove the texts, with one form
+    // The operands of pairs are rounded behind the transform: less exact than the direct way, and hardly faster where F(2x2) is not.
+    const bool pairs = std::is_same_v<S, Bf16> && pair_kernels() != nullptr;
+    const WinogradChoice three = pairs && best.saving < kLeastWinogradSaving ? WinogradChoice{} : with(3);
+    if (three.saving >= kLeastGainOfThree * best.saving) best = three;
+    if (!pairs && (std::is_same_v<S, Bf16> || exact_in_fp32(g, axis_y, axis_x, strides))) {
       if (const WinogradChoice four = with(4); four.saving >= kLeastGainOfFour * best.saving) best = four;
     }
   }

@@ -323,6 +323,7 @@ WinogradForm winograd_form(const Problem<S, Arithmetic<S>>& p) {
     return pieces < kFewestPieces ? WinogradChoice{} : winograd_with(outputs, plan_y<S>(p), plan_x<S>(p));
   };
   WinogradChoice best = with(2);
+  // Tensors of double prove the texts, with one form; sums of pairs' products stream from as far as those of floats, for half the products.
   if (!std::is_same_v<S, double> && !(std::is_same_v<S, Bf16> && pair_kernels() != nullptr)) {
     if (const WinogradChoice three = with(3); three.saving >= kLeastGain * best.saving) best = three;
   }
