@@ -19,14 +19,27 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def cpu_model(cpuinfo: Path = _CPUINFO) -> str:
+    """The processor's name as the system gives it; with family and model where the name has no number.
+
+    Virtual machines call unlike processors "AMD EPYC" or "Intel(R) Xeon(R) Processor".
+    """
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []  # not Linux
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    first: dict[str, str] = {}
+    for line in lines:
+        key, colon, value = line.partition(":")
+        if colon:
+            first.setdefault(key.strip(), value.strip())
+    name = first.get("model name") or platform.processor() or platform.machine()
+    if re.search(r"\d", name) or not {"cpu family", "model"} <= first.keys():
+        return name
+    return f"{name} (family {first['cpu family']}, model {first['model']})"
 
 
 def caches(folder: Path = _CACHES) -> dict[str, int]:
