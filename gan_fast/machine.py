@@ -23,9 +23,10 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def cpu_model(cpuinfo: Path = _CPUINFO) -> str:
-    """The processor's name as the system gives it; with family and model where the name has no number.
+    """The processor's name as the system gives it; with family and model where the name has no number but a clock's or
+    a version's.
 
-    Virtual machines call unlike processors "AMD EPYC" or "Intel(R) Xeon(R) Processor".
+    Virtual machines call unlike processors "AMD EPYC" or "Intel(R) Xeon(R) CPU @ 2.20GHz".
     """
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
@@ -37,7 +38,7 @@ def cpu_model(cpuinfo: Path = _CPUINFO) -> str:
         if colon:
             first.setdefault(key.strip(), value.strip())
     name = first.get("model name") or platform.processor() or platform.machine()
-    if re.search(r"\d", name) or not {"cpu family", "model"} <= first.keys():
+    if re.search(r"\d", re.sub("(@|version).*", "", name)) or not {"cpu family", "model"} <= first.keys():
         return name
     return f"{name} (family {first['cpu family']}, model {first['model']})"
 

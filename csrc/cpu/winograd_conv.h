@@ -14,10 +14,10 @@
 // four times as much. Here it has the points 0, 5/8, -5/8, 3/2, -3/2, infinity, and the sums run in short chains, for it is their rounding
 // that the last transform magnifies: 1.7x F(2x2)'s. winograd_form says where that is near enough.
 //
-// With words of pairs (F(2x2) and F(3x3) only) the transforms are computed in fp32 and rounded to bf16: an error of 3.8e-3 in the mean square, where
-// rounding the operands of the direct way makes 2.35e-3. All told, with inputs that autocast rounds before and an output that is rounded
-// after, it is 4.8e-3, 1.7 times the 2.9e-3 of PyTorch's bf16 operation and of the direct way; of that 4.15e-3 arise in here, 1.66e-3
-// in those.
+// With words of pairs (F(2x2) and F(3x3) only) the transforms are computed in fp32 and rounded to bf16: an error of 3.8e-3 in the mean
+// square, where rounding the operands of the direct way makes 2.35e-3. All told, with inputs that autocast rounds before and an output that
+// is rounded after, it is 4.8e-3, 1.7 times the 2.9e-3 of PyTorch's bf16 operation and of the direct way; of that 4.15e-3 arise in here,
+// 1.66e-3 in those.
 //   Source of F(m, r): S. Winograd, Arithmetic Complexity of Computations, 1980; A. Lavin, S. Gray, arXiv 1509.09308. That points decide
 //   the error: B. Barabasz et al., Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks, 2020.
 #pragma once

@@ -228,7 +228,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
     outer.rows = static_cast<int>(call.rows);
     // Points outside: the planes share a point's dense operand, and the blocks a plane's gathered one, while the near cache holds them.
     for (int point = 0; point < call.form.points(); ++point) {
-      // At an edge the dense operand is zero at infinity. A word that a piece with a product shares is taken whole.
+      // Where a piece lacks an output the dense operand is zero at infinity, or at 0. A word that a piece with a product shares is taken whole.
       const PieceRange range = counts.at(point, call.form);
       const int64_t first_word = range.begin / kPerWord<W>;
       outer.length = ceil_div(range.end, kPerWord<W>) - first_word;
