@@ -42,7 +42,6 @@ struct Call : TileGrid {
   const ConvGeometry& g;
   const AxisPlan &axis_y, &axis_x;
   const WinogradForm form;
-  const int outputs, points;  // of the form
   int64_t in_channels, out_channels, lanes, out_blocks;
   int64_t in_blocks;               // of the tile, whose words are floats
   int64_t in_words, word_blocks;   // of the transformed pieces
@@ -63,7 +62,7 @@ struct Call : TileGrid {
 template <class S, class W>
 Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, const WinogradForm& chosen, int pixels,
                  int vector_bytes, int threads)
-    : g(geometry), axis_y(y_plan), axis_x(x_plan), form(chosen), outputs(chosen.outputs), points(chosen.points()) {
+    : g(geometry), axis_y(y_plan), axis_x(x_plan), form(chosen) {
   in_channels = g.in_channels / g.groups;
   out_channels = g.out_channels / g.groups;
   in_blocks = ceil_div(in_channels, kChannelBlock);
@@ -78,14 +77,14 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
     for (const AxisPhase& x : axis_x.phases) {
       Phase phase{&y, &x, {}, {}, {}};
       for (int64_t plane = 0; plane < planes; ++plane) {
-        phase.filters.push_back(winograd_filter(y, plane / axis_x.planes, x, plane % axis_x.planes, g.kernel_w, outputs));
+        phase.filters.push_back(winograd_filter(y, plane / axis_x.planes, x, plane % axis_x.planes, g.kernel_w, form.outputs));
         plane_points[plane] |= phase.filters.back().points;
       }
       phases.push_back(std::move(phase));
     }
   }
   piece_elements = 0;
-  for (int p = 0; p < points; ++p) {
+  for (int p = 0; p < form.points(); ++p) {
     slots[p] = 0;
     for (int64_t plane = 0; plane < planes; ++plane) {
       if ((plane_points[plane] >> p & 1) != 0) slot[p][plane] = slots[p]++;
@@ -94,7 +93,7 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
   }
   weights_per_group = 0;
   for (Phase& phase : phases) {
-    for (int p = 0; p < points; ++p) {
+    for (int p = 0; p < form.points(); ++p) {
       phase.weights[p] = weights_per_group;
       phase.depth[p] = 0;
       for (int64_t plane = 0; plane < planes; ++plane) {
@@ -107,15 +106,15 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
   choose_chunk(pixels);
 
   const int64_t per_position = in_blocks * kChannelBlock * planes;
-  const auto whole = [&](int64_t n) { return ceil_div(n, outputs) * outputs; };
-  const int64_t halo = most_taps(outputs) - 1;
+  const auto whole = [&](int64_t n) { return ceil_div(n, form.outputs) * form.outputs; };
+  const int64_t halo = most_taps(form.outputs) - 1;
   const auto elements = [&] { return per_position * (tile_t + halo) * (tile_u + halo); };
   // Room for the pieces of a chunk: their positions, and the halo.
-  const int64_t chunk_positions = (outputs == 4 ? 25 : pieces > kMostPieces ? 6 : 0) * pieces;
+  const int64_t chunk_positions = (form.outputs == 4 ? 25 : pieces > kMostPieces ? 6 : 0) * pieces;
   const int64_t budget = std::max(kTileBytes / static_cast<int64_t>(sizeof(T)), chunk_positions * per_position);
   tile_t = whole(axis_y.max_count);
   tile_u = whole(axis_x.max_count);
-  while (tile_t > outputs && elements() > budget) tile_t = whole(tile_t / 2);
+  while (tile_t > form.outputs && elements() > budget) tile_t = whole(tile_t / 2);
   while (tile_u > 16 && elements() > budget) tile_u = whole(tile_u / 2);
   tile_images = 1;
   if (tile_t >= axis_y.max_count && tile_u >= axis_x.max_count) {
@@ -131,15 +130,15 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
 template <class S, class W>
 void Call<S, W>::choose_chunk(int pixels) {
   const int64_t piece = piece_elements * static_cast<int64_t>(sizeof(W)), all_weights = weights_per_group * static_cast<int64_t>(sizeof(W));
-  if (outputs > 2) {
-    pieces = std::clamp(kLargeTransformedBytes / piece, kFewestPieces, outputs == 3 ? kMostPieces : kMostLargePieces);
+  if (form.outputs > 2) {
+    pieces = std::clamp(kLargeTransformedBytes / piece, kFewestPieces, form.outputs == 3 ? kMostPieces : kMostLargePieces);
     sum_bytes = kFarSumBytes;
     return;
   }
   pieces = std::clamp(kTransformedBytes / piece / pixels * pixels, kFewestPieces, kMostPieces);
   sum_bytes = kSumBytes;
   const int64_t far_pieces = kMostFarPieces / pixels * pixels;
-  const int64_t block_sums = far_pieces * points * lanes * static_cast<int64_t>(sizeof(T));
+  const int64_t block_sums = far_pieces * form.points() * lanes * static_cast<int64_t>(sizeof(T));
   const int64_t groups = ceil_div(out_blocks, std::max<int64_t>(1, kFarSumBytes / block_sums));
   const double streamed = static_cast<double>(all_weights) / static_cast<double>(pieces);
   const double streamed_far = static_cast<double>(all_weights) / static_cast<double>(far_pieces) + static_cast<double>(piece * (1 + groups));
@@ -152,7 +151,7 @@ void Call<S, W>::choose_chunk(int pixels) {
 template <class S, class W>
 void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S* weight, W* packed, int threads) {
   using T = Arithmetic<S>;
-  const auto& run = winograd_operands<S, W>(call.outputs);
+  const auto& run = winograd_operands<S, W>(call.form.outputs);
   const int64_t all_taps = call.g.kernel_h * call.g.kernel_w;
   const int64_t lanes = call.lanes;
   parallel_tasks(call.g.groups * call.out_blocks * call.word_blocks, threads, [&](int64_t task) {
@@ -183,7 +182,7 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
               job.taps[c][k] = filter.kernel[k] < 0 ? nullptr : lines + (c * all_taps + filter.kernel[k]) * lanes;
             }
           }
-          for (int p = 0; p < call.points; ++p) {
+          for (int p = 0; p < call.form.points(); ++p) {
             if (!filter.has(p)) continue;
             job.out[p] = to + phase.weights[p] + (out_block * phase.depth[p] + before[p] + w) * lanes;
             before[p] += call.in_words;
@@ -241,7 +240,7 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
   using T = Arithmetic<S>;
   const GatherEngine<S, W> table = gather_engine<S, W>();
   const auto& gather = table.run;
-  const auto& winograd = functions_of<S>(winograd_kernels_for<S>().of(call.outputs));
+  const auto& winograd = functions_of<S>(winograd_kernels_for<S>().of(call.form.outputs));
   const ConvGeometry& g = call.g;
   const int64_t wanted = static_cast<int64_t>(count);
   const int64_t padded = wanted + table.pixels;  // a point's last register block may reach over its pieces; what it computes there is lost
@@ -255,13 +254,13 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
     ++edges.pieces[piece.edge];
   }
   std::vector<PointRuns> point_runs;
-  for (int p = 0; p < call.points; ++p) point_runs.emplace_back(edges.at(p, call.form), table.pixels);
+  for (int p = 0; p < call.form.points(); ++p) point_runs.emplace_back(edges.at(p, call.form), table.pixels);
 
   W* const transformed = static_cast<W*>(scratch(kTileB, padded * call.piece_elements * sizeof(W)));
   const int64_t block = padded * kChannelBlock;
   W* point_start[kMostPoints];
   W* next = transformed;
-  for (int p = 0; p < call.points; ++p) {
+  for (int p = 0; p < call.form.points(); ++p) {
     point_start[p] = next;
     next += call.slots[p] * call.word_blocks * block;
   }
@@ -275,19 +274,19 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
     job.blocks = call.in_blocks;
     job.out_piece = kChannelBlock;
     job.out_block = block;
-    for (int p = 0; p < call.points; ++p) {
+    for (int p = 0; p < call.form.points(); ++p) {
       const bool alive = (call.plane_points[plane] >> p & 1) != 0;
       job.out[p] = alive ? point_start[p] + call.slot[p][plane] * call.word_blocks * block : nullptr;
     }
-    winograd_operands<S, W>(call.outputs).input_transform(job);
+    winograd_operands<S, W>(call.form.outputs).input_transform(job);
   }
 
   // Points outside, output blocks inside: a point's pieces are then read from the near cache for every block of the group. The
   // group is what the near cache holds of sums besides.
   const int64_t block_sums = padded * call.lanes;
   const int64_t group_blocks =
-      std::clamp<int64_t>(call.sum_bytes / static_cast<int64_t>(sizeof(T)) / (call.points * block_sums), 1, call.out_blocks);
-  T* const sums = static_cast<T*>(scratch(kTileC, group_blocks * call.points * block_sums * sizeof(T)));
+      std::clamp<int64_t>(call.sum_bytes / static_cast<int64_t>(sizeof(T)) / (call.form.points() * block_sums), 1, call.out_blocks);
+  T* const sums = static_cast<T*>(scratch(kTileC, group_blocks * call.form.points() * block_sums * sizeof(T)));
   std::vector<int64_t> out(count);
   std::vector<PieceOutputs> valid(count);
   std::vector<GemmStep> steps;
@@ -305,7 +304,7 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
     }
     for (int64_t first_block = 0; first_block < call.out_blocks; first_block += group_blocks) {
       const int64_t end_block = std::min(first_block + group_blocks, call.out_blocks);
-      for (int p = 0; p < call.points; ++p) {
+      for (int p = 0; p < call.form.points(); ++p) {
         const PointRuns& runs = point_runs[p];
         if (phase.depth[p] == 0 || runs.blocks == 0) continue;
         steps.clear();
@@ -324,9 +323,9 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
           job.blocks = runs.blocks;
           job.steps = steps.data();
           job.step_count = static_cast<int64_t>(steps.size());
-          job.chain = winograd_chain(call.outputs);
+          job.chain = winograd_chain(call.form.outputs);
           job.sums =
-              sums + ((out_block - first_block) * call.points + p) * block_sums + edges.at(p, call.form).begin * call.lanes;
+              sums + ((out_block - first_block) * call.form.points() + p) * block_sums + edges.at(p, call.form).begin * call.lanes;
           job.out_lanes = std::min(call.lanes, call.out_channels - out_block * call.lanes);
           job.panel = weights + phase.weights[p] + out_block * phase.depth[p] * call.lanes;
           job.ahead = ahead.take(runs.blocks * phase.depth[p]);
@@ -336,8 +335,8 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
       for (int64_t out_block = first_block; out_block < end_block; ++out_block) {
         OutputTransform<S> finish{};
         finish.out_lanes = std::min(call.lanes, call.out_channels - out_block * call.lanes);
-        for (int p = 0; p < call.points; ++p) {
-          if (phase.depth[p] != 0) finish.sums[p] = sums + ((out_block - first_block) * call.points + p) * block_sums;
+        for (int p = 0; p < call.form.points(); ++p) {
+          if (phase.depth[p] != 0) finish.sums[p] = sums + ((out_block - first_block) * call.form.points() + p) * block_sums;
         }
         finish.count = wanted;
         finish.out = out.data();

@@ -146,27 +146,26 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
   for (int64_t n = 0; n < images; ++n) {
     for (int64_t line = 0; line < lines; ++line) {
       const AxisPiece& y = call.along_y[line / outputs];
-      const bool own = line % outputs >= y.first && line % outputs < y.end;
-      const int64_t row = own ? y.start + line % outputs : -1;  // outside: zeros
-      // From left to right: a line ends with a vector of zeros, which the next one overwrites.
+      if (line % outputs < y.first || line % outputs >= y.end) {
+        pack(n, -1, 0, columns, line, 0);  // outside: zeros
+        continue;
+      }
+      // From left to right: what is packed ends with a vector of zeros, which the next overwrites.
+      const int64_t row = y.start + line % outputs;
       int64_t slot = 0;
       while (slot < columns) {
         const AxisPiece& x = call.along_x[slot / outputs];
-        // Neighbours that lack nothing are one line.
-        int64_t whole = slot / outputs;
-        while (own && whole < columns / outputs && !call.along_x[whole].is_short(outputs)) ++whole;
-        if (!own) {
-          pack(n, -1, 0, columns, line, 0);
-          slot = columns;
-        } else if (whole > slot / outputs) {
-          pack(n, row, x.start, whole * outputs - slot, line, slot);
-          slot = whole * outputs;
-        } else {
-          if (x.first > 0) pack(n, -1, 0, x.first, line, slot);
-          pack(n, row, x.start + x.first, x.end - x.first, line, slot + x.first);
-          if (x.end < outputs) pack(n, -1, 0, outputs - x.end, line, slot + x.end);
-          slot += outputs;
+        int64_t whole = slot;  // neighbours that lack nothing are one line
+        while (whole < columns && !call.along_x[whole / outputs].is_short(outputs)) whole += outputs;
+        if (whole > slot) {
+          pack(n, row, x.start, whole - slot, line, slot);
+          slot = whole;
+          continue;
         }
+        if (x.first > 0) pack(n, -1, 0, x.first, line, slot);
+        pack(n, row, x.start + x.first, x.end - x.first, line, slot + x.first);
+        if (x.end < outputs) pack(n, -1, 0, outputs - x.end, line, slot + x.end);
+        slot += outputs;
       }
     }
   }
@@ -318,9 +317,10 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, const WinogradForm& form, c
 template <class S>
 WinogradForm winograd_form(const Problem<S, Arithmetic<S>>& p) {
   if (std::min(p.gathered.channels, p.dense.channels) < kFewestChannels) return {};
+  const AxisPlan axis_y = plan_y<S>(p), axis_x = plan_x<S>(p);
   const auto with = [&](int outputs) {
     const int64_t pieces = p.g.batch * ceil_div(p.dense.h, outputs) * ceil_div(p.dense.w, outputs);
-    return pieces < kFewestPieces ? WinogradChoice{} : winograd_with(outputs, plan_y<S>(p), plan_x<S>(p));
+    return pieces < kFewestPieces ? WinogradChoice{} : winograd_with(outputs, axis_y, axis_x);
   };
   WinogradChoice best = with(2);
   // Tensors of double prove the texts, with one form; sums of pairs' products stream from as far as those of floats, for half the products.

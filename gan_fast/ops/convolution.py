@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast.ops import _kernels, activation, geometry, layout, registry
+from gan_fast.ops import _kernels, activation, geometry, layout
 from gan_fast.ops.geometry import Geometry
-from gan_fast.ops.registry import OPERATORS, planned
+from gan_fast.ops.registry import OPERATORS, asked_for, planned
 
 #: Arguments of conv and conv_transpose, in order; the indices are used by the vmap rule.
 SCHEMA = (
@@ -229,9 +229,9 @@ def make_backward(transposed: bool) -> Any:
         backend: str = ctx.backend
         act, slope = ctx.epilogue
         prologue_act, prologue_slope = ctx.prologue
-        need_input, need_weight = (registry.asked_for(ctx, index, index) for index in (0, 1))
-        need_bias = ctx.has_bias and registry.asked_for(ctx, 2, 2)
-        need_prologue_y = prologue_y is not None and registry.asked_for(ctx, 10, 3 if ctx.has_bias else 2)
+        need_input, need_weight = (asked_for(ctx, index, index) for index in (0, 1))
+        need_bias = ctx.has_bias and asked_for(ctx, 2, 2)
+        need_prologue_y = prologue_y is not None and asked_for(ctx, 10, 3 if ctx.has_bias else 2)
         size, kernel = tuple(input.shape[2:]), tuple(weight.shape[2:])
         if layout.output_format(input, weight) == torch.channels_last:
             # PyTorch's rule for the input's gradient; and both kernels below would convert it, each for itself.

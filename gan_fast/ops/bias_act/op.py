@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast.ops import activation, first_use, registry
+from gan_fast.ops import activation, first_use
 from gan_fast.ops.bias_act import cpu, reference
 from gan_fast.ops.convolution import batch_first, check_same, into_channels, through_activation
-from gan_fast.ops.registry import OPERATORS, Operator
+from gan_fast.ops.registry import OPERATORS, Operator, asked_for
 
 
 def _check(input: Tensor, bias: Tensor | None, act: str, slope: float) -> None:
@@ -42,7 +42,7 @@ def _backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         return None, None, None, None, None
     (y,) = ctx.saved_tensors
     inner = through_activation(grad, y, ctx.act, ctx.slope, ctx.backend)
-    need_bias = ctx.has_bias and registry.asked_for(ctx, 1, 1)
+    need_bias = ctx.has_bias and asked_for(ctx, 1, 1)
     return inner, inner.sum([0, *range(2, inner.dim())]) if need_bias else None, None, None, None
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from gan_fast.ops import convolution as shared
-from gan_fast.ops import first_use, layout, registry
+from gan_fast.ops import first_use, layout
 from gan_fast.ops.conv_weight_grad import cpu, gemm, reference
 from gan_fast.ops.conv_weight_grad.reference import weight_shape
-from gan_fast.ops.registry import OPERATORS, Operator
+from gan_fast.ops.registry import OPERATORS, Operator, asked_for
 
 _NAME = "conv_weight_grad"
 
@@ -81,8 +81,8 @@ def _backward(ctx: Any, grad_weight: Tensor | None, grad_bias: Tensor | None) ->
     """conv_weight_grad is linear in input and in grad_output: both gradients are convolutions with grad_weight."""
     input, g, prologue_y = ctx.saved_tensors
     act, slope = ctx.prologue
-    need_input, need_g = (registry.asked_for(ctx, index, index) for index in (0, 1))
-    need_y = prologue_y is not None and registry.asked_for(ctx, 9, 2)
+    need_input, need_g = (asked_for(ctx, index, index) for index in (0, 1))
+    need_y = prologue_y is not None and asked_for(ctx, 9, 2)
     forward, adjoint = ("conv_transpose", "conv") if ctx.transposed else ("conv", "conv_transpose")
     grads: list[Tensor | None] = [None] * 14
     if not ctx.want_bias:
