@@ -18,9 +18,12 @@ constexpr int64_t kTileBytes = 640 * 1024;         // read once per chunk, so it
 constexpr int64_t kTransformedBytes = 720 * 1024;  // of one chunk: together with one point's sums within a 1 MB L2
 constexpr int64_t kSumBytes = 192 * 1024;          // of one chunk, all points of some output blocks
 constexpr int64_t kMostPieces = 56;
-// The same of F(3x3) and F(4x4), whose pieces are larger: a point's are read once for all output blocks, from wherever they are.
-constexpr int64_t kLargeTransformedBytes = 1024 * 1024;
-constexpr int64_t kMostLargePieces = 28;  // of F(4x4)
+// The same of F(3x3) and F(4x4), whose pieces are larger: a point's are read once for all output blocks, from wherever they are. Those of
+// vectors of 64 bytes measured on Zen 4, the others on Zen 3.
+struct LargeChunk {
+  int64_t transformed_bytes, most_pieces;  // pieces of F(4x4)
+};
+constexpr LargeChunk kLargeChunk{1024 * 1024, 28}, kLargeChunkOfNarrow{3 * 1024 * 1024, 48};
 // Many weights stream from behind the near cache once per chunk. Then a chunk may be so long that its transformed pieces lie there too;
 // they are read once for each group of output blocks, whose sums take more room instead.
 constexpr int64_t kManyWeights = 12 << 20;          // bytes
@@ -56,7 +59,7 @@ struct Call : TileGrid {
   TileLayout layout;
 
   Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, const WinogradForm& form, int pixels, int vector_bytes, int threads);
-  void choose_chunk(int pixels);
+  void choose_chunk(int pixels, int vector_bytes);
 };
 
 template <class S, class W>
@@ -103,7 +106,7 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
     }
   }
 
-  choose_chunk(pixels);
+  choose_chunk(pixels, vector_bytes);
 
   const int64_t per_position = in_blocks * kChannelBlock * planes;
   const auto whole = [&](int64_t n) { return ceil_div(n, form.outputs) * form.outputs; };
@@ -128,10 +131,11 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
 }
 
 template <class S, class W>
-void Call<S, W>::choose_chunk(int pixels) {
+void Call<S, W>::choose_chunk(int pixels, int vector_bytes) {
   const int64_t piece = piece_elements * static_cast<int64_t>(sizeof(W)), all_weights = weights_per_group * static_cast<int64_t>(sizeof(W));
   if (form.outputs > 2) {
-    pieces = std::clamp(kLargeTransformedBytes / piece, kFewestPieces, form.outputs == 3 ? kMostPieces : kMostLargePieces);
+    const LargeChunk& large = vector_bytes == 64 ? kLargeChunk : kLargeChunkOfNarrow;
+    pieces = std::clamp(large.transformed_bytes / piece, kFewestPieces, form.outputs == 3 ? kMostPieces : large.most_pieces);
     sum_bytes = kFarSumBytes;
     return;
   }
@@ -214,7 +218,8 @@ std::vector<Piece> pieces_of(const TileGrid& grid, const TilePlace& place, int64
   return pieces;
 }
 
-// A point's register blocks in a chunk: runs of the pieces that have a product there, cut so that the least is computed besides.
+// A point's register blocks in a chunk: runs of the pieces that have a product there, cut so that the least is computed besides. Ahead of
+// its first and behind its last product a block costs as much as a piece more.
 struct PointRuns {
   int64_t length, blocks;
   std::vector<int64_t> in;
@@ -224,8 +229,9 @@ struct PointRuns {
     int64_t runs = 1, least = 0;
     for (int64_t each = pixels; each >= 1 && wanted != 0; --each) {
       const int64_t together = std::min<int64_t>(kMaxRuns, pixels / each), needed = ceil_div(wanted, together * each);
-      if (least != 0 && needed * together * each >= least) continue;
-      least = needed * together * each;
+      const int64_t cost = needed * (together * each + 1);
+      if (least != 0 && cost >= least) continue;
+      least = cost;
       length = each;
       runs = together;
       blocks = needed;

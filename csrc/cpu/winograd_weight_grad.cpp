@@ -30,7 +30,7 @@ constexpr int64_t kPieces = 112;
 // Images are split by shape alone: each part has sums of its own, and what they add up to must not depend on the thread count. The
 // dense operand's channels are cut into ranges, of fewer blocks if threads would be idle: the same sums, but the other operand is
 // transformed again for each range.
-constexpr int64_t kRangeBlocks = 4;
+constexpr int64_t kRangeChannels = 128, kRangeChannelsOfNarrow = 256;  // with vectors of 64 bytes (on Zen 4 and 5); others (on Zen 3)
 constexpr int64_t kPiecesPerSplit = 1024;
 constexpr int64_t kMostSplits = 8;
 
@@ -95,7 +95,8 @@ Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem, const WinogradForm& c
   while (2 * splits <= std::min({p.g.batch * pieces_per_image / kPiecesPerSplit, kMostSplits, ceil_div(p.g.batch, tile_images)})) {
     splits *= 2;
   }
-  range_blocks = std::min(kRangeBlocks, n_blocks);
+  const int64_t vector_bytes = p.lanes / 2 * static_cast<int64_t>(sizeof(Arithmetic<S>));
+  range_blocks = std::min((vector_bytes == 64 ? kRangeChannels : kRangeChannelsOfNarrow) / p.lanes, n_blocks);
   const auto tasks = [&](int64_t blocks) { return p.g.groups * ceil_div(n_blocks, blocks) * splits; };
   const auto longest = [&](int64_t blocks) { return ceil_div(tasks(blocks), std::max(p.threads, 1)) * blocks; };
   while (range_blocks > 1 && tasks(range_blocks) < p.threads) {
