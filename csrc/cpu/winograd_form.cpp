@@ -10,11 +10,15 @@ namespace gan_fast {
 namespace {
 
 constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than the products they save
-constexpr int64_t kFewestTotal = 128;    // pieces in the whole call that the weights' transform is shared by
-constexpr int64_t kFewestShared = 384;   // the same where the transformed weights are too many for any cache
-constexpr int64_t kMostWeights = 1500 * 1000;
 // In products: of F(3x3) over F(2x2); of F(4x4), which transforms more weights and sums in shorter chains, over both.
 constexpr double kLeastGainOfThree = 1.1, kLeastGainOfFour = 1.25;
+
+// Pieces in the whole call that the weights' transform is shared by. With vectors of 64 bytes measured on Zen 5, whose direct products are
+// twice as fast: weights that no cache holds then have to be shared by more. The others on Zen 3.
+int64_t fewest_pieces(int outputs, int64_t weights, int vector_bytes) {
+  constexpr int64_t kFew = 128, kMany = 384, kMostWeights = 1500 * 1000;
+  return (vector_bytes == 64 ? weights > kMostWeights : outputs == 3) ? kMany : kFew;
+}
 
 // Whether F(4x4) in fp32 is within twice PyTorch's error. Ours hardly depends on the shape: 5 to 6e-7 of a result's size with one plane, 6
 // to 7e-7 with four. PyTorch's, of a convolution, is 0.7e-7 times the square root of the taps; but weights in channels_last send it another
@@ -33,10 +37,10 @@ WinogradForm winograd_form(const ConvGeometry& g, const AxisPlan& axis_y, const 
   const int64_t in_channels = g.in_channels / g.groups;
   if (std::min(in_channels, g.out_channels / g.groups) < kFewestChannels) return {};
   const int64_t weights = in_channels * g.out_channels * g.kernel_h * g.kernel_w;
-  const int64_t fewest = weights > kMostWeights ? kFewestShared : kFewestTotal;
+  const int vector_bytes = gather_kernels_for<S>().vector_bytes;
   const auto with = [&](int outputs) {
     const int64_t pieces = g.batch * ceil_div(axis_y.max_count, outputs) * ceil_div(axis_x.max_count, outputs);
-    return pieces < fewest ? WinogradChoice{} : winograd_with(outputs, axis_y, axis_x);
+    return pieces < fewest_pieces(outputs, weights, vector_bytes) ? WinogradChoice{} : winograd_with(outputs, axis_y, axis_x);
   };
   WinogradChoice best = with(2);
   if constexpr (!std::is_same_v<S, double>) {  // those prove the texts, with one form
