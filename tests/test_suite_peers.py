@@ -130,7 +130,8 @@ def test_peers_use_nothing_of_ours() -> None:
 def test_shapes_are_unique_and_cover_what_is_promised() -> None:
     names = [shape.name for shape in shapes.SHAPES]
     assert len(set(names)) == len(names) > 100
-    promised = "article_g article_d dcgan64 dcgan64_quarter pytorch_gan pix2pix cyclegan wavegan hifigan text ends3 odd"
+    promised = "article_g article_d dcgan64 dcgan64_quarter pytorch_gan pix2pix cyclegan sngan progan"
+    promised += " wavegan hifigan text ends3 odd"
     assert " ".join(shapes.FAMILIES) == promised
     channels = {count for shape in shapes.select("odd") for count in (shape.in_channels, shape.out_channels)}
     assert channels == {17, 33, 100}

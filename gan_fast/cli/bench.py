@@ -41,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
         description="Programs take turns in one process, results are checked before any time is taken, and turns in "
         "which the machine was disturbed do not count for a time. Ratios are medians over the turns that both programs "
         "took, in visits spread over the whole run. 'quick' takes less than two minutes; 'layers' is the fixed list of "
-        "layers, of twelve families of GANs, in every pass, and what looks slower once more in two other processes; "
+        "layers, of fourteen families of GANs, in every pass, and what looks slower once more in two other processes; "
         "'steps' is four training steps; 'full' is both; 'scaling' is a step's cost for one image along batch, side, "
         "channels and threads, with the exponents fitted to it.",
     )

@@ -189,6 +189,31 @@ def _cyclegan() -> list[LayerShape]:
     ]
 
 
+def _sngan() -> list[LayerShape]:
+    """The 3x3 convolutions of SNGAN's residual networks for 32x32 (arXiv 1802.05957): 256 channels in G, 128 in D."""
+    family = "sngan"
+    return [
+        _layer(family, "conv", (256, 256), 3, 1, 1, 8, 64),
+        _layer(family, "conv", (256, 256), 3, 1, 1, 16, 16),
+        _layer(family, "conv", (256, 256), 3, 1, 1, 32, 16),
+        _layer(family, "conv", (128, 128), 3, 1, 1, 8, 64),
+        _layer(family, "conv", (128, 128), 3, 1, 1, 16, 64),
+    ]
+
+
+def _progan() -> list[LayerShape]:
+    """ProGAN's stages of 3x3 convolutions, 4x4 to 128x128 (arXiv 1710.10196), in batches that shrink as images grow."""
+    family = "progan"
+    return [
+        _layer(family, "conv", (512, 512), 3, 1, 1, 4, 16),
+        _layer(family, "conv", (512, 512), 3, 1, 1, 8, 16),
+        _layer(family, "conv", (512, 512), 3, 1, 1, 16, 8),
+        _layer(family, "conv", (512, 512), 3, 1, 1, 32, 2),
+        _layer(family, "conv", (512, 256), 3, 1, 1, 64, 1),
+        _layer(family, "conv", (256, 128), 3, 1, 1, 128, 1),
+    ]
+
+
 def _wavegan() -> list[LayerShape]:
     """WaveGAN (kernel 25, stride 4): 4096 samples with 16 filters, and two stages of the full 16384-sample network."""
     family = "wavegan"
@@ -268,6 +293,8 @@ SHAPES: tuple[LayerShape, ...] = (
     *_pytorch_gan(),
     *_pix2pix(),
     *_cyclegan(),
+    *_sngan(),
+    *_progan(),
     *_wavegan(),
     *_hifigan(),
     *_text(),
