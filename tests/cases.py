@@ -144,7 +144,7 @@ CONV = [
     conv_case("winograd_k5s2", (17, 35, 13, 14), (33, 35, 5, 5), stride=2, pad=2, layout="channels_last"),
     conv_case("winograd_k4s2", (22, 32, 12, 15), (64, 32, 4, 4), stride=2, pad=1, layout="strided", activation="tanh"),
     # The same for pieces of 3x3 outputs; those of the second lie in several tiles.
-    conv_case("winograd_three_k3s2", (29, 40, 14, 13), (33, 40, 3, 3), stride=2, pad=1, activation="relu"),
+    conv_case("winograd_three_k3s2", (43, 40, 14, 13), (33, 40, 3, 3), stride=2, pad=1, activation="relu"),
     conv_case("winograd_three_tiles", (1, 64, 194, 130), (33, 64, 3, 3), stride=2, pad=1, layout="channels_last"),
     # The same for pieces of 4x4 outputs.
     conv_case("winograd_large_k3", (16, 50, 9, 14), (50, 50, 3, 3), pad=1, layout="channels_last", activation="relu"),
@@ -221,9 +221,9 @@ CONV_TRANSPOSE = [
     ),
     conv_case("winograd_k4s2", (9, 33, 7, 8), (33, 40, 4, 4), stride=2, pad=1, transposed=True, layout="channels_last"),
     conv_case(
-        "winograd_three_k3s2", (29, 40, 7, 8), (40, 33, 3, 3), stride=2, pad=1, transposed=True, activation="tanh"
+        "winograd_three_k3s2", (43, 40, 7, 8), (40, 33, 3, 3), stride=2, pad=1, transposed=True, activation="tanh"
     ),
-    conv_case("winograd_three_last", (29, 34, 8, 7), (34, 40, 3, 3), stride=2, transposed=True, layout="channels_last"),
+    conv_case("winograd_three_last", (43, 34, 8, 7), (34, 40, 3, 3), stride=2, transposed=True, layout="channels_last"),
     conv_case(
         "winograd_large_k5s2",
         (11, 128, 9, 16),

@@ -87,7 +87,7 @@ def random_geometry(call: Call, transposed: bool) -> tuple[int, ...]:
         axes.append((size, out, kernel, stride, begin, dilation))
     (ih, oh, kh, sh, ph, dh), (iw, ow, kw, sw, pw, dw) = axes
     if flavour == "winograd":  # as many pieces as it takes, if not of the smallest images
-        batch = min(40, 1 + 2200 // (ih * iw if transposed else oh * ow))
+        batch = min(48, 1 + 3600 // (ih * iw if transposed else oh * ow))
     return (batch, inner * groups, ih, iw, outer * groups, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups)
 
 

@@ -28,7 +28,7 @@ constexpr int64_t kFewestPieces = 256;   // in the whole call: the sums' inverse
 // passes over the sums.
 constexpr int64_t kPieces = 112;
 // Images are split by shape alone: each part has sums of its own, and what they add up to must not depend on the thread count. The
-// dense operand's channels are cut into ranges, of fewer blocks if threads would be idle: the same sums, but the other operand is
+// dense operand's channels are cut into ranges, more of them if threads would be idle: the same sums, but the other operand is
 // transformed again for each range.
 constexpr int64_t kRangeChannels = 128, kRangeChannelsOfNarrow = 256;  // with vectors of 64 bytes (on Zen 4 and 5); others (on Zen 3)
 constexpr int64_t kPiecesPerSplit = 1024;
@@ -96,13 +96,16 @@ Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem, const WinogradForm& c
     splits *= 2;
   }
   const int64_t vector_bytes = p.lanes / 2 * static_cast<int64_t>(sizeof(Arithmetic<S>));
-  range_blocks = std::min((vector_bytes == 64 ? kRangeChannels : kRangeChannelsOfNarrow) / p.lanes, n_blocks);
-  const auto tasks = [&](int64_t blocks) { return p.g.groups * ceil_div(n_blocks, blocks) * splits; };
-  const auto longest = [&](int64_t blocks) { return ceil_div(tasks(blocks), std::max(p.threads, 1)) * blocks; };
-  while (range_blocks > 1 && tasks(range_blocks) < p.threads) {
-    const int64_t fewer = ceil_div(range_blocks, 2);
-    if (longest(fewer) >= longest(range_blocks)) break;  // the thread with most to do would have no less
-    range_blocks = fewer;
+  const int64_t most_blocks = (vector_bytes == 64 ? kRangeChannels : kRangeChannelsOfNarrow) / p.lanes;
+  // More ranges than that, equal ones, where the thread with most to do has less then; a range's transform is as much as a block.
+  const int64_t fewest_ranges = ceil_div(n_blocks, most_blocks), tasks_of_range = p.g.groups * splits, threads = std::max(p.threads, 1);
+  const auto longest = [&](int64_t blocks) {
+    return ceil_div(tasks_of_range * ceil_div(n_blocks, blocks), threads) * (blocks + 1);
+  };
+  range_blocks = ceil_div(n_blocks, fewest_ranges);
+  for (int64_t more = fewest_ranges + 1; more <= std::min(n_blocks, fewest_ranges + threads); ++more) {
+    const int64_t blocks = ceil_div(n_blocks, more);
+    if (longest(blocks) < longest(range_blocks)) range_blocks = blocks;
   }
   ranges = ceil_div(n_blocks, range_blocks);
   sums = slots * range_blocks * m_blocks * block_sums;
