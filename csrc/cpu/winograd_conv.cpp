@@ -112,8 +112,9 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
   const auto whole = [&](int64_t n) { return ceil_div(n, form.outputs) * form.outputs; };
   const int64_t halo = most_taps(form.outputs) - 1;
   const auto elements = [&] { return per_position * (tile_t + halo) * (tile_u + halo); };
-  // Room for the pieces of a chunk: their positions, and the halo.
-  const int64_t chunk_positions = (form.outputs == 4 ? 25 : pieces > kMostPieces ? 6 : 0) * pieces;
+  // Room for the pieces of a chunk: their positions, and the halo. Of F(3x3) where many weights stream once per chunk.
+  const bool many_weights = weights_per_group * static_cast<int64_t>(sizeof(W)) >= kManyWeights;
+  const int64_t chunk_positions = (form.outputs == 4 ? 25 : form.outputs == 3 ? (many_weights ? 14 : 0) : pieces > kMostPieces ? 6 : 0) * pieces;
   const int64_t budget = std::max(kTileBytes / static_cast<int64_t>(sizeof(T)), chunk_positions * per_position);
   tile_t = whole(axis_y.max_count);
   tile_u = whole(axis_x.max_count);
