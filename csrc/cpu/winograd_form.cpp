@@ -14,8 +14,8 @@ constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than
 constexpr double kLeastGainOfThree = 1.1, kLeastGainOfFour = 1.25;
 
 // Pieces in the whole call that the weights' transform is shared by. With vectors of 64 bytes measured on Zen 5, whose direct products are
-// twice as fast: weights that no cache holds then have to be shared by more. With those of 32 bytes on Zen 3, where F(3x3) with its four
-// planes of weights gains nothing below so many.
+// twice as fast: weights that no cache holds then have to be shared by more. With shorter ones as those of 32 bytes on Zen 3, where F(3x3)
+// with its four planes of weights gains nothing below so many.
 int64_t fewest_pieces(int outputs, int64_t weights, int vector_bytes) {
   constexpr int64_t kFew = 128, kMany = 384, kMostWeights = 1500 * 1000;
   return (vector_bytes == 64 ? weights > kMostWeights : outputs == 3) ? kMany : kFew;
