@@ -1,13 +1,17 @@
 #include "isa.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
 #ifdef GAN_FAST_AMX
 #include <cpuid.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 #endif
 
 namespace gan_fast {
@@ -91,6 +95,15 @@ Isa current_isa() {
   const Isa isa = wanted != nullptr && *wanted != '\0' ? parse(wanted, "GAN_FAST_CPU_ISA") : isa_levels().front();
   level.store(static_cast<int>(isa), std::memory_order_relaxed);
   return isa;
+}
+
+int64_t near_cache_bytes() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const int64_t bytes = std::max<int64_t>(0, sysconf(_SC_LEVEL2_CACHE_SIZE));
+  return bytes;
+#else
+  return 0;
+#endif
 }
 
 void set_isa(const std::string& name) {

@@ -1,6 +1,7 @@
 // Which instruction-set level the kernels run at: decided once from CPUID; GAN_FAST_CPU_ISA may only lower it.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -23,6 +24,9 @@ Isa current_isa();
 
 // Test hook: any of isa_levels(), by name. Throws std::invalid_argument otherwise.
 void set_isa(const std::string& name);
+
+// Bytes of the cache that a core has to itself behind the first one (L2); 0 where the system does not tell.
+int64_t near_cache_bytes();
 
 // One kernel table per level. avx512_bf16 and amx_bf16 differ from avx512 only in kernels that use bf16 instructions.
 template <class Table>

@@ -18,12 +18,13 @@ constexpr int64_t kTileBytes = 640 * 1024;         // read once per chunk, so it
 constexpr int64_t kTransformedBytes = 720 * 1024;  // of one chunk: together with one point's sums within a 1 MB L2
 constexpr int64_t kSumBytes = 192 * 1024;          // of one chunk, all points of some output blocks
 constexpr int64_t kMostPieces = 56;
-// The same of F(3x3) and F(4x4), whose pieces are larger: a point's are read once for all output blocks, from wherever they are. Those of
-// vectors of 64 bytes measured on Zen 4, those of 32 on Zen 3, two threads with 32 MB of L3.
+// The same of F(3x3) and F(4x4), whose pieces are larger: a point's are read once for all output blocks, from wherever they are. Two threads
+// with 32 MB of L3 and more: on Zen 3, and on Emerald Rapids; the short ones on Zen 4, with 1 MB of L2.
 struct LargeChunk {
   int64_t transformed_bytes, most_pieces;  // pieces of F(4x4)
 };
-constexpr LargeChunk kLargeChunk{1024 * 1024, 28}, kLargeChunkOfNarrow{3 * 1024 * 1024, 48};
+constexpr LargeChunk kLongChunk{3 * 1024 * 1024, 48}, kShortChunk{1024 * 1024, 28};
+constexpr int64_t kRoomyNearCache = 2 * 1024 * 1024;
 // Many weights stream from behind the near cache once per chunk. Then a chunk may be so long that its transformed pieces lie there too;
 // they are read once for each group of output blocks, whose sums take more room instead.
 constexpr int64_t kManyWeights = 12 << 20;          // bytes
@@ -135,7 +136,7 @@ template <class S, class W>
 void Call<S, W>::choose_chunk(int pixels, int vector_bytes) {
   const int64_t piece = piece_elements * static_cast<int64_t>(sizeof(W)), all_weights = weights_per_group * static_cast<int64_t>(sizeof(W));
   if (form.outputs > 2) {
-    const LargeChunk& large = vector_bytes == 64 ? kLargeChunk : kLargeChunkOfNarrow;
+    const LargeChunk& large = vector_bytes == 64 && near_cache_bytes() < kRoomyNearCache ? kShortChunk : kLongChunk;
     pieces = std::clamp(large.transformed_bytes / piece, kFewestPieces, form.outputs == 3 ? kMostPieces : large.most_pieces);
     sum_bytes = kFarSumBytes;
     return;

@@ -13,13 +13,9 @@ constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than
 // In products: of F(3x3) over F(2x2); of F(4x4), which transforms more weights and sums in shorter chains, over both.
 constexpr double kLeastGainOfThree = 1.1, kLeastGainOfFour = 1.25;
 
-// Pieces in the whole call that the weights' transform is shared by. With vectors of 64 bytes measured on Zen 5, whose direct products are
-// twice as fast: weights that no cache holds then have to be shared by more. With shorter ones as those of 32 bytes on Zen 3, where F(3x3)
-// with its four planes of weights gains nothing below so many.
-int64_t fewest_pieces(int outputs, int64_t weights, int vector_bytes) {
-  constexpr int64_t kFew = 128, kMany = 384, kMostWeights = 1500 * 1000;
-  return (vector_bytes == 64 ? weights > kMostWeights : outputs == 3) ? kMany : kFew;
-}
+// Products that take as long as to transform and stream one weight: measured with vectors of 64 bytes on an Intel Emerald Rapids, with those
+// of 32 bytes there too; the thresholds that they give agree with those found on Zen 3. A transformed weight counts once for each point.
+double products_per_weight(int vector_bytes) { return vector_bytes == 64 ? 250 : 150; }
 
 // Whether F(4x4) in fp32 is within twice PyTorch's error. Ours hardly depends on the shape: 5 to 6e-7 of a result's size with one plane, 6
 // to 7e-7 with four. PyTorch's, of a convolution, is 0.7e-7 times the square root of the taps; but weights in channels_last send it another
@@ -35,25 +31,23 @@ bool exact_in_fp32(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan
 
 template <class S>
 WinogradForm winograd_form(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides) {
-  const int64_t in_channels = g.in_channels / g.groups;
-  if (std::min(in_channels, g.out_channels / g.groups) < kFewestChannels) return {};
-  const int64_t weights = in_channels * g.out_channels * g.kernel_h * g.kernel_w;
-  const int vector_bytes = gather_kernels_for<S>().vector_bytes;
-  const auto with = [&](int outputs) {
-    const int64_t pieces = g.batch * ceil_div(axis_y.max_count, outputs) * ceil_div(axis_x.max_count, outputs);
-    return pieces < fewest_pieces(outputs, weights, vector_bytes) ? WinogradChoice{} : winograd_with(outputs, axis_y, axis_x);
+  if (std::min(g.in_channels, g.out_channels) / g.groups < kFewestChannels) return {};
+  const double direct = direct_products(axis_y) * direct_products(axis_x) * static_cast<double>(g.batch);
+  const double per_weight = products_per_weight(gather_kernels_for<S>().vector_bytes);
+  // Of a pair of channels, the weights' part included.
+  const auto cost = [&](const WinogradChoice& choice) { return direct / choice.saving + per_weight * choice.filter_points; };
+  WinogradChoice best = winograd_with(2, axis_y, axis_x);
+  const auto take = [&](const WinogradChoice& other, double least_gain) {
+    if (other.saving >= least_gain * best.saving && other.saving != 0 && cost(other) < cost(best)) best = other;
   };
-  WinogradChoice best = with(2);
   if constexpr (!std::is_same_v<S, double>) {  // those prove the texts, with one form
     // The operands of pairs are rounded behind the transform: less exact than the direct way, and hardly faster where F(2x2) is not.
     const bool pairs = std::is_same_v<S, Bf16> && pair_kernels() != nullptr;
-    const WinogradChoice three = pairs && best.saving < kLeastWinogradSaving ? WinogradChoice{} : with(3);
-    if (three.saving >= kLeastGainOfThree * best.saving) best = three;
-    if (!pairs && (std::is_same_v<S, Bf16> || exact_in_fp32(g, axis_y, axis_x, strides))) {
-      if (const WinogradChoice four = with(4); four.saving >= kLeastGainOfFour * best.saving) best = four;
-    }
+    if (!pairs || best.saving >= kLeastWinogradSaving) take(winograd_with(3, axis_y, axis_x), kLeastGainOfThree);
+    if (!pairs && (std::is_same_v<S, Bf16> || exact_in_fp32(g, axis_y, axis_x, strides))) take(winograd_with(4, axis_y, axis_x), kLeastGainOfFour);
   }
-  return best.saving >= kLeastWinogradSaving ? best.form : WinogradForm{};
+  const bool pays = best.saving >= kLeastWinogradSaving && cost(best) < direct + per_weight * static_cast<double>(g.kernel_h * g.kernel_w);
+  return pays ? best.form : WinogradForm{};
 }
 
 template WinogradForm winograd_form<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&);

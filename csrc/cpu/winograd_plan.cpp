@@ -20,12 +20,6 @@ unsigned alive_points(const AxisPhase& phase, int64_t plane, int outputs) {
   return points;
 }
 
-double direct_products(const AxisPlan& axis) {
-  double products = 0;
-  for (const AxisPhase& phase : axis.phases) products += static_cast<double>(phase.taps.size()) * static_cast<double>(phase.count);
-  return products;
-}
-
 // Products along an axis, over all its outputs, phases and planes.
 double winograd_products(const AxisPlan& axis, int outputs, bool lacks_first) {
   // As cut_axis cuts it: most short pieces lack a single output.
@@ -42,7 +36,22 @@ double winograd_products(const AxisPlan& axis, int outputs, bool lacks_first) {
   return products;
 }
 
+// Points that the filters of all phases and planes have along an axis.
+double filter_points(const AxisPlan& axis, int outputs) {
+  int points = 0;
+  for (const AxisPhase& phase : axis.phases) {
+    for (int64_t plane = 0; plane < axis.planes; ++plane) points += __builtin_popcount(alive_points(phase, plane, outputs));
+  }
+  return points;
+}
+
 }  // namespace
+
+double direct_products(const AxisPlan& axis) {
+  double products = 0;
+  for (const AxisPhase& phase : axis.phases) products += static_cast<double>(phase.taps.size()) * static_cast<double>(phase.count);
+  return products;
+}
 
 std::vector<AxisPiece> cut_axis(int64_t begin, int64_t end, int outputs, bool lacks_first) {
   std::vector<AxisPiece> pieces;
@@ -62,7 +71,7 @@ WinogradChoice winograd_with(int outputs, const AxisPlan& axis_y, const AxisPlan
   const auto fits = [&](const AxisPlan& axis) {
     return axis.span >= 2 && axis.span <= most_taps(outputs) && (outputs != 3 || axis.max_count >= outputs);
   };
-  WinogradChoice choice{{outputs, false, false}, 0};
+  WinogradChoice choice{{outputs, false, false}, 0, 0};
   if (!fits(axis_y) || !fits(axis_x) || axis_y.planes * axis_x.planes > kMostPlanes) return choice;
   const auto products = [&](const AxisPlan& axis, bool& lacks_first) {
     const double last = winograd_products(axis, outputs, false);
@@ -73,6 +82,7 @@ WinogradChoice winograd_with(int outputs, const AxisPlan& axis_y, const AxisPlan
   };
   const double y = products(axis_y, choice.form.lacks_first_y), x = products(axis_x, choice.form.lacks_first_x);
   choice.saving = direct_products(axis_y) * direct_products(axis_x) / (y * x);
+  choice.filter_points = filter_points(axis_y, outputs) * filter_points(axis_x, outputs);
   return choice;
 }
 

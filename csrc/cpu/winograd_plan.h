@@ -40,11 +40,14 @@ struct AxisPiece {
 // begin before it, but none before begin if there are m outputs.
 std::vector<AxisPiece> cut_axis(int64_t begin, int64_t end, int outputs, bool lacks_first);
 
+// Multiply-adds of the direct algorithm for a pair of channels, along an axis.
+double direct_products(const AxisPlan& axis);
+
 // The form with so many outputs, and the products of the direct algorithm over its, waste at the output's edges included; 0 if some phase
-// reaches further than its taps.
+// reaches further than its taps. And what the weights of a pair of channels become: the points of all phases' and planes' filters.
 struct WinogradChoice {
   WinogradForm form;
-  double saving;
+  double saving, filter_points;
 };
 WinogradChoice winograd_with(int outputs, const AxisPlan& axis_y, const AxisPlan& axis_x);
 

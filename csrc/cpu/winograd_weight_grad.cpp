@@ -30,7 +30,7 @@ constexpr int64_t kPieces = 112;
 // Images are split by shape alone: each part has sums of its own, and what they add up to must not depend on the thread count. The
 // dense operand's channels are cut into ranges, more of them if threads would be idle: the same sums, but the other operand is
 // transformed again for each range.
-constexpr int64_t kRangeChannels = 128, kRangeChannelsOfNarrow = 256;  // with vectors of 64 bytes (on Zen 4 and 5); others (on Zen 3)
+constexpr int64_t kRangeChannels = 256;
 constexpr int64_t kPiecesPerSplit = 1024;
 constexpr int64_t kMostSplits = 8;
 
@@ -95,8 +95,7 @@ Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem, const WinogradForm& c
   while (2 * splits <= std::min({p.g.batch * pieces_per_image / kPiecesPerSplit, kMostSplits, ceil_div(p.g.batch, tile_images)})) {
     splits *= 2;
   }
-  const int64_t vector_bytes = p.lanes / 2 * static_cast<int64_t>(sizeof(Arithmetic<S>));
-  const int64_t most_blocks = (vector_bytes == 64 ? kRangeChannels : kRangeChannelsOfNarrow) / p.lanes;
+  const int64_t most_blocks = kRangeChannels / p.lanes;
   // More ranges than that, equal ones, where the thread with most to do has less then; a range's transform is as much as a block.
   const int64_t fewest_ranges = ceil_div(n_blocks, most_blocks), tasks_of_range = p.g.groups * splits, threads = std::max(p.threads, 1);
   const auto longest = [&](int64_t blocks) {
