@@ -69,7 +69,10 @@ class ConvCase:
         for size in self.weight[2:]:
             taps *= size
         x = lay(normal(self.input, scale), self.layout).requires_grad_(requires_grad)
-        weight = normal(self.weight, taps**-0.5).requires_grad_(requires_grad)
+        weight = normal(self.weight, taps**-0.5)
+        if self.layout == "channels_last":  # a module that was moved to it
+            weight = lay(weight, self.layout)
+        weight.requires_grad_(requires_grad)
         bias = normal(self.output[1:2], scale).requires_grad_(requires_grad) if self.bias else None
         return x, weight, bias
 
@@ -144,11 +147,12 @@ CONV = [
     conv_case("winograd_k5s2", (17, 35, 13, 14), (33, 35, 5, 5), stride=2, pad=2, layout="channels_last"),
     conv_case("winograd_k4s2", (22, 32, 12, 15), (64, 32, 4, 4), stride=2, pad=1, layout="strided", activation="tanh"),
     # The same for pieces of 3x3 outputs; those of the second lie in several tiles.
-    conv_case("winograd_three_k3s2", (43, 40, 14, 13), (33, 40, 3, 3), stride=2, pad=1, activation="relu"),
+    conv_case("winograd_three_k3s2", (67, 40, 14, 13), (33, 40, 3, 3), stride=2, pad=1, activation="relu"),
     conv_case("winograd_three_tiles", (1, 64, 194, 130), (33, 64, 3, 3), stride=2, pad=1, layout="channels_last"),
     # The same for pieces of 4x4 outputs.
-    conv_case("winograd_large_k3", (16, 50, 9, 14), (50, 50, 3, 3), pad=1, layout="channels_last", activation="relu"),
-    conv_case("winograd_large_k5s2", (8, 33, 27, 30), (35, 33, 5, 5), stride=2, pad=2, activation="leaky_relu"),
+    conv_case("winograd_large_k3", (28, 50, 9, 14), (50, 50, 3, 3), pad=1, layout="channels_last", activation="relu"),
+    conv_case("winograd_k3_plain", (12, 34, 18, 15), (37, 34, 3, 3), pad=1, activation="leaky_relu"),
+    conv_case("winograd_large_k5s2", (22, 33, 27, 30), (35, 33, 5, 5), stride=2, pad=2, activation="leaky_relu"),
     conv_case("line", (3, 5, 31), (7, 5, 4), stride=3, pad=2, activation="tanh"),
     conv_case("line_long", (2, 16, 100), (32, 16, 25), stride=4, pad=11, layout="strided", activation="leaky_relu"),
     conv_case("line_far", (2, 24, 150), (33, 24, 3), pad=40, dilation=40, activation="relu"),
@@ -219,14 +223,14 @@ CONV_TRANSPOSE = [
         transposed=True,
         activation="leaky_relu",
     ),
-    conv_case("winograd_k4s2", (9, 33, 7, 8), (33, 40, 4, 4), stride=2, pad=1, transposed=True, layout="channels_last"),
+    conv_case("winograd_k4s2", (15, 33, 7, 8), (33, 40, 4, 4), stride=2, pad=1, transposed=True, layout="channels_last"),
     conv_case(
-        "winograd_three_k3s2", (43, 40, 7, 8), (40, 33, 3, 3), stride=2, pad=1, transposed=True, activation="tanh"
+        "winograd_three_k3s2", (61, 40, 9, 9), (40, 33, 3, 3), stride=2, pad=1, transposed=True, activation="tanh"
     ),
-    conv_case("winograd_three_last", (43, 34, 8, 7), (34, 40, 3, 3), stride=2, transposed=True, layout="channels_last"),
+    conv_case("winograd_three_last", (61, 34, 8, 7), (34, 40, 3, 3), stride=2, transposed=True, layout="channels_last"),
     conv_case(
         "winograd_large_k5s2",
-        (11, 128, 9, 16),
+        (29, 128, 9, 16),
         (128, 32, 5, 5),
         (18, 31),
         stride=2,
@@ -236,7 +240,7 @@ CONV_TRANSPOSE = [
     ),
     conv_case(
         "winograd_large_k4s2",
-        (23, 129, 11, 8),
+        (63, 129, 11, 8),
         (129, 33, 4, 4),
         stride=2,
         pad=1,

@@ -1,4 +1,4 @@
-// How a driver splits one call: the sizes of its parallel loops, and the memory that it asks for.
+// How a driver serves one call: the sizes of its parallel loops, the memory that it asks for, and Winograd's form if it takes one.
 #pragma once
 
 #include <cstddef>
@@ -12,6 +12,7 @@ namespace gan_fast {
 struct Plan {
   std::vector<int64_t> loops;  // tasks of each parallel loop, in order
   std::size_t scratch[kScratchSlots] = {};  // most bytes of each slot that the calling thread asked for
+  int winograd = 0;                         // outputs of a piece along each axis; 0: directly
 };
 
 // Begins to record this thread's calls; what was recorded before goes.
@@ -22,5 +23,8 @@ Plan end_plan();
 
 // For scratch().
 void note_scratch(ScratchSlot slot, std::size_t bytes);
+
+// For the drivers that follow Winograd.
+void note_winograd(int outputs);
 
 }  // namespace gan_fast

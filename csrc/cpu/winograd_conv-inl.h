@@ -113,12 +113,12 @@ void gradient_transform(const GradientTransform<T, T>& job) {
 
 template <int M, class T>
 void filter_transform(const FilterTransform<T>& job) {
-  constexpr int lanes = VecOf<T>::lanes;
+  constexpr int N = line_points(M), lanes = VecOf<T>::lanes;
   for (int v = 0; v < 2; ++v) {
-    Vec<T> by_row[3][4];
-    for (int x = 0; x < 4; ++x) {
-      Vec<T> u[4], line[3];
-      for (int y = 0; y < 4; ++y) u[y] = job.sums[y * 4 + x] == nullptr ? Vec<T>{} : load<T>(job.sums[y * 4 + x] + v * lanes);
+    Vec<T> by_row[3][N];
+    for (int x = 0; x < N; ++x) {
+      Vec<T> u[N], line[3];
+      for (int y = 0; y < N; ++y) u[y] = job.sums[y * N + x] == nullptr ? Vec<T>{} : load<T>(job.sums[y * N + x] + v * lanes);
       Line<M>::template filter<T>(u, line);
       for (int y = 0; y < 3; ++y) by_row[y][x] = line[y];
     }
@@ -130,17 +130,12 @@ void filter_transform(const FilterTransform<T>& job) {
   }
 }
 
-// F(4x4) serves no weight gradients.
 template <int M, class S>
 constexpr WinogradFunctions<S> functions_with() {
   using T = Arithmetic<S>;
-  if constexpr (M == 4) {
-    return {{input_transform<M, T>, nullptr, weight_transform<M, T>, nullptr}, output_transform<M, S>, nullptr};
-  } else {
-    return {{input_transform<M, T>, input_transform<M, T>, weight_transform<M, T>, gradient_transform<M, T>},
-            output_transform<M, S>,
-            filter_transform<M, T>};
-  }
+  return {{input_transform<M, T>, input_transform<M, T>, weight_transform<M, T>, gradient_transform<M, T>},
+          output_transform<M, S>,
+          filter_transform<M, T>};
 }
 
 extern const WinogradKernels winograd_kernels = {

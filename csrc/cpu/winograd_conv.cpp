@@ -6,6 +6,7 @@
 
 #include "ahead.h"
 #include "common/parallel.h"
+#include "common/plan.h"
 #include "common/scratch.h"
 #include "pair_kernels.h"
 #include "tile.h"
@@ -366,6 +367,7 @@ template <class S, class W>
 void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WinogradForm& form,
                  const WeightStrides& strides, const S* x, const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
   using T = Arithmetic<S>;
+  note_winograd(form.outputs);
   const GatherEngine<S, W> table = gather_engine<S, W>();
   const auto pack_row = functions_of<S>(gather_kernels_for<S>()).pack_row;
   const Call<S, W> call(g, axis_y, axis_x, form, table.pixels, table.vector_bytes, threads);

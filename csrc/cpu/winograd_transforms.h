@@ -105,11 +105,11 @@ struct Line<3> {
   }
 };
 
-// Points 0, a, -a, b, -b, infinity. The usual 1 and 2 would make twice the error; with these, all of B^T and A^T are short numbers. Not for
-// weight gradients (winograd_weight_grad.cpp).
+// Points 0, a, -a, b, -b, infinity. The usual 1 and 2 would make twice the error; with these, all of B^T and A^T are short numbers.
 template <>
 struct Line<4> {
   static constexpr double a = 0.625, b = 1.5, aa = a * a, bb = b * b;
+  static constexpr double scale_a = 1 / (2 * aa * (aa - bb)), scale_b = 1 / (2 * bb * (bb - aa));  // of G
 
   template <class T>
   GF_INLINE void input(const Vec<T>* d, Vec<T>* out) {
@@ -126,7 +126,6 @@ struct Line<4> {
 
   template <class T>
   GF_INLINE void weights(const Vec<T>* g, Vec<T>* out) {
-    constexpr double scale_a = 1 / (2 * aa * (aa - bb)), scale_b = 1 / (2 * bb * (bb - aa));
     const Vec<T> even_a = (g[0] + g[2] * splat<T>(T(aa))) * splat<T>(T(scale_a)), odd_a = g[1] * splat<T>(T(a * scale_a));
     const Vec<T> even_b = (g[0] + g[2] * splat<T>(T(bb))) * splat<T>(T(scale_b)), odd_b = g[1] * splat<T>(T(b * scale_b));
     out[0] = g[0] * splat<T>(T(1 / (aa * bb)));
@@ -145,6 +144,28 @@ struct Line<4> {
     out[1] = odd_a + odd_b;
     out[2] = even_a * splat<T>(T(aa)) + even_b * splat<T>(T(bb));
     out[3] = odd_a * splat<T>(T(aa)) + (odd_b * splat<T>(T(bb)) + m[5]);
+  }
+
+  template <class T>
+  GF_INLINE void gradient(const Vec<T>* y, Vec<T>* out) {
+    const Vec<T> a2 = splat<T>(T(aa)), b2 = splat<T>(T(bb));
+    const Vec<T> even_a = y[0] + a2 * y[2], odd_a = (y[1] + a2 * y[3]) * splat<T>(T(a));
+    const Vec<T> even_b = y[0] + b2 * y[2], odd_b = (y[1] + b2 * y[3]) * splat<T>(T(b));
+    out[0] = y[0];
+    out[1] = even_a + odd_a;
+    out[2] = even_a - odd_a;
+    out[3] = even_b + odd_b;
+    out[4] = even_b - odd_b;
+    out[5] = y[3];
+  }
+
+  template <class T>
+  GF_INLINE void filter(const Vec<T>* u, Vec<T>* out) {
+    const Vec<T> even_a = (u[1] + u[2]) * splat<T>(T(scale_a)), odd_a = (u[1] - u[2]) * splat<T>(T(a * scale_a));
+    const Vec<T> even_b = (u[3] + u[4]) * splat<T>(T(scale_b)), odd_b = (u[3] - u[4]) * splat<T>(T(b * scale_b));
+    out[0] = u[0] * splat<T>(T(1 / (aa * bb))) + (even_a + even_b);
+    out[1] = odd_a + odd_b;
+    out[2] = even_a * splat<T>(T(aa)) + (even_b * splat<T>(T(bb)) + u[5]);
   }
 };
 
@@ -194,20 +215,20 @@ template <int M, class T, class Emit>
 GF_INLINE void gradient_points(const T* piece, int64_t row_stride, const Emit& emit) {
   constexpr int N = line_points(M), lanes = VecOf<T>::lanes;
   Vec<T> by_row[N][M];
-#pragma GCC unroll 3
+#pragma GCC unroll 4
   for (int x = 0; x < M; ++x) {
     Vec<T> y[M], line[N];
-#pragma GCC unroll 3
+#pragma GCC unroll 4
     for (int i = 0; i < M; ++i) y[i] = load<T>(piece + i * row_stride + x * 2 * lanes);
     Line<M>::template gradient<T>(y, line);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int i = 0; i < N; ++i) by_row[i][x] = line[i];
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 6
   for (int y = 0; y < N; ++y) {
     Vec<T> line[N];
     Line<M>::template gradient<T>(by_row[y], line);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int x = 0; x < N; ++x) emit(y * N + x, line[x]);
   }
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/parallel.h"
+#include "common/plan.h"
 #include "common/scratch.h"
 #include "gather_conv.h"
 #include "pair_kernels.h"
@@ -19,19 +20,19 @@ namespace gan_fast {
 namespace weight_grad {
 namespace {
 
-// F(4x4)'s operands and sums are two and a half times as large as F(2x2)'s and stream from behind the near cache: it would be no faster.
-constexpr int kPoints = piece_points(3);  // the most here
 constexpr double kLeastGain = 1.1;       // of F(3x3, 2x2) over F(2x2), in products
+constexpr double kLeastGainOfFour = 1.15;  // of F(4x4) over both
 constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than the products they save
-constexpr int64_t kFewestPieces = 256;   // in the whole call: the sums' inverse transform is shared by them
-// Pieces of one chunk: the transformed operands of a chunk stream through L2 from L3, the sums too; the more pieces, the fewer
-// passes over the sums.
-constexpr int64_t kPieces = 112;
+// In the whole call: the sums' inverse transform is shared by them.
+constexpr int64_t fewest_pieces(int outputs) { return outputs == 4 ? 64 : 256; }
+// Pieces of one chunk: the transformed operands of a chunk stream through L2 from L3, the sums too; the more pieces, the fewer passes over
+// the sums. They are also the chain that rounds, which F(4x4)'s last transform magnifies.
+constexpr int64_t chunk_pieces(int outputs) { return outputs == 4 ? 56 : 112; }
 // Images are split by shape alone: each part has sums of its own, and what they add up to must not depend on the thread count. The
 // dense operand's channels are cut into ranges, more of them if threads would be idle: the same sums, but the other operand is
 // transformed again for each range.
 constexpr int64_t kRangeChannels = 256;
-constexpr int64_t kPiecesPerSplit = 1024;
+constexpr int64_t pieces_per_split(int outputs) { return outputs == 4 ? 512 : 1024; }
 constexpr int64_t kMostSplits = 8;
 
 template <class S>
@@ -53,7 +54,7 @@ struct Call {
   std::vector<AxisPiece> along_y, along_x;
   ConvGeometry gathered;  // the gathered operand, as pack_tile wants to be told of it
   std::vector<WinogradFilter> filters;
-  int64_t slot[kMostPlanes][kPoints];  // place of a (plane, point) among the sums, or -1
+  int64_t slot[kMostPlanes][kMostPoints];  // place of a (plane, point) among the sums, or -1
   int64_t slots;
   int64_t rows, m_blocks, n_blocks, in_blocks;
   int64_t pieces_per_image, tile_images;
@@ -88,11 +89,11 @@ Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem, const WinogradForm& c
   in_blocks = ceil_div(p.gathered.channels, kChannelBlock);
   pixel = (in_blocks + 1) * kChannelBlock;  // one block more keeps pieces off strides that share L1 sets; and is slack
   pieces_per_image = static_cast<int64_t>(along_y.size() * along_x.size());
-  tile_images = std::clamp<int64_t>(kPieces / pieces_per_image, 1, p.g.batch);
+  tile_images = std::clamp<int64_t>(chunk_pieces(form.outputs) / pieces_per_image, 1, p.g.batch);
   block_sums = rows * p.lanes;
   // Powers of two: the usual numbers of cores divide them.
   splits = 1;
-  while (2 * splits <= std::min({p.g.batch * pieces_per_image / kPiecesPerSplit, kMostSplits, ceil_div(p.g.batch, tile_images)})) {
+  while (2 * splits <= std::min({p.g.batch * pieces_per_image / pieces_per_split(form.outputs), kMostSplits, ceil_div(p.g.batch, tile_images)})) {
     splits *= 2;
   }
   const int64_t most_blocks = kRangeChannels / p.lanes;
@@ -191,7 +192,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
     }
   }
 
-  const int64_t chunks = ceil_div(all, kPieces), most = ceil_div(all, chunks);
+  const int64_t chunks = ceil_div(all, chunk_pieces(outputs)), most = ceil_div(all, chunks);
   const int64_t most_words = ceil_div(most, kPerWord<W>);  // neighbouring pieces share them
   const int64_t v_slot = most_words * call.pixel, e_point = most_words * p.lanes + p.lanes;
   W* const v = static_cast<W*>(scratch(kTileC, (call.slots * v_slot + call.form.points() * blocks * e_point) * sizeof(W)));
@@ -255,6 +256,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
 template <class S, class W>
 void winograd_in(const Problem<S, Arithmetic<S>>& p, const WinogradForm& form, const BiasGrad<S>& bias, S* grad_weight) {
   using T = Arithmetic<S>;
+  note_winograd(form.outputs);
   const Call<S, W> call(p, form);
   const auto& functions = functions_of<S>(winograd_kernels_for<S>().of(form.outputs));
   const int64_t tasks = p.g.groups * call.ranges * call.splits;
@@ -315,6 +317,13 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, const WinogradForm& form, c
   });
 }
 
+// Whether F(4x4) in fp32 is within twice PyTorch's error. Ours is 5.5 to 9.4e-7 of a gradient's size. PyTorch's grows with the positions, from
+// 3.8e-7 at a thousand; but AVX-512 with both tensors in channels_last and no stride makes 1.5 to 7e-7, however many there are.
+template <class S>
+bool exact_in_fp32(const Problem<S, Arithmetic<S>>& p) {
+  return p.tap_step == 1 || std::max(p.g.stride_h, p.g.stride_w) > 1;
+}
+
 }  // namespace
 
 template <class S>
@@ -323,12 +332,15 @@ WinogradForm winograd_form(const Problem<S, Arithmetic<S>>& p) {
   const AxisPlan axis_y = plan_y<S>(p), axis_x = plan_x<S>(p);
   const auto with = [&](int outputs) {
     const int64_t pieces = p.g.batch * ceil_div(p.dense.h, outputs) * ceil_div(p.dense.w, outputs);
-    return pieces < kFewestPieces ? WinogradChoice{} : winograd_with(outputs, axis_y, axis_x);
+    return pieces < fewest_pieces(outputs) ? WinogradChoice{} : winograd_with(outputs, axis_y, axis_x);
   };
   WinogradChoice best = with(2);
   // Tensors of double prove the texts, with one form; sums of pairs' products stream from as far as those of floats, for half the products.
   if (!std::is_same_v<S, double> && !(std::is_same_v<S, Bf16> && pair_kernels() != nullptr)) {
     if (const WinogradChoice three = with(3); three.saving >= kLeastGain * best.saving) best = three;
+    if (std::is_same_v<S, Bf16> || exact_in_fp32(p)) {
+      if (const WinogradChoice four = with(4); four.saving >= kLeastGainOfFour * best.saving) best = four;
+    }
   }
   return best.saving >= kLeastWinogradSaving ? best.form : WinogradForm{};
 }
