@@ -37,6 +37,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa_levels", &isa_level_names, "Instruction-set levels this CPU can run, best first.");
   m.def("isa", [] { return gan_fast::isa_name(gan_fast::current_isa()); }, "The level in use.");
   m.def("set_isa", &gan_fast::set_isa, py::arg("name"), "Test hook: run at another of isa_levels().");
+  m.def("set_near_cache", &gan_fast::set_near_cache, py::arg("bytes"),
+        "Test hook: choose as if a core had so many bytes of L2 to itself; -1: what the system tells.");
   m.def("set_emulated_pairs", &gan_fast::set_emulated_pairs, py::arg("on"),
         "Test hook: at the levels portable and avx512, bfloat16 kernels multiply pairs as those of avx512_bf16 do.");
   m.def("set_emulated_matrix", &gan_fast::set_emulated_matrix, py::arg("on"),

@@ -84,6 +84,7 @@ def level_of(backend: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         pytest.skip(f"this CPU cannot run {level}")
     before, poison = module.isa(), module.pool_set_poison(True)
     module.set_isa(level)
+    module.set_near_cache(0)  # the same forms of Winograd on every machine
     module.set_emulated_pairs(bool(emulated))
     module.set_emulated_matrix(emulated == "matrix")
     assert module.isa() == level
@@ -93,6 +94,7 @@ def level_of(backend: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             yield name
     finally:
         module.set_isa(before)
+        module.set_near_cache(-1)
         module.set_emulated_pairs(False)
         module.set_emulated_matrix(False)
         module.pool_set_poison(poison)

@@ -60,6 +60,8 @@ class Call:
         self.threads = rng.choice((1, 2, 2, 3)) + again
         self.level = rng.choice(module.isa_levels())
         module.set_isa(self.level)
+        self.near_cache = rng.choice((0, 2 << 20))
+        module.set_near_cache(self.near_cache)
         self.pairs = rng.random() < 0.5
         self.matrix = self.pairs and rng.random() < 0.5  # where pairs are not emulated, matrix registers are not
         module.set_emulated_pairs(self.pairs)

@@ -24,8 +24,10 @@ def module(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
         pytest.skip(f"this CPU cannot run {request.param}")
     before = found.isa()
     found.set_isa(request.param)
+    found.set_near_cache(0)
     yield found
     found.set_isa(before)
+    found.set_near_cache(-1)
 
 
 def tensors(case: ConvCase, dtype: torch.dtype) -> list[torch.Tensor | None]:
@@ -47,6 +49,16 @@ def test_cases_take_the_form_of_their_name(module: ModuleType, case: ConvCase, d
         assert form == 4
     else:
         assert form in (2, 4)  # that of bfloat16 may be larger
+
+
+def test_three_outputs_pay_below_two_megabytes_or_with_short_vectors(module: ModuleType) -> None:
+    case = next(case for case in CASES if case.name == "winograd_three_k3s2")
+    x, weight, bias = tensors(case, torch.float32)
+    assert x is not None and weight is not None
+    module.set_near_cache(2 << 20)
+    module.begin_plan()
+    run(case, x, weight, bias, "cpu")
+    assert module.end_plan()["winograd"] == (0 if module.isa() == "avx512" else 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

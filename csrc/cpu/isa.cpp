@@ -1,6 +1,5 @@
 #include "isa.h"
 
-#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
@@ -65,6 +64,9 @@ Isa parse(const std::string& name, const char* source) {
 // -1: not decided yet.
 std::atomic<int> level{-1};
 
+// -1: as the system tells.
+std::atomic<int64_t> near_cache{-1};
+
 }  // namespace
 
 const char* isa_name(Isa isa) {
@@ -97,14 +99,19 @@ Isa current_isa() {
   return isa;
 }
 
-int64_t near_cache_bytes() {
+bool roomy_near_cache() {
+  constexpr int64_t kRoomy = 2 << 20;
+  const int64_t set = near_cache.load(std::memory_order_relaxed);
+  if (set >= 0) return set >= kRoomy;
 #ifdef _SC_LEVEL2_CACHE_SIZE
-  static const int64_t bytes = std::max<int64_t>(0, sysconf(_SC_LEVEL2_CACHE_SIZE));
-  return bytes;
+  static const bool roomy = sysconf(_SC_LEVEL2_CACHE_SIZE) >= kRoomy;
+  return roomy;
 #else
-  return 0;
+  return false;
 #endif
 }
+
+void set_near_cache(int64_t bytes) { near_cache.store(bytes, std::memory_order_relaxed); }
 
 void set_isa(const std::string& name) {
   level.store(static_cast<int>(parse(name, "isa")), std::memory_order_relaxed);

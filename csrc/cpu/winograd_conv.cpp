@@ -25,7 +25,6 @@ struct LargeChunk {
   int64_t transformed_bytes, most_pieces;  // pieces of F(4x4)
 };
 constexpr LargeChunk kLongChunk{3 * 1024 * 1024, 48}, kShortChunk{1024 * 1024, 28};
-constexpr int64_t kRoomyNearCache = 2 * 1024 * 1024;
 // Many weights stream from behind the near cache once per chunk. Then a chunk may be so long that its transformed pieces lie there too;
 // they are read once for each group of output blocks, whose sums take more room instead.
 constexpr int64_t kManyWeights = 12 << 20;          // bytes
@@ -137,7 +136,7 @@ template <class S, class W>
 void Call<S, W>::choose_chunk(int pixels, int vector_bytes) {
   const int64_t piece = piece_elements * static_cast<int64_t>(sizeof(W)), all_weights = weights_per_group * static_cast<int64_t>(sizeof(W));
   if (form.outputs > 2) {
-    const LargeChunk& large = vector_bytes == 64 && near_cache_bytes() < kRoomyNearCache ? kShortChunk : kLongChunk;
+    const LargeChunk& large = vector_bytes == 64 && !roomy_near_cache() ? kShortChunk : kLongChunk;
     pieces = std::clamp(large.transformed_bytes / piece, kFewestPieces, form.outputs == 3 ? kMostPieces : large.most_pieces);
     sum_bytes = kFarSumBytes;
     return;

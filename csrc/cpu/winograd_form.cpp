@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "isa.h"
 #include "pair_kernels.h"
 #include "winograd_conv.h"
 #include "winograd_plan.h"
@@ -43,7 +44,10 @@ WinogradForm winograd_form(const ConvGeometry& g, const AxisPlan& axis_y, const 
   if constexpr (!std::is_same_v<S, double>) {  // those prove the texts, with one form
     // The operands of pairs are rounded behind the transform: less exact than the direct way, and hardly faster where F(2x2) is not.
     const bool pairs = std::is_same_v<S, Bf16> && pair_kernels() != nullptr;
-    if (!pairs || best.saving >= kLeastWinogradSaving) take(winograd_with(3, axis_y, axis_x), kLeastGainOfThree);
+    // Of F(3x3) with vectors of 64 bytes on roomy cores, kernel 3 with stride 2 was up to 1.3 times slower than directly, kernel 4 no faster
+    // than with F(2x2).
+    const bool three_pays = gather_kernels_for<S>().vector_bytes < 64 || !roomy_near_cache();
+    if (three_pays && (!pairs || best.saving >= kLeastWinogradSaving)) take(winograd_with(3, axis_y, axis_x), kLeastGainOfThree);
     if (!pairs && (std::is_same_v<S, Bf16> || exact_in_fp32(g, axis_y, axis_x, strides))) take(winograd_with(4, axis_y, axis_x), kLeastGainOfFour);
   }
   const bool pays = best.saving >= kLeastWinogradSaving && cost(best) < direct + per_weight * static_cast<double>(g.kernel_h * g.kernel_w);

@@ -10,6 +10,7 @@
 #include "common/plan.h"
 #include "common/scratch.h"
 #include "gather_conv.h"
+#include "isa.h"
 #include "pair_kernels.h"
 #include "tile.h"
 #include "weight_grad_problem.h"
@@ -337,7 +338,8 @@ WinogradForm winograd_form(const Problem<S, Arithmetic<S>>& p) {
   WinogradChoice best = with(2);
   // Tensors of double prove the texts, with one form; sums of pairs' products stream from as far as those of floats, for half the products.
   if (!std::is_same_v<S, double> && !(std::is_same_v<S, Bf16> && pair_kernels() != nullptr)) {
-    if (const WinogradChoice three = with(3); three.saving >= kLeastGain * best.saving) best = three;
+    const bool three_pays = p.lanes < 32 || !roomy_near_cache();  // as in winograd_form.cpp
+    if (const WinogradChoice three = with(3); three_pays && three.saving >= kLeastGain * best.saving) best = three;
     if (std::is_same_v<S, Bf16> || exact_in_fp32(p)) {
       if (const WinogradChoice four = with(4); four.saving >= kLeastGainOfFour * best.saving) best = four;
     }
