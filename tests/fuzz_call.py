@@ -68,6 +68,7 @@ class Call:
         module.set_emulated_matrix(self.matrix)
         self.about: dict[str, Any] = {
             "level": self.level,
+            "near_cache": self.near_cache,
             "dtype": self.dtype,
             "threads": self.threads,
             "pairs": self.pairs,
