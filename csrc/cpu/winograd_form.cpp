@@ -41,6 +41,10 @@ WinogradForm winograd_form(const ConvGeometry& g, const AxisPlan& axis_y, const 
   const auto take = [&](const WinogradChoice& other, double least_gain) {
     if (other.saving >= least_gain * best.saving && other.saving != 0 && cost(other) < cost(best)) best = other;
   };
+  const auto take_four = [&] {
+    const WinogradChoice four = winograd_with(4, axis_y, axis_x);
+    if (four.saving >= kLeastSavingOfFour) take(four, kLeastGainOfFour);
+  };
   if constexpr (!std::is_same_v<S, double>) {  // those prove the texts, with one form
     // The operands of pairs are rounded behind the transform: less exact than the direct way, and hardly faster where F(2x2) is not.
     const bool pairs = std::is_same_v<S, Bf16> && pair_kernels() != nullptr;
@@ -48,7 +52,7 @@ WinogradForm winograd_form(const ConvGeometry& g, const AxisPlan& axis_y, const 
     // than with F(2x2).
     const bool three_pays = gather_kernels_for<S>().vector_bytes < 64 || !roomy_near_cache();
     if (three_pays && (!pairs || best.saving >= kLeastWinogradSaving)) take(winograd_with(3, axis_y, axis_x), kLeastGainOfThree);
-    if (!pairs && (std::is_same_v<S, Bf16> || exact_in_fp32(g, axis_y, axis_x, strides))) take(winograd_with(4, axis_y, axis_x), kLeastGainOfFour);
+    if (!pairs && (std::is_same_v<S, Bf16> || exact_in_fp32(g, axis_y, axis_x, strides))) take_four();
   }
   const bool pays = best.saving >= kLeastWinogradSaving && cost(best) < direct + per_weight * static_cast<double>(g.kernel_h * g.kernel_w);
   return pays ? best.form : WinogradForm{};

@@ -11,6 +11,7 @@ namespace gan_fast {
 constexpr int64_t kMostPlanes = 64;
 // Below, the transforms eat what the products save.
 constexpr double kLeastWinogradSaving = 1.4;
+constexpr double kLeastSavingOfFour = 1.8;  // of F(4x4), whose transforms are larger; kernel 3 with stride 2 would save 1.44
 
 // m, the outputs that a piece has along each axis: 2, or 3 where phases have two taps at most, or 4 where the arithmetic is exact enough
 // (winograd_conv.h). It has m + r - 1 inputs along it, and as many points.

@@ -341,7 +341,8 @@ WinogradForm winograd_form(const Problem<S, Arithmetic<S>>& p) {
     const bool three_pays = p.lanes < 32 || !roomy_near_cache();  // as in winograd_form.cpp
     if (const WinogradChoice three = with(3); three_pays && three.saving >= kLeastGain * best.saving) best = three;
     if (std::is_same_v<S, Bf16> || exact_in_fp32(p)) {
-      if (const WinogradChoice four = with(4); four.saving >= kLeastGainOfFour * best.saving) best = four;
+      const WinogradChoice four = with(4);
+      if (four.saving >= std::max(kLeastSavingOfFour, kLeastGainOfFour * best.saving)) best = four;
     }
   }
   return best.saving >= kLeastWinogradSaving ? best.form : WinogradForm{};
