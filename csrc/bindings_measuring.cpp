@@ -40,8 +40,8 @@ void bind_measuring(py::module_& m) {
   m.def("begin_plan", &begin_plan,
         "Test hook: from now on this thread's kernel calls only note how they would split their work; outputs are arbitrary.");
   m.def("end_plan", &plan_as_dict,
-        "Ends begin_plan. loops: tasks of each parallel loop; shared_weights, partial_sums: bytes that all threads share; winograd: outputs "
-        "of a piece along each axis, 0 if the call is direct.");
+        "Ends begin_plan. loops: tasks of each parallel loop; shared_weights, partial_sums: bytes that all threads share; winograd: "
+        "outputs of a piece along each axis, 0 if the call is direct.");
 }
 
 }  // namespace gan_fast

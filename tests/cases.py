@@ -31,6 +31,7 @@ class ConvCase:
     activation: str = "none"
     slope: float = 0.2
     bias: bool = True
+    weight_last: bool = False  # the weight in channels_last
     nudge: int = 0  # another sample of nearly the same numbers, see conv_checks.yardsticks
 
     @property
@@ -70,8 +71,8 @@ class ConvCase:
             taps *= size
         x = lay(normal(self.input, scale), self.layout).requires_grad_(requires_grad)
         weight = normal(self.weight, taps**-0.5)
-        if self.layout == "channels_last":  # a module that was moved to it
-            weight = lay(weight, self.layout)
+        if self.weight_last:
+            weight = lay(weight, "channels_last")
         weight.requires_grad_(requires_grad)
         bias = normal(self.output[1:2], scale).requires_grad_(requires_grad) if self.bias else None
         return x, weight, bias
@@ -150,7 +151,15 @@ CONV = [
     conv_case("winograd_three_k3s2", (67, 40, 14, 13), (33, 40, 3, 3), stride=2, pad=1, activation="relu"),
     conv_case("winograd_three_tiles", (1, 64, 194, 130), (33, 64, 3, 3), stride=2, pad=1, layout="channels_last"),
     # The same for pieces of 4x4 outputs.
-    conv_case("winograd_large_k3", (28, 50, 9, 14), (50, 50, 3, 3), pad=1, layout="channels_last", activation="relu"),
+    conv_case(
+        "winograd_large_k3",
+        (28, 50, 9, 14),
+        (50, 50, 3, 3),
+        pad=1,
+        layout="channels_last",
+        weight_last=True,
+        activation="relu",
+    ),
     conv_case("winograd_k3_plain", (12, 34, 18, 15), (37, 34, 3, 3), pad=1, activation="leaky_relu"),
     conv_case("winograd_large_k5s2", (22, 33, 27, 30), (35, 33, 5, 5), stride=2, pad=2, activation="leaky_relu"),
     conv_case("line", (3, 5, 31), (7, 5, 4), stride=3, pad=2, activation="tanh"),
@@ -223,7 +232,9 @@ CONV_TRANSPOSE = [
         transposed=True,
         activation="leaky_relu",
     ),
-    conv_case("winograd_k4s2", (15, 33, 7, 8), (33, 40, 4, 4), stride=2, pad=1, transposed=True, layout="channels_last"),
+    conv_case(
+        "winograd_k4s2", (15, 33, 7, 8), (33, 40, 4, 4), stride=2, pad=1, transposed=True, layout="channels_last"
+    ),
     conv_case(
         "winograd_three_k3s2", (61, 40, 9, 9), (40, 33, 3, 3), stride=2, pad=1, transposed=True, activation="tanh"
     ),

@@ -77,9 +77,7 @@ def check_value(case: ConvCase, backend: str, dtype: torch.dtype, monkeypatch: p
     act = case.activation
     expected = truth(case, act, torch.float32 if rounds_transforms(case, backend) else dtype)
     x, g, y = tensors(case, dtype, act != "none", dtype)
-    # As autograd asks for it: in the order of the weight, which in these cases is the input's. PyTorch's error depends on
-    # it.
-    last = case.layout == "channels_last" and case.rank == 2
+    last = case.weight_last  # as autograd asks for it
     with torch.no_grad():
         theirs = OPERATORS["conv_weight_grad"].implementations["reference"](
             x, g, list(case.weight[2:]), *case.form[:4], case.transposed, True, y, act, 0.3

@@ -25,7 +25,9 @@ void note_scratch(ScratchSlot slot, std::size_t bytes) {
   if (recorder.on) recorder.plan.scratch[slot] = std::max(recorder.plan.scratch[slot], bytes);
 }
 
-void note_winograd(int outputs) { recorder.plan.winograd = outputs; }
+void note_winograd(int outputs) {
+  if (recorder.on) recorder.plan.winograd = outputs;
+}
 
 void begin_plan() {
   recorder.plan = Plan{};

@@ -26,7 +26,7 @@ namespace {
 constexpr std::size_t kLargest = std::numeric_limits<std::size_t>::max() / 2;
 
 // A thread's tiles together fill most of its L2. On small pages, scattered in memory, some sets of the cache then have to hold more than
-// fits and others less: up to 1.5 times the whole call's time (ConvT 512 -> 256 k4 s2 4x4 on 2 MB of L2). One huge page has no such sets.
+// fits and others less: up to 1.5 times the whole call's time (ConvT 512 -> 256 k4 s2 4x4 on 2 MB of L2). One huge page has none of those.
 constexpr std::size_t kHugePage = 2 * 1024 * 1024, kHugeFrom = 128 * 1024;
 
 struct Buffers {

@@ -25,8 +25,8 @@ Isa current_isa();
 // Test hook: any of isa_levels(), by name. Throws std::invalid_argument otherwise.
 void set_isa(const std::string& name);
 
-// Whether a core has 2 MB and more of L2 to itself, as Intel's have since 2023. The cores that have, as measured on one, also multiply twice
-// as fast as Zen 4's: larger chunks pay there, and forms that save little do not. False where the system does not tell.
+// Whether the system tells of 2 MB and more of L2, as Intel's cores have since 2023. Such a core, measured on an Emerald Rapids, also
+// multiplies twice as fast as Zen 4's: longer chunks pay there, and forms that save little do not.
 bool roomy_near_cache();
 
 // Test hook: as if a core had so many bytes; -1: what the system tells.

@@ -19,8 +19,8 @@ constexpr int64_t kTileBytes = 640 * 1024;         // read once per chunk, so it
 constexpr int64_t kTransformedBytes = 720 * 1024;  // of one chunk: together with one point's sums within a 1 MB L2
 constexpr int64_t kSumBytes = 192 * 1024;          // of one chunk, all points of some output blocks
 constexpr int64_t kMostPieces = 56;
-// The same of F(3x3) and F(4x4), whose pieces are larger: a point's are read once for all output blocks, from wherever they are. Two threads
-// with 32 MB of L3 and more: on Zen 3, and on Emerald Rapids; the short ones on Zen 4, with 1 MB of L2.
+// The same of F(3x3) and F(4x4), whose pieces are larger: a point's are read once for all output blocks, from wherever they are. Measured
+// with two threads: the long ones on Zen 3 and on an Emerald Rapids, the short ones on Zen 4.
 struct LargeChunk {
   int64_t transformed_bytes, most_pieces;  // pieces of F(4x4)
 };

@@ -124,7 +124,7 @@ GAN_FAST_DECLARE_TABLE(WinogradKernels, winograd_kernels)
 // Longest chain of sums, in steps of kChannelBlock words: as in gather_conv.cpp; shorter where the last transform magnifies its rounding.
 constexpr int64_t winograd_chain(int outputs) { return outputs == 2 ? 40 : outputs == 3 ? 8 : 2; }
 
-// The form that is exact enough for tensors of S and has the fewest products, with no outputs if this engine cannot do the call or saves too
+// The form that is exact enough for tensors of S and takes the least time by a model of it, with no outputs if this engine cannot do the call or saves too
 // few products for its transforms.
 template <class S>
 WinogradForm winograd_form(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides);

@@ -14,8 +14,8 @@ constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than
 // In products: of F(3x3) over F(2x2); of F(4x4), which transforms more weights and sums in shorter chains, over both.
 constexpr double kLeastGainOfThree = 1.1, kLeastGainOfFour = 1.25;
 
-// Products that take as long as to transform and stream one weight: measured with vectors of 64 bytes on an Intel Emerald Rapids, with those
-// of 32 bytes there too; the thresholds that they give agree with those found on Zen 3. A transformed weight counts once for each point.
+// Products that take as long as to transform and stream one weight, which counts once for each point. Measured on an Emerald Rapids; the
+// thresholds that follow with vectors of 32 bytes agree with those found on Zen 3. On Zen 4 and 5 not measured.
 double products_per_weight(int vector_bytes) { return vector_bytes == 64 ? 250 : 150; }
 
 // Whether F(4x4) in fp32 is within twice PyTorch's error. Ours hardly depends on the shape: 5 to 6e-7 of a result's size with one plane, 6
@@ -39,7 +39,7 @@ WinogradForm winograd_form(const ConvGeometry& g, const AxisPlan& axis_y, const 
   const auto cost = [&](const WinogradChoice& choice) { return direct / choice.saving + per_weight * choice.filter_points; };
   WinogradChoice best = winograd_with(2, axis_y, axis_x);
   const auto take = [&](const WinogradChoice& other, double least_gain) {
-    if (other.saving >= least_gain * best.saving && other.saving != 0 && cost(other) < cost(best)) best = other;
+    if (other.saving >= least_gain * best.saving && cost(other) < cost(best)) best = other;
   };
   const auto take_four = [&] {
     const WinogradChoice four = winograd_with(4, axis_y, axis_x);
@@ -48,10 +48,9 @@ WinogradForm winograd_form(const ConvGeometry& g, const AxisPlan& axis_y, const 
   if constexpr (!std::is_same_v<S, double>) {  // those prove the texts, with one form
     // The operands of pairs are rounded behind the transform: less exact than the direct way, and hardly faster where F(2x2) is not.
     const bool pairs = std::is_same_v<S, Bf16> && pair_kernels() != nullptr;
-    // Of F(3x3) with vectors of 64 bytes on roomy cores, kernel 3 with stride 2 was up to 1.3 times slower than directly, kernel 4 no faster
-    // than with F(2x2).
-    const bool three_pays = gather_kernels_for<S>().vector_bytes < 64 || !roomy_near_cache();
-    if (three_pays && (!pairs || best.saving >= kLeastWinogradSaving)) take(winograd_with(3, axis_y, axis_x), kLeastGainOfThree);
+    if (three_outputs_pay(gather_kernels_for<S>().vector_bytes) && (!pairs || best.saving >= kLeastWinogradSaving)) {
+      take(winograd_with(3, axis_y, axis_x), kLeastGainOfThree);
+    }
     if (!pairs && (std::is_same_v<S, Bf16> || exact_in_fp32(g, axis_y, axis_x, strides))) take_four();
   }
   const bool pays = best.saving >= kLeastWinogradSaving && cost(best) < direct + per_weight * static_cast<double>(g.kernel_h * g.kernel_w);

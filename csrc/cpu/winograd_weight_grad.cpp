@@ -21,8 +21,7 @@ namespace gan_fast {
 namespace weight_grad {
 namespace {
 
-constexpr double kLeastGain = 1.1;       // of F(3x3, 2x2) over F(2x2), in products
-constexpr double kLeastGainOfFour = 1.15;  // of F(4x4) over both
+constexpr double kLeastGainOfThree = 1.1, kLeastGainOfFour = 1.15;  // over F(2x2), and over both; in products
 constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than the products they save
 // In the whole call: the sums' inverse transform is shared by them.
 constexpr int64_t fewest_pieces(int outputs) { return outputs == 4 ? 64 : 256; }
@@ -32,9 +31,10 @@ constexpr int64_t chunk_pieces(int outputs) { return outputs == 4 ? 56 : 112; }
 // Images are split by shape alone: each part has sums of its own, and what they add up to must not depend on the thread count. The
 // dense operand's channels are cut into ranges, more of them if threads would be idle: the same sums, but the other operand is
 // transformed again for each range.
-constexpr int64_t kRangeChannels = 256;
+constexpr int64_t kRangeChannels = 256;  // on Zen 3 and on an Emerald Rapids; as F(4x4) not measured on Zen 4 and 5
 constexpr int64_t pieces_per_split(int outputs) { return outputs == 4 ? 512 : 1024; }
 constexpr int64_t kMostSplits = 8;
+constexpr int64_t kMostSumBytes = 256 << 20;
 
 template <class S>
 AxisPlan plan_y(const Problem<S, Arithmetic<S>>& p) {
@@ -94,7 +94,10 @@ Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem, const WinogradForm& c
   block_sums = rows * p.lanes;
   // Powers of two: the usual numbers of cores divide them.
   splits = 1;
-  while (2 * splits <= std::min({p.g.batch * pieces_per_image / pieces_per_split(form.outputs), kMostSplits, ceil_div(p.g.batch, tile_images)})) {
+  const int64_t split_bytes = p.g.groups * slots * m_blocks * n_blocks * block_sums * static_cast<int64_t>(sizeof(Arithmetic<S>));
+  const int64_t most_splits = std::min({p.g.batch * pieces_per_image / pieces_per_split(form.outputs), kMostSplits,
+                                        ceil_div(p.g.batch, tile_images), kMostSumBytes / split_bytes});
+  while (2 * splits <= most_splits) {
     splits *= 2;
   }
   const int64_t most_blocks = kRangeChannels / p.lanes;
@@ -318,8 +321,9 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, const WinogradForm& form, c
   });
 }
 
-// Whether F(4x4) in fp32 is within twice PyTorch's error. Ours is 5.5 to 9.4e-7 of a gradient's size. PyTorch's grows with the positions, from
-// 3.8e-7 at a thousand; but AVX-512 with both tensors in channels_last and no stride makes 1.5 to 7e-7, however many there are.
+// Whether F(4x4) in fp32 is within twice PyTorch's error with all tensors in one order, this gradient's. Ours is 5.5 to 9.4e-7 of a
+// gradient's size, 0.3 to 1.7 times PyTorch's, which grows with the positions. But with AVX-512, channels_last and no stride PyTorch's is
+// 1.5 to 7e-7, however many there are: also for an image in channels_last and a weight that is not, where ours can be 3.7 times as large.
 template <class S>
 bool exact_in_fp32(const Problem<S, Arithmetic<S>>& p) {
   return p.tap_step == 1 || std::max(p.g.stride_h, p.g.stride_w) > 1;
@@ -338,8 +342,9 @@ WinogradForm winograd_form(const Problem<S, Arithmetic<S>>& p) {
   WinogradChoice best = with(2);
   // Tensors of double prove the texts, with one form; sums of pairs' products stream from as far as those of floats, for half the products.
   if (!std::is_same_v<S, double> && !(std::is_same_v<S, Bf16> && pair_kernels() != nullptr)) {
-    const bool three_pays = p.lanes < 32 || !roomy_near_cache();  // as in winograd_form.cpp
-    if (const WinogradChoice three = with(3); three_pays && three.saving >= kLeastGain * best.saving) best = three;
+    const int vector_bytes = static_cast<int>(p.lanes / 2 * static_cast<int64_t>(sizeof(Arithmetic<S>)));
+    const bool three_pays = three_outputs_pay(vector_bytes);
+    if (const WinogradChoice three = with(3); three_pays && three.saving >= kLeastGainOfThree * best.saving) best = three;
     if (std::is_same_v<S, Bf16> || exact_in_fp32(p)) {
       const WinogradChoice four = with(4);
       if (four.saving >= std::max(kLeastSavingOfFour, kLeastGainOfFour * best.saving)) best = four;
