@@ -77,16 +77,14 @@ def check_value(case: ConvCase, backend: str, dtype: torch.dtype, monkeypatch: p
     act = case.activation
     expected = truth(case, act, torch.float32 if rounds_transforms(case, backend) else dtype)
     x, g, y = tensors(case, dtype, act != "none", dtype)
-    last = case.weight_last  # as autograd asks for it
     with torch.no_grad():
         theirs = OPERATORS["conv_weight_grad"].implementations["reference"](
             x, g, list(case.weight[2:]), *case.form[:4], case.transposed, True, y, act, 0.3
         )
         with level_of(backend, monkeypatch) as name, recorded(monkeypatch) as ran:
-            ours = run(case, x, g, y, act, name, last)
+            ours = run(case, x, g, y, act, name)
     assert ran == [("conv_weight_grad", name)]
-    order = torch.channels_last if last else torch.contiguous_format
-    assert ours[0].shape == case.weight and ours[0].is_contiguous(memory_format=order)
+    assert ours[0].shape == case.weight and ours[0].is_contiguous()
     for what, mine, reference, true in zip(("weight", "bias"), ours, theirs, expected, strict=True):
         # gemm's product is PyTorch's, in another order than its convolution's.
         factor = 2 * FACTOR if name == "gemm" else FACTOR

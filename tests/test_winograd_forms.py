@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 from cases import CONV, CONV_TRANSPOSE, ConvCase
-from checks import run
+from checks import level_of, run
 from conv_checks import check_orders
 from native import LEVELS, kernels
 
@@ -18,17 +18,10 @@ CASES = [case for case in CONV + CONV_TRANSPOSE if case.name.startswith("winogra
 
 
 @pytest.fixture(params=[level for level in LEVELS if level not in ("amx_bf16", "avx512_bf16")])
-def module(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+def module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The compiled module, at a level without bf16 instructions, which have fewer forms."""
-    found = kernels()
-    if request.param not in found.isa_levels():
-        pytest.skip(f"this CPU cannot run {request.param}")
-    before = found.isa()
-    found.set_isa(request.param)
-    found.set_near_cache(0)
-    yield found
-    found.set_isa(before)
-    found.set_near_cache(-1)
+    with level_of(f"cpu:{request.param}", monkeypatch):
+        yield kernels()
 
 
 def tensors(case: ConvCase, dtype: torch.dtype) -> list[torch.Tensor | None]:
