@@ -322,8 +322,8 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, const WinogradForm& form, c
 }
 
 // Whether F(4x4) in fp32 is within twice PyTorch's error. Ours is 5.5 to 9.4e-7 of a gradient's size; PyTorch's grows with the positions,
-// from 4.6e-7 at 1600 (inputs that are all positive). Without a stride and with an image in channels_last PyTorch's on AVX-512 is 1.5 to 7e-7, however many there
-// are, whatever the weight's order: ours would be up to 3.7 times as large.
+// from 4.6e-7 at 1600 (inputs that are all positive). Without a stride and with an image in channels_last PyTorch's on AVX-512 is 1.5 to
+// 7e-7, however many there are, whatever the weight's order: ours would be up to 3.7 times as large.
 template <class S>
 bool exact_in_fp32(const Problem<S, Arithmetic<S>>& p) {
   return std::max(p.g.stride_h, p.g.stride_w) > 1;
