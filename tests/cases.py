@@ -145,8 +145,8 @@ CONV = [
     conv_case("hundred", (3, 100, 5, 6), (33, 100, 3, 3), stride=2, pad=1, activation="leaky_relu"),
     # Enough channels and pixels for Winograd's algorithm, at sizes that 2x2 pieces do not cover evenly.
     conv_case("winograd_k3", (16, 40, 9, 13), (35, 40, 3, 3), pad=1, activation="relu"),
-    conv_case("winograd_k5s2", (17, 35, 13, 14), (33, 35, 5, 5), stride=2, pad=2, layout="channels_last"),
-    conv_case("winograd_k4s2", (22, 32, 12, 15), (64, 32, 4, 4), stride=2, pad=1, layout="strided", activation="tanh"),
+    conv_case("winograd_k5s2", (7, 35, 13, 14), (33, 35, 5, 5), stride=2, pad=2, layout="channels_last"),
+    conv_case("winograd_k4s2", (11, 32, 12, 15), (64, 32, 4, 4), stride=2, pad=1, layout="strided", activation="tanh"),
     # The same for pieces of 3x3 outputs; those of the second lie in several tiles.
     conv_case("winograd_three_k3s2", (67, 40, 14, 13), (33, 40, 3, 3), stride=2, pad=1, activation="relu"),
     conv_case("winograd_three_tiles", (1, 64, 194, 130), (33, 64, 3, 3), stride=2, pad=1, layout="channels_last"),

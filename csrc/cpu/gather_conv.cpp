@@ -145,18 +145,15 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
     W* to = packed + group * call.weights_per_group;
     const int64_t first_out = unit * call.lanes;
     const int64_t valid = std::min(call.lanes, call.out_channels - first_out);
-    const int64_t valid_channels = std::min(channels, call.in_channels - first);
-    const BlockOfWeights<S> lines = copy_block(from + first_out * strides.out + first * strides.in, strides, all_taps,
-                                               {channels, valid_channels}, {call.lanes, valid});
+    const WeightsBlock lines{std::min(channels, call.in_channels - first), all_taps, call.lanes, valid};
+    const S* const weights = weight_lines(from + first_out * strides.out + first * strides.in, strides, lines);
     for (const Phase& phase : call.phases) {
       const int64_t taps = static_cast<int64_t>(phase.taps.size());
       W* panel = to + (phase.depth_before * call.out_blocks + unit * taps * call.in_words) * call.lanes;
       for (int64_t t = 0; t < taps; ++t) {
         for (int64_t w = 0; w < words; ++w) {
-          const S* line = lines.weights + w * kPerWord<W> * lines.in + phase.taps[t].kernel * lines.tap;
-          const S* second = line + (kPerWord<W> - 1) * lines.in;
-          W* out = panel + (t * call.in_words + first_word + w) * call.lanes;
-          for (int64_t o = 0; o < call.lanes; ++o) out[o] = word_of<W>(line[o * lines.out], second[o * lines.out]);
+          W* const out = panel + (t * call.in_words + first_word + w) * call.lanes;
+          pack_word<W>(weights, lines, w, phase.taps[t].kernel, out);
         }
       }
     }

@@ -8,8 +8,10 @@
 #include <unistd.h>
 #endif
 
-#ifdef GAN_FAST_AMX
+#ifdef GAN_FAST_X86
 #include <cpuid.h>
+#endif
+#ifdef GAN_FAST_AMX
 #include <sys/syscall.h>
 #endif
 
@@ -108,6 +110,22 @@ bool roomy_near_cache() {
   return roomy;
 #else
   return false;
+#endif
+}
+
+bool whole_vectors() {
+  if (near_cache.load(std::memory_order_relaxed) >= 0) return roomy_near_cache();
+#ifdef GAN_FAST_X86
+  static const bool zen4 = [] {
+    __builtin_cpu_init();
+    unsigned a = 0, b, c, d;
+    if (!__builtin_cpu_is("amd") || __get_cpuid(1, &a, &b, &c, &d) == 0) return false;
+    constexpr unsigned kZen3And4 = 0x19;
+    return (a >> 8 & 0xf) + (a >> 20 & 0xff) == kZen3And4;
+  }();
+  return !zen4;
+#else
+  return true;
 #endif
 }
 

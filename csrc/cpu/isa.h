@@ -29,7 +29,11 @@ void set_isa(const std::string& name);
 // multiplies twice as fast as Zen 4's: longer chunks pay there, and forms that save little do not.
 bool roomy_near_cache();
 
-// Test hook: as if a core had so many bytes; -1: what the system tells.
+// Whether a core computes vectors of 64 bytes whole. Zen 4, the first with AVX-512 of its kind, does so in halves: all that is not a
+// product takes twice as little beside them.
+bool whole_vectors();
+
+// Test hook: as if a core had so many bytes, and whole vectors if that is roomy; -1: what the system tells of both.
 void set_near_cache(int64_t bytes);
 
 // One kernel table per level. avx512_bf16 and amx_bf16 differ from avx512 only in kernels that use bf16 instructions.

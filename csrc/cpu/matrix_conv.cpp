@@ -198,9 +198,9 @@ void pack_weights(const Call& call, const WeightStrides& strides, const Bf16* we
     const int64_t block = task % blocks, unit = task / blocks % call.out_blocks, group = task / blocks / call.out_blocks;
     const int64_t first = block * 2 * kChannelBlock, channels = std::min(2 * kChannelBlock, 2 * ceil_div(call.in_channels - first, 2));
     const int64_t first_out = unit * kMatrixLanes;
-    const auto lines = copy_block(weight + group * strides.group + first_out * strides.out + first * strides.in, strides, all_taps,
-                                  {channels, std::min(channels, call.in_channels - first)},
-                                  {kMatrixLanes, std::min(kMatrixLanes, call.out_channels - first_out)});
+    const WeightsBlock lines{std::min(channels, call.in_channels - first), all_taps, kMatrixLanes,
+                             std::min(kMatrixLanes, call.out_channels - first_out)};
+    const Bf16* const weights = weight_lines(weight + group * strides.group + first_out * strides.out + first * strides.in, strides, lines);
     for (const Phase& phase : call.phases) {
       const int64_t words = static_cast<int64_t>(phase.words.size()), own = words / blocks;
       Bf16Pair* const panel = packed + group * call.weights_per_group + phase.panels + unit * words * kMatrixLanes;
@@ -210,8 +210,7 @@ void pack_weights(const Call& call, const WeightStrides& strides, const Bf16* we
         if (word.kernel < 0 || word.channel >= first + channels) {
           std::fill_n(out, kMatrixLanes, Bf16Pair{0});
         } else {
-          const Bf16* line = lines.weights + (word.channel - first) * lines.in + word.kernel * lines.tap;
-          for (int64_t o = 0; o < kMatrixLanes; ++o) out[o] = word_of<Bf16Pair>(line[o * lines.out], line[lines.in + o * lines.out]);
+          pack_word<Bf16Pair>(weights, lines, (word.channel - first) / 2, word.kernel, out);
         }
       }
     }

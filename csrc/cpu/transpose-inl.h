@@ -1,4 +1,4 @@
-// Kernel text of transpose, compiled once per level: square blocks in registers, edges an element at a time.
+// Kernel text of transpose, compiled once per level: square blocks in registers; edges too where loads can be masked, an element at a time elsewhere.
 #include "cpu/transpose.h"
 #include "cpu/vec.h"
 
@@ -48,43 +48,87 @@ static inline __attribute__((always_inline)) void exchange(typename Line<E>::typ
   if constexpr (HALF > 1) exchange<HALF / 2, E>(lines);
 }
 
+// Edges in registers too, where loads and stores can be masked: `count` of a line, zeros behind; memory behind them is not touched.
+#if defined(__AVX512F__)
+static inline __attribute__((always_inline)) Line<uint32_t>::type load_some(const uint32_t* p, int count) {
+  return reinterpret_cast<Line<uint32_t>::type>(_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << count) - 1), p));
+}
+static inline __attribute__((always_inline)) Line<uint64_t>::type load_some(const uint64_t* p, int count) {
+  return reinterpret_cast<Line<uint64_t>::type>(_mm512_maskz_loadu_epi64(static_cast<__mmask8>((1u << count) - 1), p));
+}
+static inline __attribute__((always_inline)) Line<uint16_t>::type load_some(const uint16_t* p, int count) {
+  return reinterpret_cast<Line<uint16_t>::type>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), p));
+}
+static inline __attribute__((always_inline)) void store_some(uint32_t* p, Line<uint32_t>::type line, int count) {
+  _mm512_mask_storeu_epi32(p, static_cast<__mmask16>((1u << count) - 1), reinterpret_cast<__m512i>(line));
+}
+static inline __attribute__((always_inline)) void store_some(uint64_t* p, Line<uint64_t>::type line, int count) {
+  _mm512_mask_storeu_epi64(p, static_cast<__mmask8>((1u << count) - 1), reinterpret_cast<__m512i>(line));
+}
+static inline __attribute__((always_inline)) void store_some(uint16_t* p, Line<uint16_t>::type line, int count) {
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << count) - 1), reinterpret_cast<__m256i>(line));
+}
+#endif
+
 template <class E>
-static inline __attribute__((always_inline)) void block(const E* from, int64_t columns, E* to, int64_t rows) {
+static inline __attribute__((always_inline)) void block(const TransposePiece<E>& piece, int64_t row, int64_t column) {
   constexpr int side = kSide<E>;
+  const E* const from = piece.from + row * piece.from_step + column;
+  E* const to = piece.to + column * piece.to_step + row;
   typename Line<E>::type lines[side];
 #pragma GCC unroll 32
   for (int r = 0; r < side; ++r) {
-    lines[r] = *reinterpret_cast<const typename Line<E>::unaligned*>(from + r * columns);
-    __builtin_prefetch(from + r * columns + 4 * side, 0, 3);
+    lines[r] = *reinterpret_cast<const typename Line<E>::unaligned*>(from + r * piece.from_step);
+    __builtin_prefetch(from + r * piece.from_step + 4 * side, 0, 3);
   }
   exchange<side / 2, E>(lines);
 #pragma GCC unroll 32
-  for (int c = 0; c < side; ++c) *reinterpret_cast<typename Line<E>::unaligned*>(to + c * rows) = lines[c];
+  for (int c = 0; c < side; ++c) *reinterpret_cast<typename Line<E>::unaligned*>(to + c * piece.to_step) = lines[c];
 }
 
 template <class E>
-void transpose_columns(const Transpose& args, int64_t matrix, int64_t first, int64_t last) {
-  constexpr int side = kSide<E>;
-  const int64_t rows = args.rows, columns = args.columns;
-  const E* const from = static_cast<const E*>(args.from) + matrix * rows * columns;
-  E* const to = static_cast<E*>(args.to) + matrix * rows * columns;
-  const auto rest = [&](int64_t c_begin, int64_t c_end, int64_t r_begin, int64_t r_end) {
-    for (int64_t c = c_begin; c < c_end; ++c) {
-      for (int64_t r = r_begin; r < r_end; ++r) to[c * rows + r] = from[r * columns + c];
+void edge(const TransposePiece<E>& piece, int64_t row, int64_t column, int rows, int columns) {
+  const E* const from = piece.from + row * piece.from_step + column;
+  E* const to = piece.to + column * piece.to_step + row;
+#if defined(__AVX512F__)
+  constexpr int kFewest = 4;  // lines and elements of each; below, one by one
+  if (rows >= kFewest && columns >= kFewest) {
+    constexpr int side = kSide<E>;
+    typename Line<E>::type lines[side];
+#pragma GCC unroll 32
+    for (int r = 0; r < side; ++r) lines[r] = r < rows ? load_some(from + r * piece.from_step, columns) : typename Line<E>::type{};
+    exchange<side / 2, E>(lines);
+#pragma GCC unroll 32
+    for (int c = 0; c < side; ++c) {
+      if (c < columns) store_some(to + c * piece.to_step, lines[c], rows);
     }
-  };
-  int64_t c = first;
-  for (; c + side <= last; c += side) {
-    int64_t r = 0;
-    for (; r + side <= rows; r += side) block<E>(from + r * columns + c, columns, to + c * rows + r, rows);
-    rest(c, c + side, r, rows);
+    return;
   }
-  rest(c, last, 0, rows);
+#endif
+  for (int c = 0; c < columns; ++c) {
+    for (int r = 0; r < rows; ++r) to[c * piece.to_step + r] = from[r * piece.from_step + c];
+  }
+}
+
+template <class E>
+void transpose_kernel(const TransposePiece<E>& piece) {
+  constexpr int side = kSide<E>;
+  for (int64_t c = 0; c < piece.columns; c += side) {
+    const int columns = static_cast<int>(piece.columns - c < side ? piece.columns - c : side);
+    for (int64_t r = 0; r < piece.rows; r += side) {
+      const int rows = static_cast<int>(piece.rows - r < side ? piece.rows - r : side);
+      if (rows == side && columns == side) {
+        block<E>(piece, r, c);
+      } else {
+        edge<E>(piece, r, c, rows, columns);
+      }
+    }
+  }
 }
 
 }  // namespace
 
-const TransposeTable transpose_table = {transpose_columns<uint32_t>, transpose_columns<uint64_t>, transpose_columns<uint16_t>};
+const TransposeTable transpose_table = {transpose_kernel<uint16_t>, transpose_kernel<uint32_t>, transpose_kernel<uint64_t>};
 
 }  // namespace GF_LEVEL
 }  // namespace gan_fast

@@ -18,13 +18,39 @@ struct Transpose {
 
 void transpose(const Transpose& args, int threads);
 
-// The kernel of one piece: columns first .. last - 1 of one matrix.
+// A piece of a matrix: to[column * to_step + row] = from[row * from_step + column].
+template <class E>
+struct TransposePiece {
+  const E* from;
+  int64_t from_step;
+  E* to;
+  int64_t to_step;
+  int64_t rows, columns;
+};
+
+// By the size of an element: nothing is computed.
 struct TransposeTable {
-  void (*f32)(const Transpose& args, int64_t matrix, int64_t first, int64_t last);
-  void (*f64)(const Transpose& args, int64_t matrix, int64_t first, int64_t last);
-  void (*bf16)(const Transpose& args, int64_t matrix, int64_t first, int64_t last);
+  void (*bytes2)(const TransposePiece<uint16_t>& piece);
+  void (*bytes4)(const TransposePiece<uint32_t>& piece);
+  void (*bytes8)(const TransposePiece<uint64_t>& piece);
 };
 
 GAN_FAST_DECLARE_TABLE(TransposeTable, transpose_table)
+
+template <class S>
+void transpose_piece(const TransposePiece<S>& piece) {
+  const TransposeTable& table = transpose_table_for_level();
+  const auto run = [&](auto* kernel, auto bits) {
+    using E = decltype(bits);
+    kernel({reinterpret_cast<const E*>(piece.from), piece.from_step, reinterpret_cast<E*>(piece.to), piece.to_step, piece.rows, piece.columns});
+  };
+  if constexpr (sizeof(S) == 2) {
+    run(table.bytes2, uint16_t{});
+  } else if constexpr (sizeof(S) == 4) {
+    run(table.bytes4, uint32_t{});
+  } else {
+    run(table.bytes8, uint64_t{});
+  }
+}
 
 }  // namespace gan_fast

@@ -1,4 +1,4 @@
-// Some channels' weights copied together, on their way into the panels of gather_conv.cpp.
+// Some channels' weights in the order of panels, on their way into those of the gather engines.
 #pragma once
 
 #include <algorithm>
@@ -6,45 +6,55 @@
 
 #include "common/scratch.h"
 #include "gather_conv.h"
+#include "transpose.h"
 
 namespace gan_fast {
 
-// A block of weights near by, and where (output channel, input channel, tap) lies in it.
-template <class S>
-struct BlockOfWeights {
-  const S* weights;
-  int64_t out, in, tap;
+// Input channels, taps and output channels ("lanes") of a block; the last `lanes - valid_lanes` do not exist.
+struct WeightsBlock {
+  int64_t channels, taps, lanes, valid_lanes;
 };
 
-struct Extent {
-  int64_t size, valid;  // of which `valid` exist; the others are zero
-};
-
-// Copies the weights of some channels in the runs in which they lie in memory: gathering lanes straight from there (strides that
-// are powers of two) would evict each cache line before its next use.
+// [channel][tap][lane], zeros where there is no such lane; valid until this thread's next use of kTileA. `from`: the block's first weight.
 template <class S>
-BlockOfWeights<S> copy_block(const S* from, const WeightStrides& strides, int64_t taps, Extent channels, Extent lanes) {
-  S* const to = static_cast<S*>(scratch(kTileA, channels.size * lanes.size * taps * sizeof(S)));
-  BlockOfWeights<S> block{to, 0, 0, 0};
-  // The axis of longest stride is taken step by step; what lies between two of its steps is one run for each tap, or one for all.
-  const bool by_lane = strides.out >= strides.in;
-  const Extent outer = by_lane ? lanes : channels, inner = by_lane ? channels : lanes;
-  const int64_t outer_stride = by_lane ? strides.out : strides.in;
-  const int64_t runs = strides.tap == 1 ? 1 : taps;
-  const int64_t length = inner.size * taps / runs, valid = inner.valid * taps / runs;
-  for (int64_t a = 0; a < outer.size; ++a) {
-    for (int64_t r = 0; r < runs; ++r) {
-      S* run = to + (a * runs + r) * length;
-      const int64_t copied = a < outer.valid ? valid : 0;
-      std::copy_n(from + a * outer_stride + r * strides.tap, copied, run);
-      std::fill(run + copied, run + length, S{});
+const S* weight_lines(const S* from, const WeightStrides& strides, const WeightsBlock& block) {
+  S* const to = static_cast<S*>(scratch(kTileA, block.channels * block.taps * block.lanes * sizeof(S)));
+  const int64_t lines = block.channels * block.taps;
+  if (block.valid_lanes < block.lanes) {
+    for (int64_t line = 0; line < lines; ++line) std::fill(to + line * block.lanes + block.valid_lanes, to + (line + 1) * block.lanes, S{});
+  }
+  // One of the three strides is 1; along that axis the rows of a transposition lie, one for each lane.
+  if (strides.out == 1) {
+    for (int64_t c = 0; c < block.channels; ++c) {
+      for (int64_t tap = 0; tap < block.taps; ++tap) {
+        std::copy_n(from + c * strides.in + tap * strides.tap, block.valid_lanes, to + (c * block.taps + tap) * block.lanes);
+      }
+    }
+  } else if (strides.tap == 1 && strides.in == block.taps) {
+    transpose_piece<S>({from, strides.out, to, block.lanes, block.valid_lanes, lines});
+  } else if (strides.tap == 1) {
+    for (int64_t c = 0; c < block.channels; ++c) {
+      transpose_piece<S>({from + c * strides.in, strides.out, to + c * block.taps * block.lanes, block.lanes, block.valid_lanes, block.taps});
+    }
+  } else {
+    for (int64_t tap = 0; tap < block.taps; ++tap) {
+      transpose_piece<S>({from + tap * strides.tap, strides.out, to + tap * block.lanes, block.taps * block.lanes, block.valid_lanes,
+                          block.channels});
     }
   }
-  const int64_t inner_step = strides.tap == 1 ? taps : 1, outer_step = inner.size * taps;
-  block.tap = strides.tap == 1 ? 1 : inner.size;
-  block.out = by_lane ? outer_step : inner_step;
-  block.in = by_lane ? inner_step : outer_step;
-  return block;
+  return to;
+}
+
+// Word w of a tap of such lines: one channel, or two, the second of which may not exist.
+template <class W, class S>
+void pack_word(const S* lines, const WeightsBlock& block, int64_t w, int64_t tap, W* out) {
+  const S* const first = lines + (w * kPerWord<W> * block.taps + tap) * block.lanes;
+  if (kPerWord<W> == 1 || w * kPerWord<W> + 1 < block.channels) {
+    const S* const second = first + (kPerWord<W> - 1) * block.taps * block.lanes;
+    for (int64_t o = 0; o < block.lanes; ++o) out[o] = word_of<W>(first[o], second[o]);
+  } else {
+    for (int64_t o = 0; o < block.lanes; ++o) out[o] = word_of<W>(first[o], S{});
+  }
 }
 
 }  // namespace gan_fast

@@ -10,147 +10,24 @@
 #include "common/scratch.h"
 #include "pair_kernels.h"
 #include "tile.h"
-#include "winograd_plan.h"
+#include "weights_block.h"
+#include "winograd_call.h"
 
 namespace gan_fast {
 namespace {
 
-constexpr int64_t kTileBytes = 640 * 1024;         // read once per chunk, so it may live behind the transformed pieces
-constexpr int64_t kTransformedBytes = 720 * 1024;  // of one chunk: together with one point's sums within a 1 MB L2
-constexpr int64_t kSumBytes = 192 * 1024;          // of one chunk, all points of some output blocks
-constexpr int64_t kMostPieces = 56;
-// The same of F(3x3) and F(4x4), whose pieces are larger: a point's are read once for all output blocks, from wherever they are. Measured
-// with two threads: the long ones on Zen 3 and on an Emerald Rapids, the short ones on Zen 4.
-struct LargeChunk {
-  int64_t transformed_bytes, most_pieces;  // pieces of F(4x4)
-};
-constexpr LargeChunk kLongChunk{3 * 1024 * 1024, 48}, kShortChunk{1024 * 1024, 28};
-// Many weights stream from behind the near cache once per chunk. Then a chunk may be so long that its transformed pieces lie there too;
-// they are read once for each group of output blocks, whose sums take more room instead.
-constexpr int64_t kManyWeights = 12 << 20;          // bytes
-constexpr int64_t kMostFarPieces = 112;
-constexpr int64_t kFarSumBytes = 512 * 1024;
-constexpr double kFarGain = 0.6;                   // of what streams, at most
-constexpr int64_t kFewestPieces = 14;
+using winograd::Call;
+using winograd::Phase;
 
-struct Phase {
-  const AxisPhase *y, *x;
-  std::vector<WinogradFilter> filters;             // one for each plane
-  int64_t depth[kMostPoints];                  // channels summed at each point: those of its planes; 0 if the point is dead
-  int64_t weights[kMostPoints];                // where the point's panels start, in input channels x output blocks
-};
-
-template <class S, class W>
-struct Call : TileGrid {
-  using T = Arithmetic<S>;
-  const ConvGeometry& g;
-  const AxisPlan &axis_y, &axis_x;
-  const WinogradForm form;
-  int64_t in_channels, out_channels, lanes, out_blocks;
-  int64_t in_blocks;               // of the tile, whose words are floats
-  int64_t in_words, word_blocks;   // of the transformed pieces
-  std::vector<Phase> phases;
-  int64_t weights_per_group;
-  uint64_t plane_points[kMostPlanes];      // points at which each plane is wanted by some phase
-  int64_t slot[kMostPoints][kMostPlanes];  // place of a plane among the point's transformed blocks
-  int64_t slots[kMostPoints];
-  int64_t piece_elements;        // of one transformed piece, all points
-  int64_t pieces;                // per chunk
-  int64_t sum_bytes;             // of a group of output blocks
-  TileLayout layout;
-
-  Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, const WinogradForm& form, int pixels, int vector_bytes, int threads);
-  void choose_chunk(int pixels, int vector_bytes);
-};
-
-template <class S, class W>
-Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, const WinogradForm& chosen, int pixels,
-                 int vector_bytes, int threads)
-    : g(geometry), axis_y(y_plan), axis_x(x_plan), form(chosen) {
-  in_channels = g.in_channels / g.groups;
-  out_channels = g.out_channels / g.groups;
-  in_blocks = ceil_div(in_channels, kChannelBlock);
-  in_words = ceil_div(in_channels, kPerWord<W>);
-  word_blocks = ceil_div(in_words, kChannelBlock);
-  lanes = 2 * vector_bytes / static_cast<int64_t>(sizeof(T));
-  out_blocks = ceil_div(out_channels, lanes);
-  const int64_t planes = axis_y.planes * axis_x.planes;
-
-  std::fill_n(plane_points, kMostPlanes, uint64_t{0});
-  for (const AxisPhase& y : axis_y.phases) {
-    for (const AxisPhase& x : axis_x.phases) {
-      Phase phase{&y, &x, {}, {}, {}};
-      for (int64_t plane = 0; plane < planes; ++plane) {
-        phase.filters.push_back(winograd_filter(y, plane / axis_x.planes, x, plane % axis_x.planes, g.kernel_w, form.outputs));
-        plane_points[plane] |= phase.filters.back().points;
-      }
-      phases.push_back(std::move(phase));
-    }
-  }
-  piece_elements = 0;
-  for (int p = 0; p < form.points(); ++p) {
-    slots[p] = 0;
-    for (int64_t plane = 0; plane < planes; ++plane) {
-      if ((plane_points[plane] >> p & 1) != 0) slot[p][plane] = slots[p]++;
-    }
-    piece_elements += slots[p] * word_blocks * kChannelBlock;
-  }
-  weights_per_group = 0;
-  for (Phase& phase : phases) {
-    for (int p = 0; p < form.points(); ++p) {
-      phase.weights[p] = weights_per_group;
-      phase.depth[p] = 0;
-      for (int64_t plane = 0; plane < planes; ++plane) {
-        if (phase.filters[plane].has(p)) phase.depth[p] += in_words;
-      }
-      weights_per_group += phase.depth[p] * out_blocks * lanes;
-    }
-  }
-
-  choose_chunk(pixels, vector_bytes);
-
-  const int64_t per_position = in_blocks * kChannelBlock * planes;
-  const auto whole = [&](int64_t n) { return ceil_div(n, form.outputs) * form.outputs; };
-  const int64_t halo = most_taps(form.outputs) - 1;
-  const auto elements = [&] { return per_position * (tile_t + halo) * (tile_u + halo); };
-  // Room for the pieces of a chunk: their positions, and the halo. Of F(3x3) where many weights stream once per chunk.
-  const bool many_weights = weights_per_group * static_cast<int64_t>(sizeof(W)) >= kManyWeights;
-  const int64_t chunk_positions = (form.outputs == 4 ? 25 : form.outputs == 3 ? (many_weights ? 14 : 0) : pieces > kMostPieces ? 6 : 0) * pieces;
-  const int64_t budget = std::max(kTileBytes / static_cast<int64_t>(sizeof(T)), chunk_positions * per_position);
-  tile_t = whole(axis_y.max_count);
-  tile_u = whole(axis_x.max_count);
-  while (tile_t > form.outputs && elements() > budget) tile_t = whole(tile_t / 2);
-  while (tile_u > 16 && elements() > budget) tile_u = whole(tile_u / 2);
-  tile_images = 1;
-  if (tile_t >= axis_y.max_count && tile_u >= axis_x.max_count) {
-    const int64_t fitting = std::max<int64_t>(1, budget / elements());
-    tile_images = std::min(fitting, std::max<int64_t>(1, g.batch / (4 * std::max(threads, 1))));
-  }
-  tiles_n = ceil_div(g.batch, tile_images);
-  tiles_t = ceil_div(axis_y.max_count, tile_t);
-  tiles_u = ceil_div(axis_x.max_count, tile_u);
-  layout = TileLayout(tile_t + halo, tile_u + halo, planes, in_blocks);
-}
-
-template <class S, class W>
-void Call<S, W>::choose_chunk(int pixels, int vector_bytes) {
-  const int64_t piece = piece_elements * static_cast<int64_t>(sizeof(W)), all_weights = weights_per_group * static_cast<int64_t>(sizeof(W));
-  if (form.outputs > 2) {
-    const LargeChunk& large = vector_bytes == 64 && !roomy_near_cache() ? kShortChunk : kLongChunk;
-    pieces = std::clamp(large.transformed_bytes / piece, kFewestPieces, form.outputs == 3 ? kMostPieces : large.most_pieces);
-    sum_bytes = kFarSumBytes;
-    return;
-  }
-  pieces = std::clamp(kTransformedBytes / piece / pixels * pixels, kFewestPieces, kMostPieces);
-  sum_bytes = kSumBytes;
-  const int64_t far_pieces = kMostFarPieces / pixels * pixels;
-  const int64_t block_sums = far_pieces * form.points() * lanes * static_cast<int64_t>(sizeof(T));
-  const int64_t groups = ceil_div(out_blocks, std::max<int64_t>(1, kFarSumBytes / block_sums));
-  const double streamed = static_cast<double>(all_weights) / static_cast<double>(pieces);
-  const double streamed_far = static_cast<double>(all_weights) / static_cast<double>(far_pieces) + static_cast<double>(piece * (1 + groups));
-  if (all_weights >= kManyWeights && streamed_far < kFarGain * streamed) {
-    pieces = far_pieces;
-    sum_bytes = kFarSumBytes;
+// In the type of the arithmetic; valid until this thread's next use of kTileB.
+template <class S>
+const Arithmetic<S>* widened(const S* from, int64_t n) {
+  if constexpr (std::is_same_v<S, Arithmetic<S>>) {
+    return from;
+  } else {
+    Arithmetic<S>* const to = static_cast<Arithmetic<S>*>(scratch(kTileB, n * sizeof(Arithmetic<S>)));
+    for (int64_t i = 0; i < n; ++i) to[i] = widen(from[i]);
+    return to;
   }
 }
 
@@ -166,26 +43,20 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
     const int64_t group = task / call.word_blocks / call.out_blocks;
     const int64_t first = in_block * kChannelBlock, words = std::min(kChannelBlock, call.in_words - first);
     const int64_t first_out = out_block * lanes, valid = std::min(lanes, call.out_channels - first_out);
-    const S* from = weight + group * strides.group;
     W* to = packed + group * call.weights_per_group;
-    // [channel][tap][lane] of one word
-    T* const lines = static_cast<T*>(scratch(kTileA, kPerWord<W> * all_taps * lanes * sizeof(T)));
+    const int64_t first_channel = first * kPerWord<W>;
+    const WeightsBlock block{std::min(words * kPerWord<W>, call.in_channels - first_channel), all_taps, lanes, valid};
+    const T* const lines = widened(weight_lines(weight + group * strides.group + first_out * strides.out + first_channel * strides.in, strides, block),
+                                   block.channels * all_taps * lanes);
     for (int64_t w = first; w < first + words; ++w) {
-      const int64_t channels = std::min(kPerWord<W>, call.in_channels - w * kPerWord<W>);
-      for (int64_t c = 0; c < channels; ++c) {
-        T* const line = lines + c * all_taps * lanes;
-        for (int64_t o = 0; o < lanes; ++o) {
-          const S* taps = from + (first_out + o) * strides.out + (w * kPerWord<W> + c) * strides.in;
-          for (int64_t k = 0; k < all_taps; ++k) line[k * lanes + o] = o < valid ? widen(taps[k * strides.tap]) : T(0);
-        }
-      }
+      const int64_t channel = (w - first) * kPerWord<W>, channels = std::min(kPerWord<W>, block.channels - channel);
       for (const Phase& phase : call.phases) {
         int64_t before[kMostPoints] = {};  // words of the planes before this one
         for (const WinogradFilter& filter : phase.filters) {
           WeightTransform<T, W> job{};
           for (int64_t c = 0; c < channels; ++c) {
             for (int k = 0; k < 9; ++k) {
-              job.taps[c][k] = filter.kernel[k] < 0 ? nullptr : lines + (c * all_taps + filter.kernel[k]) * lanes;
+              job.taps[c][k] = filter.kernel[k] < 0 ? nullptr : lines + ((channel + c) * all_taps + filter.kernel[k]) * lanes;
             }
           }
           for (int p = 0; p < call.form.points(); ++p) {

@@ -14,9 +14,18 @@ constexpr int64_t kFewestChannels = 32;  // below, the transforms cost more than
 // In products: of F(3x3) over F(2x2); of F(4x4), which transforms more weights and sums in shorter chains, over both.
 constexpr double kLeastGainOfThree = 1.1, kLeastGainOfFour = 1.25;
 
-// Products that take as long as to transform and stream one weight, which counts once for each point. Measured on an Emerald Rapids; the
-// thresholds that follow with vectors of 32 bytes agree with those found on Zen 3. On Zen 4 and 5 not measured.
-double products_per_weight(int vector_bytes) { return vector_bytes == 64 ? 250 : 150; }
+// What it takes to transform and stream a weight, which counts once for each point: as long as so many products of a piece. More where
+// all of them outgrow a core's share of the last cache. Measured on Zen 4 with vectors of 64 and of 32 bytes; where products take half as
+// long it is twice as many, by the model alone.
+double cost_of_weights(double points, double bytes_per_point, int vector_bytes) {
+  constexpr double kNear = 45, kFar = 90, kNearBytes = 16e6;
+  const double products = points * bytes_per_point > kNearBytes ? kFar : kNear;
+  return points * products * (vector_bytes == 64 && whole_vectors() ? 2 : 1);
+}
+
+// Of F(3x3), and with pairs: the direct way has to take so many times as long. The transforms of the pieces are not in the model, and are
+// more beside fewer or faster products.
+constexpr double kLeastGain = 1.25;
 
 // Whether F(4x4) in fp32 is within twice PyTorch's error. Ours hardly depends on the shape: 5 to 6e-7 of a result's size with one plane, 6
 // to 7e-7 with four. PyTorch's, of a convolution, is 0.7e-7 times the square root of the taps; but weights in channels_last send it another
@@ -34,27 +43,32 @@ template <class S>
 WinogradForm winograd_form(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides) {
   if (std::min(g.in_channels, g.out_channels) / g.groups < kFewestChannels) return {};
   const double direct = direct_products(axis_y) * direct_products(axis_x) * static_cast<double>(g.batch);
-  const double per_weight = products_per_weight(gather_kernels_for<S>().vector_bytes);
+  // The operands of pairs are rounded behind the transform: less exact than the direct way, and hardly faster where F(2x2) is not.
+  const bool pairs = std::is_same_v<S, Bf16> && pair_kernels() != nullptr;
+  const double bytes = static_cast<double>(g.in_channels / g.groups) * static_cast<double>(g.out_channels) * (pairs ? 2 : 4);
+  const auto weights = [&](double points) { return cost_of_weights(points, bytes, gather_kernels_for<S>().vector_bytes); };
+  const double direct_cost = direct + weights(static_cast<double>(g.kernel_h * g.kernel_w));
   // Of a pair of channels, the weights' part included.
-  const auto cost = [&](const WinogradChoice& choice) { return direct / choice.saving + per_weight * choice.filter_points; };
-  WinogradChoice best = winograd_with(2, axis_y, axis_x);
-  const auto take = [&](const WinogradChoice& other, double least_gain) {
-    if (other.saving >= least_gain * best.saving && cost(other) < cost(best)) best = other;
-  };
-  const auto take_four = [&] {
-    const WinogradChoice four = winograd_with(4, axis_y, axis_x);
-    if (four.saving >= kLeastSavingOfFour) take(four, kLeastGainOfFour);
-  };
-  if constexpr (!std::is_same_v<S, double>) {  // those prove the texts, with one form
-    // The operands of pairs are rounded behind the transform: less exact than the direct way, and hardly faster where F(2x2) is not.
-    const bool pairs = std::is_same_v<S, Bf16> && pair_kernels() != nullptr;
-    if (three_outputs_pay(gather_kernels_for<S>().vector_bytes) && (!pairs || best.saving >= kLeastWinogradSaving)) {
-      take(winograd_with(3, axis_y, axis_x), kLeastGainOfThree);
+  const auto cost = [&](const WinogradChoice& choice) { return direct / choice.saving + weights(choice.filter_points); };
+  WinogradChoice best{};
+  const auto take = [&](const WinogradChoice& choice, double least_saving, double least_gain) {
+    if (choice.saving < least_saving) return;
+    const double over_direct = choice.form.outputs == 3 || pairs ? kLeastGain : 1;
+    const bool first = best.form.outputs == 0;
+    if (cost(choice) * over_direct < direct_cost && (first || (choice.saving >= least_gain * best.saving && cost(choice) < cost(best)))) {
+      best = choice;
     }
-    if (!pairs && (std::is_same_v<S, Bf16> || exact_in_fp32(g, axis_y, axis_x, strides))) take_four();
+  };
+  take(winograd_with(2, axis_y, axis_x), kLeastWinogradSaving, 1);
+  if constexpr (!std::is_same_v<S, double>) {  // those prove the texts, with one form
+    if (three_outputs_pay(gather_kernels_for<S>().vector_bytes) && (!pairs || best.form.outputs != 0)) {
+      take(winograd_with(3, axis_y, axis_x), kLeastWinogradSaving, kLeastGainOfThree);
+    }
+    if (!pairs && (std::is_same_v<S, Bf16> || exact_in_fp32(g, axis_y, axis_x, strides))) {
+      take(winograd_with(4, axis_y, axis_x), kLeastSavingOfFour, kLeastGainOfFour);
+    }
   }
-  const bool pays = best.saving >= kLeastWinogradSaving && cost(best) < direct + per_weight * static_cast<double>(g.kernel_h * g.kernel_w);
-  return pays ? best.form : WinogradForm{};
+  return best.form;
 }
 
 template WinogradForm winograd_form<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&);
