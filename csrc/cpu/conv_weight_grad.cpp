@@ -134,20 +134,21 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
   parallel_tasks(g.groups * n_blocks * m_blocks, p.threads, [&](int64_t task) {
     const int64_t m = task % m_blocks, n = task / m_blocks % n_blocks, group = task / m_blocks / n_blocks;
     const int64_t range = (group * m_ranges + m / m_step) * n_ranges + n / n_step;
-    const int64_t n_valid = std::min(p.lanes, n_channels - n * p.lanes), m_valid = std::min(rows, m_channels - m * rows);
+    const int64_t m_valid = std::min(rows, m_channels - m * rows);
     const T* block = partial + range * range_sums + (n % n_step * p.taps * m_step + m % m_step) * block_sums;
-    // The output is written line by line; the sums of one block, read across, stay in L1 and L2 meanwhile.
-    for (int64_t j = 0; j < n_valid; ++j) {
-      S* out = grad_weight + (group * n_channels + n * p.lanes + j) * m_channels * p.taps + m * rows * p.channel_step;
-      for (int64_t i = 0; i < m_valid; ++i) {
-        for (int64_t tap = 0; tap < p.taps; ++tap) {
-          const T* sums = block + tap * m_step * block_sums + i * p.lanes + j;
-          T sum = sums[0];
-          for (int64_t split = 1; split < splits; ++split) sum += sums[split * ranges * range_sums];
-          out[i * p.channel_step + tap * p.tap_step] = narrow<S>(sum);
+    T* const lines = static_cast<T*>(scratch(kTileA, rows * p.taps * p.lanes * sizeof(T)));
+    for (int64_t i = 0; i < m_valid; ++i) {
+      for (int64_t tap = 0; tap < p.taps; ++tap) {
+        const T* sums = block + tap * m_step * block_sums + i * p.lanes;
+        T* const line = lines + (i * p.taps + tap) * p.lanes;
+        std::copy_n(sums, p.lanes, line);
+        for (int64_t split = 1; split < splits; ++split) {
+          sums += ranges * range_sums;
+          for (int64_t j = 0; j < p.lanes; ++j) line[j] += sums[j];
         }
       }
     }
+    p.store_block(lines, group, m * rows, m_valid, n, grad_weight);
   });
 }
 

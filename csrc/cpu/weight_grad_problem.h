@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "ahead.h"
 #include "common/geometry.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "conv_weight_grad.h"
+#include "transpose.h"
 #include "winograd_plan.h"
 
 namespace gan_fast {
@@ -73,6 +75,26 @@ struct Problem {
     job.prologue_activation = prologue.activation;
     job.prologue_slope = static_cast<Arithmetic<S>>(prologue.slope);
     run.pack_channels(job);
+  }
+
+  // Writes the gradients of a block, [gathered channel][tap][lane]: `valid` gathered channels from `first` on, and those of the dense side
+  // that its block `block` has.
+  void store_block(const Arithmetic<S>* block_lines, int64_t group, int64_t first, int64_t valid, int64_t block, S* grad_weight) const {
+    const int64_t lines = valid * taps, row = gathered.channels * taps;
+    const S* from = nullptr;
+    if constexpr (std::is_same_v<S, Arithmetic<S>>) {
+      from = block_lines;
+    } else {
+      S* const narrowed = static_cast<S*>(scratch(kTileC, lines * lanes * sizeof(S)));
+      for (int64_t i = 0; i < lines * lanes; ++i) narrowed[i] = narrow<S>(block_lines[i]);
+      from = narrowed;
+    }
+    S* const to = grad_weight + (group * dense.channels + block * lanes) * row + first * channel_step;
+    const int64_t columns = std::min(lanes, dense.channels - block * lanes);
+    if (tap_step == 1) return transpose_piece<S>({from, lanes, to, row, lines, columns});
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      transpose_piece<S>({from + tap * lanes, taps * lanes, to + tap * tap_step, row, valid, columns});
+    }
   }
 };
 

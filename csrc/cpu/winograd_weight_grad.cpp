@@ -279,28 +279,29 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, const WinogradForm& form, c
 
   parallel_tasks(p.g.groups * call.n_blocks * call.m_blocks, p.threads, [&](int64_t task) {
     const int64_t m = task % call.m_blocks, n = task / call.m_blocks % call.n_blocks, group = task / call.m_blocks / call.n_blocks;
-    const int64_t n_valid = std::min(p.lanes, p.dense.channels - n * p.lanes);
     const int64_t m_valid = std::min(call.rows, p.gathered.channels - m * call.rows);
-    // The block's sums, [slot][channel][lane], then its taps, [channel][tap][lane]: read and written in long pieces, though the transform
-    // goes across both.
-    const int64_t width = call.block_sums;
+    // The block's sums, [slot][channel][lane]: where they are if there is one part of each, or added up; then its taps, [channel][tap][lane].
+    const int64_t width = call.block_sums, slot_step = call.range_blocks * call.m_blocks * width;
+    const T* const parts = partial + (group * call.ranges + n / call.range_blocks) * call.splits * call.sums +
+                           (n % call.range_blocks * call.m_blocks + m) * width;
     T* const total = static_cast<T*>(scratch(kTileA, (call.slots * width + 9 * p.lanes + call.rows * p.taps * p.lanes) * sizeof(T)));
     T* const nine = total + call.slots * width;
     T* const taps = nine + 9 * p.lanes;
-    for (int64_t slot = 0; slot < call.slots; ++slot) {
-      const T* from = partial + (group * call.ranges + n / call.range_blocks) * call.splits * call.sums +
-                      ((slot * call.range_blocks + n % call.range_blocks) * call.m_blocks + m) * width;
+    for (int64_t slot = 0; slot < (call.splits == 1 ? 0 : call.slots); ++slot) {
+      const T* const from = parts + slot * slot_step;
       T* const to = total + slot * width;
       std::copy_n(from, width, to);
       for (int64_t split = 1; split < call.splits; ++split) {
         for (int64_t j = 0; j < width; ++j) to[j] += from[split * call.sums + j];
       }
     }
+    const T* const sums = call.splits == 1 ? parts : total;
+    const int64_t step = call.splits == 1 ? slot_step : width;
     for (int64_t i = 0; i < m_valid; ++i) {
       for (std::size_t plane = 0; plane < call.filters.size(); ++plane) {
         FilterTransform<T> job{};
         for (int point = 0; point < call.form.points(); ++point) {
-          job.sums[point] = call.slot[plane][point] < 0 ? nullptr : total + call.slot[plane][point] * width + i * p.lanes;
+          job.sums[point] = call.slot[plane][point] < 0 ? nullptr : sums + call.slot[plane][point] * step + i * p.lanes;
         }
         job.taps = nine;
         functions.filter_transform(job);
@@ -310,14 +311,7 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, const WinogradForm& form, c
         }
       }
     }
-    for (int64_t j = 0; j < n_valid; ++j) {
-      S* out = grad_weight + (group * p.dense.channels + n * p.lanes + j) * p.gathered.channels * p.taps + m * call.rows * p.channel_step;
-      for (int64_t i = 0; i < m_valid; ++i) {
-        for (int64_t tap = 0; tap < p.taps; ++tap) {
-          out[i * p.channel_step + tap * p.tap_step] = narrow<S>(taps[(i * p.taps + tap) * p.lanes + j]);
-        }
-      }
-    }
+    p.store_block(taps, group, m * call.rows, m_valid, n, grad_weight);
   });
 }
 
