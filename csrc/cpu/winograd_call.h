@@ -64,7 +64,8 @@ struct Call : TileGrid {
        int threads);
   void choose_chunk(int pixels, int vector_bytes);
   void choose_tiles(int threads);
-  void share_out(int64_t most_images, int threads);  // of the tiles that fit, takes those that keep the busiest thread for the shortest time
+  // Of the tiles that fit, takes those that keep the busiest thread for the shortest time.
+  void share_out(int64_t most_images, int threads);
   int64_t weight_bytes() const { return weights_per_group * static_cast<int64_t>(sizeof(W)); }
 };
 
@@ -123,7 +124,9 @@ void Call<S, W>::choose_tiles(int threads) {
   const int64_t halo = most_taps(form.outputs) - 1;
   const auto elements = [&] { return per_position * (tile_t + halo) * (tile_u + halo); };
   // Room for the pieces of a chunk: their positions, and the halo. Of F(3x3) where many weights stream once per chunk.
-  const int64_t positions_of_piece = form.outputs == 4 ? 25 : form.outputs == 3 ? (weight_bytes() >= kManyWeights ? 14 : 0) : pieces > kMostPieces ? 6 : 0;
+  const int64_t positions_of_piece = form.outputs == 4   ? 25
+                                     : form.outputs == 3 ? (weight_bytes() >= kManyWeights ? 14 : 0)
+                                                         : (pieces > kMostPieces ? 6 : 0);
   const int64_t budget = std::max(kTileBytes / static_cast<int64_t>(sizeof(T)), positions_of_piece * pieces * per_position);
   tile_t = whole(axis_y.max_count);
   tile_u = whole(axis_x.max_count);
@@ -162,7 +165,8 @@ void Call<S, W>::choose_chunk(int pixels, int vector_bytes) {
 template <class S, class W>
 void Call<S, W>::share_out(int64_t most_images, int threads) {
   const auto busiest = [&](int64_t images, int64_t rows) {
-    const int64_t held = images * ceil_div(std::min(rows, axis_y.max_count), form.outputs) * ceil_div(std::min(tile_u, axis_x.max_count), form.outputs);
+    const auto along = [&](int64_t tile, const AxisPlan& axis) { return ceil_div(std::min(tile, axis.max_count), form.outputs); };
+    const int64_t held = images * along(rows, axis_y) * along(tile_u, axis_x);
     const int64_t tiles = g.groups * ceil_div(g.batch, images) * ceil_div(axis_y.max_count, rows) * ceil_div(axis_x.max_count, tile_u);
     return ceil_div(tiles, std::max(threads, 1)) * (held + kChunkCost * ceil_div(held, pieces));
   };

@@ -46,8 +46,8 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
     W* to = packed + group * call.weights_per_group;
     const int64_t first_channel = first * kPerWord<W>;
     const WeightsBlock block{std::min(words * kPerWord<W>, call.in_channels - first_channel), all_taps, lanes, valid};
-    const T* const lines = widened(weight_lines(weight + group * strides.group + first_out * strides.out + first_channel * strides.in, strides, block),
-                                   block.channels * all_taps * lanes);
+    const S* const from = weight + group * strides.group + first_out * strides.out + first_channel * strides.in;
+    const T* const lines = widened(weight_lines(from, strides, block), block.channels * all_taps * lanes);
     for (int64_t w = first; w < first + words; ++w) {
       const int64_t channel = (w - first) * kPerWord<W>, channels = std::min(kPerWord<W>, block.channels - channel);
       for (const Phase& phase : call.phases) {
@@ -113,9 +113,15 @@ struct PointRuns {
   }
 };
 
+struct Blocks {
+  int64_t begin, end;
+};
+
+// Those output blocks of some of a tile's pieces.
 template <class S, class W>
 void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::vector<Piece>& pieces, std::size_t first, std::size_t count,
-               const Arithmetic<S>* packed, const W* weights, const Arithmetic<S>* bias, S* y, const Epilogue& epilogue, bool stream, Ahead& ahead) {
+               const Blocks& blocks, const Arithmetic<S>* packed, const W* weights, const Arithmetic<S>* bias, S* y, const Epilogue& epilogue,
+               bool stream, Ahead& ahead) {
   using T = Arithmetic<S>;
   const GatherEngine<S, W> table = gather_engine<S, W>();
   const auto& gather = table.run;
@@ -164,7 +170,7 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
   // group is what the near cache holds of sums besides.
   const int64_t block_sums = padded * call.lanes;
   const int64_t group_blocks =
-      std::clamp<int64_t>(call.sum_bytes / static_cast<int64_t>(sizeof(T)) / (call.form.points() * block_sums), 1, call.out_blocks);
+      std::clamp<int64_t>(call.sum_bytes / static_cast<int64_t>(sizeof(T)) / (call.form.points() * block_sums), 1, blocks.end - blocks.begin);
   T* const sums = static_cast<T*>(scratch(kTileC, group_blocks * call.form.points() * block_sums * sizeof(T)));
   std::vector<int64_t> out(count);
   std::vector<PieceOutputs> valid(count);
@@ -181,8 +187,8 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
                   end(phase.x->count, piece.x)};
       out[i] = ((piece.image * g.out_h + row) * g.out_w + column) * g.out_channels + packed_at.group * call.out_channels;
     }
-    for (int64_t first_block = 0; first_block < call.out_blocks; first_block += group_blocks) {
-      const int64_t end_block = std::min(first_block + group_blocks, call.out_blocks);
+    for (int64_t first_block = blocks.begin; first_block < blocks.end; first_block += group_blocks) {
+      const int64_t end_block = std::min(first_block + group_blocks, blocks.end);
       for (int p = 0; p < call.form.points(); ++p) {
         const PointRuns& runs = point_runs[p];
         if (phase.depth[p] == 0 || runs.blocks == 0) continue;
@@ -252,9 +258,13 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   }
   // A vector of less than a line would reach memory in pieces.
   const bool stream = std::is_same_v<S, float> && table.vector_bytes == 64 && leaves_cache(g, y);
-  const int64_t tiles = call.count(g.groups), next = std::max(threads, 1);  // from a thread's tile to its next, if all take as long
-  parallel_tasks(tiles, threads, [&](int64_t task) {
-    const TilePlace place = call.place(task, g.batch);
+  // With fewer tiles than threads, several tasks share one, each with some of the output blocks; what they share is transformed again.
+  const int64_t tiles = call.count(g.groups), next = std::max(threads, 1);  // from a thread's task to its next, if all take as long
+  const int64_t splits = std::min(call.out_blocks, ceil_div(next, tiles));
+  parallel_tasks(tiles * splits, threads, [&](int64_t task) {
+    const int64_t split = task % splits;
+    const TilePlace place = call.place(task / splits, g.batch);
+    const Blocks blocks{call.out_blocks * split / splits, call.out_blocks * (split + 1) / splits};
     // A piece that lacks its first output may begin before a tile that is shorter than it.
     TilePlace packed_at = place;
     if (form.lacks_first_y) packed_at.t = std::min(place.t, axis_y.max_count - form.outputs);
@@ -263,7 +273,7 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     pack_tile(g, axis_y, axis_x, call.layout, packed_at, x, prologue, pack_row, packed);
     const std::vector<Piece> pieces = pieces_of(call, place, axis_y.max_count, axis_x.max_count, form);
     Ahead ahead(ceil_div(static_cast<int64_t>(pieces.size()), table.pixels) * (call.weights_per_group / call.lanes));
-    if (task + next < tiles) {
+    if (splits == 1 && task + next < tiles) {
       fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
     }
     // Of F(2x2), chunks of whole register blocks, so that only the last one pads (without odd ends, all points of it), and as equal as
@@ -272,8 +282,8 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     const std::size_t units = (count + unit - 1) / unit, chunks = ceil_div(static_cast<int64_t>(count), call.pieces);
     for (std::size_t c = 0; c < chunks; ++c) {
       const std::size_t first = units * c / chunks * unit, last = std::min(count, units * (c + 1) / chunks * unit);
-      run_chunk(call, packed_at, pieces, first, last - first, packed, packed_weights + packed_at.group * call.weights_per_group, bias, y,
-                epilogue, stream, ahead);
+      run_chunk(call, packed_at, pieces, first, last - first, blocks, packed, packed_weights + packed_at.group * call.weights_per_group, bias,
+                y, epilogue, stream, ahead);
     }
   });
 }
