@@ -79,7 +79,16 @@ def run_of(
     # Not ones: a gradient of ones hides a wrong order of pixels.
     upstream = torch.randn(output.shape, generator=generator).to(device, dtype)
     upstream = upstream.to(memory_format=memory_format) if shape.rank == 2 else upstream
-    return lambda: torch.autograd.grad(output, leaves, upstream, retain_graph=True)
+
+    def backward() -> tuple[Tensor | None, ...]:
+        # As training runs it. torch.autograd.grad for leaves has every node asked whether its leaf is wanted, and
+        # PyTorch answers that with an exception, which takes as long as a small pass.
+        for leaf in leaves:
+            leaf.grad = None
+        output.backward(upstream, retain_graph=True)
+        return tuple(leaf.grad for leaf in leaves)
+
+    return backward
 
 
 def difference(got: Any, expected: Any) -> float:
