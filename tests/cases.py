@@ -150,7 +150,9 @@ CONV = [
     # The same for pieces of 3x3 outputs; those of the second lie in several tiles.
     conv_case("winograd_three_k3s2", (67, 40, 14, 13), (33, 40, 3, 3), stride=2, pad=1, activation="relu"),
     conv_case("winograd_three_tiles", (1, 64, 194, 130), (33, 64, 3, 3), stride=2, pad=1, layout="channels_last"),
-    # The same for pieces of 4x4 outputs.
+    conv_case("winograd_three_band", (1, 64, 44, 190), (64, 64, 3, 3), stride=2, pad=1, layout="channels_last"),
+    # The same for pieces of 4x4 outputs. A single image is cut into bands of rows by the number of threads, and the pieces
+    # must stay the same.
     conv_case(
         "winograd_large_k3",
         (28, 50, 9, 14),
@@ -159,6 +161,10 @@ CONV = [
         layout="channels_last",
         weight_last=True,
         activation="relu",
+    ),
+    conv_case("winograd_large_rows", (1, 64, 25, 25), (64, 64, 3, 3), pad=1, layout="channels_last", weight_last=True),
+    conv_case(
+        "winograd_large_bands", (1, 64, 10, 64), (64, 64, 3, 3), pad=1, layout="channels_last", weight_last=True
     ),
     conv_case("winograd_k3_plain", (12, 34, 18, 15), (37, 34, 3, 3), pad=1, activation="leaky_relu"),
     conv_case("winograd_large_k5s2", (22, 33, 27, 30), (35, 33, 5, 5), stride=2, pad=2, activation="leaky_relu"),

@@ -102,8 +102,10 @@ def small(cases: Sequence[ConvCase]) -> list[ConvCase]:
 
 
 def threaded(cases: Sequence[ConvCase]) -> list[ConvCase]:
-    """Those, and one of few output channels, whose bfloat16 kernels add up in a pass of their own."""
-    return [*small(cases), *(case for case in cases if case.name in ("few_out", "to_three"))]
+    """Those; one of few output channels, whose bfloat16 kernels add up in a pass of their own; and single images that
+    Winograd's engine cuts into as many bands of rows as threads want."""
+    more = ("few_out", "to_three", "winograd_large_rows", "winograd_large_bands", "winograd_three_band")
+    return [*small(cases), *(case for case in cases if case.name in more)]
 
 
 def check_gradients(cases: Sequence[ConvCase], activation: str, prologue: str, backend: str) -> None:

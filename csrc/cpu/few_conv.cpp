@@ -60,7 +60,7 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
              in_channels % (kPerWord<W> * kChannelBlock) == 0;
   const int64_t planes = axis_y.planes * axis_x.planes;
   static_cast<TileGrid&>(*this) = choose_tiles(g, axis_y, axis_x, in_blocks * kChannelBlock * planes,
-                                               kTileBytes / static_cast<int64_t>(sizeof(W)), engine.pixels, threads);
+                                               kTileBytes / static_cast<int64_t>(sizeof(W)), engine.pixels, 0, threads);
   layout = TileLayout(axis_y.span, tile_u + axis_x.span - 1, planes, in_blocks);
   // Segments may read past the last row.
   tile_elements = in_place ? in_blocks * kChannelBlock : layout.image_stride + 2 * engine.few_pixels_wide * kChannelBlock;

@@ -22,6 +22,9 @@ namespace {
 
 // Tiles of packed input stay in a core's L2 beside one panel of weights (1 MB on server parts, 512 KB on small ones).
 constexpr int64_t kTileBytes = 320 * 1024;
+// So many weights, in bytes, stream from behind the near cache once per tile: a larger one is worth more than an even share then.
+constexpr int64_t kManyWeights = 1 << 20;
+constexpr int64_t kTileCost = 8;  // in positions
 // One chain of fp32 sums this long keeps the error at about 1.3x of torch's (one of 3200 gave 2.8x), and its panel below 82 KB.
 constexpr int64_t kChunkDepth = 640;
 constexpr int64_t kStreamDepth = 64;  // below so many products per output the store is what the time goes into
@@ -82,8 +85,10 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
     }
   }
   const int64_t per_position = (shallow ? in_channels : in_blocks * kChannelBlock) * axis_y.planes * axis_x.planes;
+  const bool many = depth * out_blocks * lanes * static_cast<int64_t>(sizeof(W)) >= kManyWeights;
   static_cast<TileGrid&>(*this) =
-      choose_tiles(g, axis_y, axis_x, per_position, kTileBytes / static_cast<int64_t>(sizeof(W)), engine.pixels, threads);
+      choose_tiles(g, axis_y, axis_x, per_position, (many ? 2 : 1) * kTileBytes / static_cast<int64_t>(sizeof(W)), engine.pixels,
+                   many ? kTileCost : 0, threads);
   lay_out();
 }
 

@@ -13,44 +13,64 @@ constexpr int kRows = 14;
 constexpr int kRows = 6;
 #endif
 
+// Products in one chain of sums, which are then added up: one of 640 had 2.4 times the error of PyTorch's.
+constexpr int64_t kOuterChain = 160;
+
 template <int M, int NV, class W>
 void outer_rows(const OuterJob<W>& job) {
   using T = Sum<W>;
   constexpr int lanes = VecOf<T>::lanes;
   Vec<T> acc[M][NV];
+  const auto begin = [&]() __attribute__((always_inline)) {
 #pragma GCC unroll 16
-  for (int i = 0; i < M; ++i) {
+    for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) acc[i][v] = Vec<T>{};
-  }
+      for (int v = 0; v < NV; ++v) acc[i][v] = Vec<T>{};
+    }
+  };
+  const auto add_up = [&]() __attribute__((always_inline)) {
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) {
+        T* sum = job.sums + (i * 2 + v) * lanes;
+        store<T>(sum, load<T>(sum) + acc[i][v]);
+      }
+    }
+  };
+  begin();
+  int64_t left = kOuterChain;
   const char* ahead = first_fetch(job.ahead, job.b);
   for (int64_t image = 0; image < job.images; ++image) {
     for (int64_t line = 0; line < job.lines; ++line) {
       const W* a = job.a + image * job.a_image + line * job.a_line;
       const W* b = job.b + image * job.b_image + line * job.b_line;
-      for (int64_t k = 0; k < job.length; ++k, a += job.a_pixel, b += 2 * lanes) {
-        Vec<W> right[NV];
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) right[v] = load<W>(b + v * lanes);
-        fetch(ahead);
-        ahead += job.ahead.step;
-#pragma GCC unroll 16
-        for (int i = 0; i < M; ++i) {
-          const Vec<W> left = splat<W>(a[i]);
-#pragma GCC unroll 2
-          for (int v = 0; v < NV; ++v) add_product(acc[i][v], left, right[v]);
+      for (int64_t rest = job.length; rest > 0;) {
+        if (left == 0) {
+          add_up();
+          begin();
+          left = kOuterChain;
         }
+        const int64_t count = rest < left ? rest : left;
+        for (int64_t k = 0; k < count; ++k, a += job.a_pixel, b += 2 * lanes) {
+          Vec<W> right[NV];
+#pragma GCC unroll 2
+          for (int v = 0; v < NV; ++v) right[v] = load<W>(b + v * lanes);
+          fetch(ahead);
+          ahead += job.ahead.step;
+#pragma GCC unroll 16
+          for (int i = 0; i < M; ++i) {
+            const Vec<W> element = splat<W>(a[i]);
+#pragma GCC unroll 2
+            for (int v = 0; v < NV; ++v) add_product(acc[i][v], element, right[v]);
+          }
+        }
+        rest -= count;
+        left -= count;
       }
     }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < M; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) {
-      T* sum = job.sums + (i * 2 + v) * lanes;
-      store<T>(sum, load<T>(sum) + acc[i][v]);
-    }
-  }
+  add_up();
 }
 
 template <int M, class W>

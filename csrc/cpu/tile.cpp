@@ -34,7 +34,7 @@ TilePlace TileGrid::place(int64_t index, int64_t batch) const {
 }
 
 TileGrid choose_tiles(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, int64_t per_position, int64_t budget,
-                      int64_t pixels, int threads) {
+                      int64_t pixels, int64_t tile_cost, int threads) {
   TileGrid tiles{};
   tiles.tile_t = axis_y.max_count;
   tiles.tile_u = axis_x.max_count;
@@ -53,6 +53,12 @@ TileGrid choose_tiles(const ConvGeometry& g, const AxisPlan& axis_y, const AxisP
   if (tiles.tile_t == axis_y.max_count && tiles.tile_u == axis_x.max_count) {
     const int64_t fitting = std::max<int64_t>(1, budget / std::max<int64_t>(size(), 1));
     tiles.tile_images = std::min(fitting, std::max<int64_t>(1, g.batch / (4 * std::max(threads, 1))));
+    const auto busiest = [&](int64_t images) {
+      return ceil_div(ceil_div(g.batch, images), std::max(threads, 1)) * (images * axis_y.max_count * axis_x.max_count + tile_cost);
+    };
+    for (int64_t images = tiles.tile_images + 1; images <= std::min(fitting, g.batch); ++images) {
+      if (busiest(images) < busiest(tiles.tile_images)) tiles.tile_images = images;
+    }
   }
   tiles.tiles_n = ceil_div(g.batch, tiles.tile_images);
   tiles.tiles_t = ceil_div(axis_y.max_count, tiles.tile_t);

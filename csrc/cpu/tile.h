@@ -46,9 +46,10 @@ struct TileGrid {
 };
 
 // Tiles whose packed input, of `per_position` elements, fits the budget: bands of rows, or several whole images as long as no thread would
-// be idle. Columns are cut at multiples of a register block's pixels.
+// be idle; more of them where a tile costs as much as `tile_cost` positions besides. Columns are cut at multiples of a register block's
+// pixels.
 TileGrid choose_tiles(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, int64_t per_position, int64_t budget,
-                      int64_t pixels, int threads);
+                      int64_t pixels, int64_t tile_cost, int threads);
 
 // Whether an output is so large that it leaves the cache before anything reads it, and its lines begin pixels: then it is better
 // stored around the cache.

@@ -38,7 +38,7 @@ struct Phase {
   const AxisPhase *y, *x;
   std::vector<WinogradFilter> filters;             // one for each plane
   int64_t depth[kMostPoints];                  // channels summed at each point: those of its planes; 0 if the point is dead
-  int64_t weights[kMostPoints];                // where the point's panels start, in input channels x output blocks
+  int64_t weights[kMostPoints];                // where the point's panels start, in elements
 };
 
 template <class S, class W>
@@ -47,6 +47,7 @@ struct Call : TileGrid {
   const ConvGeometry& g;
   const AxisPlan &axis_y, &axis_x;
   const WinogradForm form;
+  const std::vector<AxisPiece> along_y, along_x;  // all pieces, whatever tiles they come to lie in: others would round otherwise
   int64_t in_channels, out_channels, lanes, out_blocks;
   int64_t in_blocks;               // of the tile, whose words are floats
   int64_t in_words, word_blocks;   // of the transformed pieces
@@ -67,12 +68,20 @@ struct Call : TileGrid {
   // Of the tiles that fit, takes those that keep the busiest thread for the shortest time.
   void share_out(int64_t most_images, int threads);
   int64_t weight_bytes() const { return weights_per_group * static_cast<int64_t>(sizeof(W)); }
+
+  // The pieces along an axis of a tile that begins, and is as long as, so many outputs of whole pieces.
+  PieceRange pieces_in(const std::vector<AxisPiece>& along, int64_t begin, int64_t length) const {
+    const int64_t all = static_cast<int64_t>(along.size());
+    return {begin / form.outputs, std::min(all, (begin + length) / form.outputs)};
+  }
 };
 
 template <class S, class W>
 Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, const WinogradForm& chosen, int pixels,
                  int vector_bytes, int threads)
-    : g(geometry), axis_y(y_plan), axis_x(x_plan), form(chosen) {
+    : g(geometry), axis_y(y_plan), axis_x(x_plan), form(chosen),
+      along_y(cut_axis(y_plan.max_count, chosen.outputs, chosen.lacks_first_y)),
+      along_x(cut_axis(x_plan.max_count, chosen.outputs, chosen.lacks_first_x)) {
   in_channels = g.in_channels / g.groups;
   out_channels = g.out_channels / g.groups;
   in_blocks = ceil_div(in_channels, kChannelBlock);

@@ -78,13 +78,16 @@ struct Piece {
   int edge;  // winograd_plan.h
 };
 
-std::vector<Piece> pieces_of(const TileGrid& grid, const TilePlace& place, int64_t rows, int64_t columns, const WinogradForm& form) {
-  const auto along_y = cut_axis(place.t, std::min(place.t + grid.tile_t, rows), form.outputs, form.lacks_first_y);
-  const auto along_x = cut_axis(place.u, std::min(place.u + grid.tile_u, columns), form.outputs, form.lacks_first_x);
+template <class S, class W>
+std::vector<Piece> pieces_of(const Call<S, W>& call, const TilePlace& place, const PieceRange& rows, const PieceRange& columns) {
+  const int outputs = call.form.outputs;
   std::vector<Piece> pieces;
   for (int64_t n = place.image; n < place.image + place.images; ++n) {
-    for (const AxisPiece& y : along_y) {
-      for (const AxisPiece& x : along_x) pieces.push_back({n, y, x, edge_of(y.is_short(form.outputs), x.is_short(form.outputs))});
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      for (int64_t column = columns.begin; column < columns.end; ++column) {
+        const AxisPiece &y = call.along_y[row], &x = call.along_x[column];
+        pieces.push_back({n, y, x, edge_of(y.is_short(outputs), x.is_short(outputs))});
+      }
     }
   }
   std::stable_sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.edge < b.edge; });
@@ -258,20 +261,21 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   }
   // A vector of less than a line would reach memory in pieces.
   const bool stream = std::is_same_v<S, float> && table.vector_bytes == 64 && leaves_cache(g, y);
-  // With fewer tiles than threads, several tasks share one, each with some of the output blocks; what they share is transformed again.
+  // With fewer tiles than threads, several tasks share one, each with some of the output blocks; what they share is transformed again. As
+  // many tasks as threads at most: one more would take as long as a whole tile.
   const int64_t tiles = call.count(g.groups), next = std::max(threads, 1);  // from a thread's task to its next, if all take as long
-  const int64_t splits = std::min(call.out_blocks, ceil_div(next, tiles));
+  const int64_t splits = std::min(call.out_blocks, std::max<int64_t>(1, next / tiles));
   parallel_tasks(tiles * splits, threads, [&](int64_t task) {
     const int64_t split = task % splits;
     const TilePlace place = call.place(task / splits, g.batch);
     const Blocks blocks{call.out_blocks * split / splits, call.out_blocks * (split + 1) / splits};
-    // A piece that lacks its first output may begin before a tile that is shorter than it.
-    TilePlace packed_at = place;
-    if (form.lacks_first_y) packed_at.t = std::min(place.t, axis_y.max_count - form.outputs);
-    if (form.lacks_first_x) packed_at.u = std::min(place.u, axis_x.max_count - form.outputs);
+    const PieceRange rows = call.pieces_in(call.along_y, place.t, call.tile_t), columns = call.pieces_in(call.along_x, place.u, call.tile_u);
+    TilePlace packed_at = place;  // from the first piece's first output on, its own or not
+    packed_at.t = call.along_y[rows.begin].start;
+    packed_at.u = call.along_x[columns.begin].start;
     T* packed = static_cast<T*>(scratch(kTileA, place.images * call.layout.image_stride * sizeof(T)));
     pack_tile(g, axis_y, axis_x, call.layout, packed_at, x, prologue, pack_row, packed);
-    const std::vector<Piece> pieces = pieces_of(call, place, axis_y.max_count, axis_x.max_count, form);
+    const std::vector<Piece> pieces = pieces_of(call, place, rows, columns);
     Ahead ahead(ceil_div(static_cast<int64_t>(pieces.size()), table.pixels) * (call.weights_per_group / call.lanes));
     if (splits == 1 && task + next < tiles) {
       fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);

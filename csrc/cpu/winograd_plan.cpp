@@ -53,12 +53,12 @@ double direct_products(const AxisPlan& axis) {
   return products;
 }
 
-std::vector<AxisPiece> cut_axis(int64_t begin, int64_t end, int outputs, bool lacks_first) {
+std::vector<AxisPiece> cut_axis(int64_t count, int outputs, bool lacks_first) {
   std::vector<AxisPiece> pieces;
-  int64_t left = end - begin, count = ceil_div(left, outputs);
-  for (int64_t at = begin; count > 0; --count) {
-    // The first one is whole if it can be, for it must not begin before `begin`.
-    const int64_t size = at == begin && lacks_first ? std::min<int64_t>(outputs, left) : ceil_div(left, count);
+  int64_t left = count;
+  for (int64_t at = 0, more = ceil_div(count, outputs); more > 0; --more) {
+    // The first one is whole if it can be, for it must not begin before 0.
+    const int64_t size = at == 0 && lacks_first ? std::min<int64_t>(outputs, left) : ceil_div(left, more);
     const int lacking = outputs - static_cast<int>(size);
     pieces.push_back(lacks_first ? AxisPiece{at - lacking, lacking, outputs} : AxisPiece{at, 0, outputs - lacking});
     at += size;

@@ -42,9 +42,9 @@ struct AxisPiece {
   bool is_short(int outputs) const { return end - first < outputs; }
 };
 
-// Cuts outputs begin <= t < end of an axis into pieces as long as each other, the longer ones first. Those that lack their first output
-// begin before it, but none before begin if there are m outputs.
-std::vector<AxisPiece> cut_axis(int64_t begin, int64_t end, int outputs, bool lacks_first);
+// Cuts an axis of so many outputs into pieces as long as each other, the longer ones first. Those that lack their first output begin
+// before it, but none before 0 if there are m outputs.
+std::vector<AxisPiece> cut_axis(int64_t count, int outputs, bool lacks_first);
 
 // Multiply-adds of the direct algorithm for a pair of channels, along an axis.
 double direct_products(const AxisPlan& axis);

@@ -71,8 +71,8 @@ struct Call {
 template <class S, class W>
 Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem, const WinogradForm& chosen)
     : p(problem), axis_y(plan_y<S>(problem)), axis_x(plan_x<S>(problem)), form(chosen),
-      along_y(cut_axis(0, problem.dense.h, chosen.outputs, chosen.lacks_first_y)),
-      along_x(cut_axis(0, problem.dense.w, chosen.outputs, chosen.lacks_first_x)) {
+      along_y(cut_axis(problem.dense.h, chosen.outputs, chosen.lacks_first_y)),
+      along_x(cut_axis(problem.dense.w, chosen.outputs, chosen.lacks_first_x)) {
   gathered = p.g;
   gathered.in_channels = p.gathered.all_channels;
   gathered.in_h = p.gathered.h;
@@ -284,10 +284,11 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, const WinogradForm& form, c
     const int64_t width = call.block_sums, slot_step = call.range_blocks * call.m_blocks * width;
     const T* const parts = partial + (group * call.ranges + n / call.range_blocks) * call.splits * call.sums +
                            (n % call.range_blocks * call.m_blocks + m) * width;
-    T* const total = static_cast<T*>(scratch(kTileA, (call.slots * width + 9 * p.lanes + call.rows * p.taps * p.lanes) * sizeof(T)));
-    T* const nine = total + call.slots * width;
+    const int64_t added = call.splits == 1 ? 0 : call.slots;
+    T* const total = static_cast<T*>(scratch(kTileA, (added * width + 9 * p.lanes + call.rows * p.taps * p.lanes) * sizeof(T)));
+    T* const nine = total + added * width;
     T* const taps = nine + 9 * p.lanes;
-    for (int64_t slot = 0; slot < (call.splits == 1 ? 0 : call.slots); ++slot) {
+    for (int64_t slot = 0; slot < added; ++slot) {
       const T* const from = parts + slot * slot_step;
       T* const to = total + slot * width;
       std::copy_n(from, width, to);

@@ -72,23 +72,17 @@ def run_of(
                 return function(x, w, b)
 
         return forward
-    leaves = [x] if which == "input_grad" else [w, b]
-    for leaf in leaves:
+    for leaf in [x] if which == "input_grad" else [w, b]:
         leaf.requires_grad_()
-    output = function(x, w, b)
+    # No leaves: the gradients of those would be copied into their layout, and torch.autograd.grad has each node asked
+    # whether its leaf is wanted, which PyTorch answers with an exception that takes as long as a small pass.
+    inputs = tuple(t.view_as(t) for t in (x, w, b))
+    asked = [t for t in inputs if t.requires_grad]
+    output = function(*inputs)
     # Not ones: a gradient of ones hides a wrong order of pixels.
     upstream = torch.randn(output.shape, generator=generator).to(device, dtype)
     upstream = upstream.to(memory_format=memory_format) if shape.rank == 2 else upstream
-
-    def backward() -> tuple[Tensor | None, ...]:
-        # As training runs it. torch.autograd.grad for leaves has every node asked whether its leaf is wanted, and
-        # PyTorch answers that with an exception, which takes as long as a small pass.
-        for leaf in leaves:
-            leaf.grad = None
-        output.backward(upstream, retain_graph=True)
-        return tuple(leaf.grad for leaf in leaves)
-
-    return backward
+    return lambda: torch.autograd.grad(output, asked, upstream, retain_graph=True)
 
 
 def difference(got: Any, expected: Any) -> float:
