@@ -151,8 +151,8 @@ CONV = [
     conv_case("winograd_three_k3s2", (67, 40, 14, 13), (33, 40, 3, 3), stride=2, pad=1, activation="relu"),
     conv_case("winograd_three_tiles", (1, 64, 194, 130), (33, 64, 3, 3), stride=2, pad=1, layout="channels_last"),
     conv_case("winograd_three_band", (1, 64, 44, 190), (64, 64, 3, 3), stride=2, pad=1, layout="channels_last"),
-    # The same for pieces of 4x4 outputs. A single image is cut into bands of rows by the number of threads, and the pieces
-    # must stay the same.
+    # The same for pieces of 4x4 outputs. A single image is cut into bands of rows by the number of threads, and the
+    # pieces must stay the same.
     conv_case(
         "winograd_large_k3",
         (28, 50, 9, 14),
