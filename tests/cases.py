@@ -163,9 +163,7 @@ CONV = [
         activation="relu",
     ),
     conv_case("winograd_large_rows", (1, 64, 25, 25), (64, 64, 3, 3), pad=1, layout="channels_last", weight_last=True),
-    conv_case(
-        "winograd_large_bands", (1, 64, 10, 64), (64, 64, 3, 3), pad=1, layout="channels_last", weight_last=True
-    ),
+    conv_case("winograd_large_bands", (1, 64, 10, 64), (64, 64, 3, 3), pad=1, layout="channels_last", weight_last=True),
     conv_case("winograd_k3_plain", (12, 34, 18, 15), (37, 34, 3, 3), pad=1, activation="leaky_relu"),
     conv_case("winograd_large_k5s2", (22, 33, 27, 30), (35, 33, 5, 5), stride=2, pad=2, activation="leaky_relu"),
     conv_case("line", (3, 5, 31), (7, 5, 4), stride=3, pad=2, activation="tanh"),
