@@ -85,7 +85,8 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
     }
   }
   const int64_t per_position = (shallow ? in_channels : in_blocks * kChannelBlock) * axis_y.planes * axis_x.planes;
-  const bool many = depth * out_blocks * lanes * static_cast<int64_t>(sizeof(W)) >= kManyWeights;
+  weights_per_group = depth * out_blocks * lanes;
+  const bool many = weights_per_group * static_cast<int64_t>(sizeof(W)) >= kManyWeights;
   static_cast<TileGrid&>(*this) =
       choose_tiles(g, axis_y, axis_x, per_position, (many ? 2 : 1) * kTileBytes / static_cast<int64_t>(sizeof(W)), engine.pixels,
                    many ? kTileCost : 0, threads);
@@ -106,7 +107,6 @@ void Call<S, W>::lay_out() {
     row_layout = RowLayout(layout.rows * axis_y.planes, layout.columns * axis_x.planes, in_channels);
     tile_elements = tile_images * row_layout.image_stride;
   }
-  weights_per_group = 0;
   for (Phase& phase : phases) {
     const auto place = [&](const Tap& tap) {
       return tap.plane * layout.plane_stride + (tap.dy * layout.columns + tap.dx) * kChannelBlock;
@@ -133,7 +133,6 @@ void Call<S, W>::lay_out() {
       }
     }
     if (phase.chunk_steps.empty()) phase.chunk_steps.push_back(0);  // no tap: the epilogue of zero
-    weights_per_group += static_cast<int64_t>(phase.taps.size()) * in_words * out_blocks * lanes;
   }
 }
 

@@ -29,8 +29,8 @@ void set_isa(const std::string& name);
 // multiplies twice as fast as Zen 4's: longer chunks pay there, and forms that save little do not.
 bool roomy_near_cache();
 
-// Whether a core computes vectors of 64 bytes whole. Zen 4, the first with AVX-512 of its kind, does so in halves: all that is not a
-// product takes twice as little beside them.
+// Whether a core computes vectors of 64 bytes whole. Zen 4 does so in halves: products take twice as long, and what is not computed weighs
+// half as much beside them.
 bool whole_vectors();
 
 // Test hook: as if a core had so many bytes, and whole vectors if that is roomy; -1: what the system tells of both.

@@ -52,13 +52,10 @@ TileGrid choose_tiles(const ConvGeometry& g, const AxisPlan& axis_y, const AxisP
   tiles.tile_images = 1;
   if (tiles.tile_t == axis_y.max_count && tiles.tile_u == axis_x.max_count) {
     const int64_t fitting = std::max<int64_t>(1, budget / std::max<int64_t>(size(), 1));
-    tiles.tile_images = std::min(fitting, std::max<int64_t>(1, g.batch / (4 * std::max(threads, 1))));
-    const auto busiest = [&](int64_t images) {
-      return ceil_div(ceil_div(g.batch, images), std::max(threads, 1)) * (images * axis_y.max_count * axis_x.max_count + tile_cost);
-    };
-    for (int64_t images = tiles.tile_images + 1; images <= std::min(fitting, g.batch); ++images) {
-      if (busiest(images) < busiest(tiles.tile_images)) tiles.tile_images = images;
-    }
+    const int64_t first = std::min(fitting, std::max<int64_t>(1, g.batch / (4 * std::max(threads, 1))));
+    tiles.tile_images = least_of(first, std::min(fitting, g.batch), [&](int64_t images) {
+      return busiest_thread(ceil_div(g.batch, images), images * axis_y.max_count * axis_x.max_count + tile_cost, threads);
+    });
   }
   tiles.tiles_n = ceil_div(g.batch, tiles.tile_images);
   tiles.tiles_t = ceil_div(axis_y.max_count, tiles.tile_t);

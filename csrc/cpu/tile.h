@@ -2,6 +2,7 @@
 // zero-padded, so that inner loops have no edges and a constant pixel stride.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "ahead.h"
@@ -44,6 +45,24 @@ struct TileGrid {
   int64_t count(int64_t groups) const { return groups * tiles_n * tiles_t * tiles_u; }
   TilePlace place(int64_t index, int64_t batch) const;
 };
+
+// What the thread with most to do has to do, of so many tiles that each take so long.
+inline int64_t busiest_thread(int64_t tiles, int64_t time_of_tile, int threads) {
+  return ceil_div(tiles, std::max(threads, 1)) * time_of_tile;
+}
+
+// The first of the numbers from `first` to `last` for which `time` is least; `first` if there are none.
+template <class Time>
+int64_t least_of(int64_t first, int64_t last, const Time& time) {
+  int64_t best = first, least = time(first);
+  for (int64_t n = first + 1; n <= last; ++n) {
+    const int64_t here = time(n);
+    if (here >= least) continue;
+    least = here;
+    best = n;
+  }
+  return best;
+}
 
 // Tiles whose packed input, of `per_position` elements, fits the budget: bands of rows, or several whole images as long as no thread would
 // be idle; more of them where a tile costs as much as `tile_cost` positions besides. Columns are cut at multiples of a register block's

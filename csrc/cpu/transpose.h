@@ -1,5 +1,5 @@
 // Matrices turned over: what stands between PyTorch's plain order (N, C, pixels) and channels-last (N, pixels, C). PyTorch's own copy
-// reads or writes an element at a time, at a sixth of the memory's rate.
+// reads or writes an element at a time, at a sixth of the memory's rate. And between weights and the panels of the kernels.
 #pragma once
 
 #include <cstdint>

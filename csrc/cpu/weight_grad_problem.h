@@ -17,7 +17,7 @@ namespace gan_fast {
 namespace weight_grad {
 
 constexpr int64_t kTileBytes = 320 * 1024;  // packed operands of a task share a 1 MB L2 with its running sums
-constexpr int64_t kChainPixels = 640;       // longest chain of fp32 sums, as in gather_conv.cpp
+constexpr int64_t kChainPixels = 640;       // of a tile at most: its sums are a chain, unless the kernel cuts it (outer_block.h)
 
 template <class S>
 struct Operand {

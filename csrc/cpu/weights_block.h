@@ -23,7 +23,7 @@ const S* weight_lines(const S* from, const WeightStrides& strides, const Weights
   if (block.valid_lanes < block.lanes) {
     for (int64_t line = 0; line < lines; ++line) std::fill(to + line * block.lanes + block.valid_lanes, to + (line + 1) * block.lanes, S{});
   }
-  // One of the three strides is 1; along that axis the rows of a transposition lie, one for each lane.
+  // One of the three strides is 1. If it is not the lanes' own, along its axis lie the rows, one for each lane, of a transposition.
   if (strides.out == 1) {
     for (int64_t c = 0; c < block.channels; ++c) {
       for (int64_t tap = 0; tap < block.taps; ++tap) {

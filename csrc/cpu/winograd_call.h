@@ -141,7 +141,6 @@ void Call<S, W>::choose_tiles(int threads) {
   tile_u = whole(axis_x.max_count);
   while (tile_t > form.outputs && elements() > budget) tile_t = whole(tile_t / 2);
   while (tile_u > 16 && elements() > budget) tile_u = whole(tile_u / 2);
-  tile_images = 1;
   share_out(tile_t >= axis_y.max_count && tile_u >= axis_x.max_count ? std::max<int64_t>(1, budget / elements()) : 1, threads);
   tiles_n = ceil_div(g.batch, tile_images);
   tiles_t = ceil_div(axis_y.max_count, tile_t);
@@ -173,18 +172,16 @@ void Call<S, W>::choose_chunk(int pixels, int vector_bytes) {
 
 template <class S, class W>
 void Call<S, W>::share_out(int64_t most_images, int threads) {
-  const auto busiest = [&](int64_t images, int64_t rows) {
-    const auto along = [&](int64_t tile, const AxisPlan& axis) { return ceil_div(std::min(tile, axis.max_count), form.outputs); };
+  const auto along = [&](int64_t tile, const AxisPlan& axis) { return ceil_div(std::min(tile, axis.max_count), form.outputs); };
+  const auto time = [&](int64_t images, int64_t rows) {
     const int64_t held = images * along(rows, axis_y) * along(tile_u, axis_x);
     const int64_t tiles = g.groups * ceil_div(g.batch, images) * ceil_div(axis_y.max_count, rows) * ceil_div(axis_x.max_count, tile_u);
-    return ceil_div(tiles, std::max(threads, 1)) * (held + kChunkCost * ceil_div(held, pieces));
+    return busiest_thread(tiles, held + kChunkCost * ceil_div(held, pieces), threads);
   };
-  for (int64_t images = 2; images <= std::min(most_images, g.batch); ++images) {
-    if (busiest(images, tile_t) < busiest(tile_images, tile_t)) tile_images = images;
-  }
+  tile_images = least_of(1, std::min(most_images, g.batch), [&](int64_t images) { return time(images, tile_t); });
   for (int64_t rows = tile_t; tile_images == 1 && rows > form.outputs;) {
     rows = ceil_div(rows / 2, form.outputs) * form.outputs;
-    if (busiest(1, rows) < busiest(1, tile_t)) tile_t = rows;
+    if (time(1, rows) < time(1, tile_t)) tile_t = rows;
   }
 }
 
