@@ -1,5 +1,5 @@
-// Fetching what the next tile reads while this one is computed. Packing a tile waits for the memory, and the products leave it idle: so
-// the steps of the register blocks ask for lines (Fetch).
+// Fetching what is read next while this is computed. Packing a tile waits for the memory, products whose operands are new to the near cache
+// wait for the far one, and in between both are idle: so the steps of the register blocks ask for lines (Fetch).
 #pragma once
 
 #include <algorithm>
@@ -26,7 +26,7 @@ class Ahead {
     while (current_ < count_ && ranges_[current_].bytes <= 0) ++current_;
     if (current_ == count_ || steps <= 0) return {};
     Range& range = ranges_[current_];
-    const int64_t pace = std::min<int64_t>(kLine, 10 * bytes_ / (9 * steps_) + 1);
+    const int64_t pace = std::min<int64_t>(kFetchLine, 10 * bytes_ / (9 * steps_) + 1);
     const Fetch share{range.from, std::min(pace, range.bytes / steps + 1)};
     range.from += share.step * steps;
     range.bytes -= share.step * steps;
@@ -35,7 +35,6 @@ class Ahead {
 
  private:
   static constexpr int kMost = 4;
-  static constexpr int64_t kLine = 64;
   struct Range {
     const char* from;
     int64_t bytes;

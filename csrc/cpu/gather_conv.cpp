@@ -236,7 +236,8 @@ void run_gemm(const Call<S, W>& call, const Tile& tile, const Phase& phase, cons
       job.finish = chunk + 1 == phase.chunk_steps.size();
       int64_t depth_here = 0;
       for (int64_t s = 0; s < job.step_count; ++s) depth_here += job.steps[s].depth;
-      job.ahead = ahead.take(job.blocks * depth_here);
+      job.ahead[0] = ahead.take((job.blocks + 1) / 2 * depth_here);
+      job.ahead[1] = ahead.take(job.blocks / 2 * depth_here);
       call.run.gemm(job);
       job.panel += depth_here * call.lanes;
       job.steps += job.step_count;

@@ -65,7 +65,7 @@ struct GemmProduct {
   int64_t blocks;
   int run_length;
   bool accumulate;    // add to sums
-  Fetch ahead;        // at every step of every block
+  Fetch ahead[2];     // at every step of the even blocks, and of the odd ones
   int64_t out_lanes;  // valid output channels of this block
 };
 

@@ -29,7 +29,7 @@ template <int L>
 constexpr bool kFetches = runs_of(L) <= 4;
 
 template <int L, int NV, class W>
-GF_INLINE void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, Sum<W>* sums, const char*& ahead) {
+GF_INLINE void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, Sum<W>* sums, const char*& ahead, int64_t ahead_step) {
   using T = Sum<W>;
   constexpr int R = runs_of(L);
   constexpr int lanes = VecOf<T>::lanes;
@@ -43,7 +43,7 @@ GF_INLINE void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, 
     for (int v = 0; v < NV; ++v) weight[v] = load<W>(panel + v * lanes);
     if constexpr (kFetches<L>) {
       fetch(ahead);
-      ahead += job.ahead.step;
+      ahead += ahead_step;
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -138,11 +138,13 @@ template <int L, int NV, class S, class W>
 void gemm_blocks(const GemmJob<S, W>& job) {
   constexpr int R = runs_of(L);
   constexpr int lanes = VecOf<Sum<W>>::lanes;
-  const char* ahead = first_fetch(job.ahead, job.panel);
+  const char* ahead[2] = {first_fetch(job.ahead[0], job.panel), first_fetch(job.ahead[1], job.panel)};
   for (int64_t b = 0; b < job.blocks; ++b) {
     Sum<W>* sums = job.sums + b * R * L * 2 * lanes;
     // Inlined, though its code is the same for all S: few input channels make so short sums that a call would cost a tenth.
-    multiply_block<L, NV, W>(job, job.run_in + b * R, sums, ahead);
+    const char* at = ahead[b % 2];  // in a register
+    multiply_block<L, NV, W>(job, job.run_in + b * R, sums, at, job.ahead[b % 2].step);
+    ahead[b % 2] = at;
     if (!job.finish) continue;
     if (job.out_lanes == NV * lanes) {
       finish_block<NV, true, S>(job, job.run_out + b * R, sums, R, L, job.out_lanes);

@@ -24,6 +24,23 @@ void input_transform(const InputTransform<T, T>& job) {
   }
 }
 
+// Pieces outside: a piece's blocks follow each other in the output.
+template <int M, class T>
+void input_pieces(const InputTransform<T, T>& job) {
+  constexpr int lanes = VecOf<T>::lanes;
+  for (int64_t i = 0; i < job.count; ++i) {
+    for (int64_t b = 0; b < job.blocks; ++b) {
+      for (int c = 0; c < kChannelBlock; c += lanes) {
+        const int64_t at = b * job.out_block + i * job.out_piece + c;
+        input_points<M, T>(job.tile + b * job.in_block + job.pieces[i] + c, job.row_stride,
+                           [&](int point, Vec<T> value) __attribute__((always_inline)) {
+                             if (job.out[point] != nullptr) store<T>(job.out[point] + at, value);
+                           });
+      }
+    }
+  }
+}
+
 template <int M, class T>
 void weight_transform(const WeightTransform<T, T>& job) {
   constexpr int lanes = VecOf<T>::lanes;
@@ -133,7 +150,7 @@ void filter_transform(const FilterTransform<T>& job) {
 template <int M, class S>
 constexpr WinogradFunctions<S> functions_with() {
   using T = Arithmetic<S>;
-  return {{input_transform<M, T>, input_transform<M, T>, weight_transform<M, T>, gradient_transform<M, T>},
+  return {{input_transform<M, T>, input_pieces<M, T>, weight_transform<M, T>, gradient_transform<M, T>},
           output_transform<M, S>,
           filter_transform<M, T>};
 }

@@ -120,6 +120,21 @@ struct Blocks {
   int64_t begin, end;
 };
 
+// What is fetched while a point's products are computed: in the even register blocks the panel of the next call, in the odd ones of every
+// second call what the next point reads of the pieces, and in the others what the next tile does. All come from the far cache otherwise,
+// in the first register block or for the first output block that needs them.
+struct Fetching {
+  Ahead pieces;
+  Ahead& tile;
+  int64_t call = 0;
+
+  void plan(Fetch (&ahead)[2], const void* panel, int64_t panel_bytes, int64_t blocks, int64_t depth) {
+    const int64_t even = (blocks + 1) / 2 * depth, odd = blocks / 2 * depth;
+    ahead[0] = panel == nullptr ? tile.take(even) : fetch_within(panel, panel_bytes, even);
+    ahead[1] = call++ % 2 == 0 ? pieces.take(odd) : tile.take(odd);
+  }
+};
+
 // Those output blocks of some of a tile's pieces.
 template <class S, class W>
 void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::vector<Piece>& pieces, std::size_t first, std::size_t count,
@@ -190,11 +205,18 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
                   end(phase.x->count, piece.x)};
       out[i] = ((piece.image * g.out_h + row) * g.out_w + column) * g.out_channels + packed_at.group * call.out_channels;
     }
+    std::vector<int> points;  // with products
+    for (int p = 0; p < call.form.points(); ++p) {
+      if (phase.depth[p] != 0 && point_runs[p].blocks != 0) points.push_back(p);
+    }
+    const auto panel_of = [&](int point, int64_t out_block) {
+      return weights + phase.weights[point] + out_block * phase.depth[point] * call.lanes;
+    };
     for (int64_t first_block = blocks.begin; first_block < blocks.end; first_block += group_blocks) {
       const int64_t end_block = std::min(first_block + group_blocks, blocks.end);
-      for (int p = 0; p < call.form.points(); ++p) {
+      for (std::size_t k = 0; k < points.size(); ++k) {
+        const int p = points[k], next = points[(k + 1) % points.size()];
         const PointRuns& runs = point_runs[p];
-        if (phase.depth[p] == 0 || runs.blocks == 0) continue;
         steps.clear();
         for (std::size_t plane = 0; plane < phase.filters.size(); ++plane) {
           if (!phase.filters[plane].has(p)) continue;
@@ -203,6 +225,8 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
             steps.push_back({(call.slot[p][plane] * call.word_blocks + b) * block, words});
           }
         }
+        Fetching fetching{Ahead((end_block - first_block + 1) / 2 * (runs.blocks / 2) * phase.depth[p]), ahead};
+        fetching.pieces.add(point_start[next], call.slots[next] * call.word_blocks * block * static_cast<int64_t>(sizeof(W)));
         for (int64_t out_block = first_block; out_block < end_block; ++out_block) {
           GemmJob<S, W> job{};
           job.tile = point_start[p];
@@ -215,8 +239,11 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
           job.sums =
               sums + ((out_block - first_block) * call.form.points() + p) * block_sums + edges.at(p, call.form).begin * call.lanes;
           job.out_lanes = std::min(call.lanes, call.out_channels - out_block * call.lanes);
-          job.panel = weights + phase.weights[p] + out_block * phase.depth[p] * call.lanes;
-          job.ahead = ahead.take(runs.blocks * phase.depth[p]);
+          job.panel = panel_of(p, out_block);
+          const bool last = out_block + 1 == end_block;
+          const int after = last ? next : p;
+          fetching.plan(job.ahead, last ? (k + 1 == points.size() ? nullptr : panel_of(next, first_block)) : panel_of(p, out_block + 1),
+                        phase.depth[after] * call.lanes * static_cast<int64_t>(sizeof(W)), runs.blocks, phase.depth[p]);
           gather.gemm(job);
         }
       }
@@ -276,7 +303,7 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     T* packed = static_cast<T*>(scratch(kTileA, place.images * call.layout.image_stride * sizeof(T)));
     pack_tile(g, axis_y, axis_x, call.layout, packed_at, x, prologue, pack_row, packed);
     const std::vector<Piece> pieces = pieces_of(call, place, rows, columns);
-    Ahead ahead(ceil_div(static_cast<int64_t>(pieces.size()), table.pixels) * (call.weights_per_group / call.lanes));
+    Ahead ahead(ceil_div(static_cast<int64_t>(pieces.size()), table.pixels) * (call.weights_per_group / call.lanes) / 4);  // Fetching
     if (splits == 1 && task + next < tiles) {
       fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
     }

@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "ahead.h"
 #include "common/parallel.h"
 #include "common/plan.h"
 #include "common/scratch.h"
@@ -126,6 +127,12 @@ auto outer_of(const Problem<S, Arithmetic<S>>& p) {
   }
 }
 
+// A slot's products of a chunk: `words` of pieces from the first that has one.
+struct Product {
+  int point;
+  int64_t slot, first_word, words;
+};
+
 // Transforms and multiplies some images' pieces, a chunk at a time.
 template <class S, class W>
 void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int64_t image, int64_t images, Sum<W>* sums) {
@@ -234,23 +241,38 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
     outer.images = outer.lines = 1;
     outer.rows = static_cast<int>(call.rows);
     // Points outside: the planes share a point's dense operand, and the blocks a plane's gathered one, while the near cache holds them.
+    std::vector<Product> products;
     for (int point = 0; point < call.form.points(); ++point) {
       // Where a piece lacks an output the dense operand is zero at infinity, or at 0. A word that a piece with a product shares is taken whole.
       const PieceRange range = counts.at(point, call.form);
-      const int64_t first_word = range.begin / kPerWord<W>;
-      outer.length = ceil_div(range.end, kPerWord<W>) - first_word;
       if (range.end <= range.begin) continue;
+      const int64_t first = range.begin / kPerWord<W>, words = ceil_div(range.end, kPerWord<W>) - first;
       for (int64_t plane = 0; plane < call.layout.planes; ++plane) {
-        const int64_t slot = call.slot[plane][point];
-        if (slot < 0) continue;
-        for (int64_t block = 0; block < blocks; ++block) {
-          outer.narrow = channels - block * p.lanes <= p.lanes / 2;
-          outer.b = e + (point * blocks + block) * e_point + first_word * p.lanes;
-          for (int64_t m = 0; m < call.m_blocks; ++m) {
-            outer.a = v + slot * v_slot + first_word * call.pixel + m * call.rows;
-            outer.sums = sums + ((slot * call.range_blocks + block) * call.m_blocks + m) * call.block_sums;
-            multiply(outer);
-          }
+        if (call.slot[plane][point] >= 0) products.push_back({point, call.slot[plane][point], first, words});
+      }
+    }
+    for (std::size_t k = 0; k < products.size(); ++k) {
+      const Product& product = products[k];
+      outer.length = product.words;
+      // From the far cache, which takes longer than the few products of a call: in every second one what the next two add up to, in the
+      // others what the next slot reads.
+      constexpr int64_t word_bytes = sizeof(W), sum_bytes = sizeof(Sum<W>);
+      Ahead ahead(blocks * call.m_blocks / 2 * product.words);
+      if (k + 1 < products.size()) {
+        const Product& next = products[k + 1];
+        ahead.add(v + next.slot * v_slot + next.first_word * call.pixel, next.words * call.pixel * word_bytes);
+        if (next.point != product.point) ahead.add(e + next.point * blocks * e_point, blocks * e_point * word_bytes);
+      }
+      for (int64_t block = 0; block < blocks; ++block) {
+        outer.narrow = channels - block * p.lanes <= p.lanes / 2;
+        outer.b = e + (product.point * blocks + block) * e_point + product.first_word * p.lanes;
+        for (int64_t m = 0; m < call.m_blocks; ++m) {
+          const int64_t number = block * call.m_blocks + m;
+          outer.a = v + product.slot * v_slot + product.first_word * call.pixel + m * call.rows;
+          outer.sums = sums + (product.slot * call.range_blocks * call.m_blocks + number) * call.block_sums;
+          outer.ahead = number % 2 == 0 ? fetch_within(outer.sums + call.block_sums, 2 * call.block_sums * sum_bytes, product.words)
+                                        : ahead.take(product.words);
+          multiply(outer);
         }
       }
     }
