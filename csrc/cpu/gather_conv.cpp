@@ -139,6 +139,7 @@ void Call<S, W>::lay_out() {
 template <class S, class W>
 void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S* weight, W* packed, int threads) {
   const int64_t all_taps = call.g.kernel_h * call.g.kernel_w;
+  const bool stream = call.weights_per_group * static_cast<int64_t>(sizeof(W)) >= kStreamedWeights;
   parallel_tasks(call.g.groups * call.out_blocks * call.in_blocks, threads, [&](int64_t task) {
     const int64_t block = task % call.in_blocks;
     const int64_t unit = task / call.in_blocks % call.out_blocks;
@@ -157,10 +158,11 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
       for (int64_t t = 0; t < taps; ++t) {
         for (int64_t w = 0; w < words; ++w) {
           W* const out = panel + (t * call.in_words + first_word + w) * call.lanes;
-          pack_word<W>(weights, lines, w, phase.taps[t].kernel, out);
+          pack_word<W>(weights, lines, w, phase.taps[t].kernel, stream, out);
         }
       }
     }
+    if (stream) finish_streams();
   });
 }
 
@@ -236,7 +238,8 @@ void run_gemm(const Call<S, W>& call, const Tile& tile, const Phase& phase, cons
       job.finish = chunk + 1 == phase.chunk_steps.size();
       int64_t depth_here = 0;
       for (int64_t s = 0; s < job.step_count; ++s) depth_here += job.steps[s].depth;
-      job.ahead[0] = ahead.take((job.blocks + 1) / 2 * depth_here);
+      const int64_t panel_bytes = depth_here * call.lanes * static_cast<int64_t>(sizeof(W));  // and as much of the next, which follows
+      job.ahead[0] = fetch_within(job.panel + depth_here * call.lanes, panel_bytes, (job.blocks + 1) / 2 * depth_here);
       job.ahead[1] = ahead.take(job.blocks / 2 * depth_here);
       call.run.gemm(job);
       job.panel += depth_here * call.lanes;

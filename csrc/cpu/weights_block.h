@@ -3,12 +3,27 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "common/scratch.h"
 #include "gather_conv.h"
 #include "transpose.h"
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 namespace gan_fast {
+
+// Packed weights from so many bytes on are stored around the cache: they are written once, read much later, and would push out what is
+// in use. The products ask for them in time (Fetch).
+constexpr int64_t kStreamedWeights = 1 << 20;
+
+// What was stored around the cache is there for other threads.
+inline void finish_streams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
 
 // Input channels, taps and output channels ("lanes") of a block; the last `lanes - valid_lanes` do not exist.
 struct WeightsBlock {
@@ -45,10 +60,16 @@ const S* weight_lines(const S* from, const WeightStrides& strides, const Weights
   return to;
 }
 
-// Word w of a tap of such lines: one channel, or two, the second of which may not exist.
+// Word w of a tap of such lines: one channel, or two, the second of which may not exist. Floats can be stored around the cache.
 template <class W, class S>
-void pack_word(const S* lines, const WeightsBlock& block, int64_t w, int64_t tap, W* out) {
+void pack_word(const S* lines, const WeightsBlock& block, int64_t w, int64_t tap, bool stream, W* out) {
   const S* const first = lines + (w * kPerWord<W> * block.taps + tap) * block.lanes;
+#if defined(__SSE2__)
+  if constexpr (std::is_same_v<W, float> && std::is_same_v<S, float>) {
+    for (int64_t o = 0; stream && o < block.lanes; o += 4) _mm_stream_ps(out + o, _mm_loadu_ps(first + o));
+    if (stream) return;
+  }
+#endif
   if (kPerWord<W> == 1 || w * kPerWord<W> + 1 < block.channels) {
     const S* const second = first + (kPerWord<W> - 1) * block.taps * block.lanes;
     for (int64_t o = 0; o < block.lanes; ++o) out[o] = word_of<W>(first[o], second[o]);

@@ -44,45 +44,77 @@ void input_pieces(const InputTransform<T, T>& job) {
 template <int M, class T>
 void weight_transform(const WeightTransform<T, T>& job) {
   constexpr int lanes = VecOf<T>::lanes;
+  Vec<T> streamed[piece_points(M)][2];  // both vectors of a line leave together
   for (int v = 0; v < 2; ++v) {
     weight_points<M, T>(job.taps[0], v * lanes, [&](int point, Vec<T> value) __attribute__((always_inline)) {
-      if (job.out[point] != nullptr) store<T>(job.out[point] + v * lanes, value);
+      if (job.out[point] == nullptr) return;
+      if (job.stream) {
+        streamed[point][v] = value;
+      } else {
+        store<T>(job.out[point] + v * lanes, value);
+      }
     });
+  }
+  for (int point = 0; job.stream && point < piece_points(M); ++point) {
+    if (job.out[point] == nullptr) continue;
+    for (int v = 0; v < 2; ++v) store_stream<T>(job.out[point] + v * lanes, streamed[point][v]);
+  }
+}
+
+// One vector of a piece's outputs: emit(pixel, place among m x m, vector) for those that are to be stored.
+template <int M, int ACT, class S, class Emit>
+GF_INLINE void output_piece(const OutputTransform<S>& job, int64_t i, int v, Vec<Arithmetic<S>> bias, const Emit& emit) {
+  using T = Arithmetic<S>;
+  constexpr int N = line_points(M), lanes = VecOf<T>::lanes;
+  const PieceOutputs valid = job.valid[i];
+  if (valid.end_row <= valid.first_row || valid.end_column <= valid.first_column) return;
+  const int64_t at = (i * 2 + v) * lanes;
+  Vec<T> by_row[M][N];
+#pragma GCC unroll 6
+  for (int x = 0; x < N; ++x) {
+    Vec<T> m[N], line[M];
+#pragma GCC unroll 6
+    for (int y = 0; y < N; ++y) m[y] = job.sums[y * N + x] == nullptr ? Vec<T>{} : load<T>(job.sums[y * N + x] + at);
+    Line<M>::template output<T>(m, line);
+#pragma GCC unroll 4
+    for (int y = 0; y < M; ++y) by_row[y][x] = line[y];
+  }
+  S* row = job.output + job.out[i] + v * lanes;
+#pragma GCC unroll 4
+  for (int y = 0; y < M; ++y, row += job.out_row) {
+    if (y < valid.first_row || y >= valid.end_row) continue;
+    Vec<T> line[M];
+    Line<M>::template output<T>(by_row[y], line);
+    S* pixel = row;
+#pragma GCC unroll 4
+    for (int x = 0; x < M; ++x, pixel += job.out_pixel) {
+      if (x < valid.first_column || x >= valid.end_column) continue;
+      emit(pixel, y * M + x, activate<ACT>(line[x] + bias, job.slope));
+    }
   }
 }
 
 template <int M, int ACT, class S>
 void output_transform_impl(const OutputTransform<S>& job) {
   using T = Arithmetic<S>;
-  constexpr int N = line_points(M), lanes = VecOf<T>::lanes;
-  for (int v = 0; v < 2 && job.out_lanes > v * lanes; ++v) {
-    const int64_t left = job.out_lanes - v * lanes;
-    const Vec<T> bias = job.bias == nullptr ? Vec<T>{} : load<T>(job.bias + v * lanes);
+  constexpr int lanes = VecOf<T>::lanes;
+  const auto bias = [&](int v) { return job.bias == nullptr ? Vec<T>{} : load<T>(job.bias + v * lanes); };
+  if (GF_VECTOR_BYTES < 64 && job.stream) {
+    // Both vectors are one line, which should reach the memory as one.
+    Vec<T> first[M * M] = {};
     for (int64_t i = 0; i < job.count; ++i) {
-      const PieceOutputs valid = job.valid[i];
-      if (valid.end_row <= valid.first_row || valid.end_column <= valid.first_column) continue;
-      const int64_t at = (i * 2 + v) * lanes;
-      Vec<T> by_row[M][N];
-#pragma GCC unroll 6
-      for (int x = 0; x < N; ++x) {
-        Vec<T> m[N], line[M];
-#pragma GCC unroll 6
-        for (int y = 0; y < N; ++y) m[y] = job.sums[y * N + x] == nullptr ? Vec<T>{} : load<T>(job.sums[y * N + x] + at);
-        Line<M>::template output<T>(m, line);
-#pragma GCC unroll 4
-        for (int y = 0; y < M; ++y) by_row[y][x] = line[y];
-      }
-      S* row = job.output + job.out[i] + v * lanes;
-#pragma GCC unroll 4
-      for (int y = 0; y < M; ++y, row += job.out_row) {
-        if (y < valid.first_row || y >= valid.end_row) continue;
-        Vec<T> line[M];
-        Line<M>::template output<T>(by_row[y], line);
-        S* pixel = row;
-#pragma GCC unroll 4
-        for (int x = 0; x < M; ++x, pixel += job.out_pixel) {
-          if (x < valid.first_column || x >= valid.end_column) continue;
-          const Vec<T> value = activate<ACT>(line[x] + bias, job.slope);
+      output_piece<M, ACT>(job, i, 0, bias(0), [&](S*, int k, Vec<T> value) __attribute__((always_inline)) { first[k] = value; });
+      output_piece<M, ACT>(job, i, 1, bias(1), [&](S* pixel, int k, Vec<T> value) __attribute__((always_inline)) {
+        write_stream<S>(pixel - lanes, first[k]);
+        write_stream<S>(pixel, value);
+      });
+    }
+  } else {
+    for (int v = 0; v < 2 && job.out_lanes > v * lanes; ++v) {
+      const int64_t left = job.out_lanes - v * lanes;
+      const Vec<T> its_bias = bias(v);
+      for (int64_t i = 0; i < job.count; ++i) {
+        output_piece<M, ACT>(job, i, v, its_bias, [&](S* pixel, int, Vec<T> value) __attribute__((always_inline)) {
           if (left >= lanes && job.stream) {
             write_stream<S>(pixel, value);
           } else if (left >= lanes) {
@@ -90,7 +122,7 @@ void output_transform_impl(const OutputTransform<S>& job) {
           } else {
             write_first<S>(pixel, value, left);
           }
-        }
+        });
       }
     }
   }

@@ -37,6 +37,7 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
   const auto& run = winograd_operands<S, W>(call.form.outputs);
   const int64_t all_taps = call.g.kernel_h * call.g.kernel_w;
   const int64_t lanes = call.lanes;
+  const bool stream = call.weight_bytes() >= kStreamedWeights;
   parallel_tasks(call.g.groups * call.out_blocks * call.word_blocks, threads, [&](int64_t task) {
     const int64_t in_block = task % call.word_blocks;
     const int64_t out_block = task / call.word_blocks % call.out_blocks;
@@ -54,6 +55,7 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
         int64_t before[kMostPoints] = {};  // words of the planes before this one
         for (const WinogradFilter& filter : phase.filters) {
           WeightTransform<T, W> job{};
+          job.stream = stream;
           for (int64_t c = 0; c < channels; ++c) {
             for (int k = 0; k < 9; ++k) {
               job.taps[c][k] = filter.kernel[k] < 0 ? nullptr : lines + ((channel + c) * all_taps + filter.kernel[k]) * lanes;
@@ -68,6 +70,7 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
         }
       }
     }
+    if (stream) finish_streams();
   });
 }
 
@@ -286,8 +289,7 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     bias = reinterpret_cast<T*>(packed_weights + weight_elements);
     pad_bias(static_cast<const S*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * call.lanes, bias);
   }
-  // A vector of less than a line would reach memory in pieces.
-  const bool stream = std::is_same_v<S, float> && table.vector_bytes == 64 && leaves_cache(g, y);
+  const bool stream = std::is_same_v<S, float> && leaves_cache(g, y);
   // With fewer tiles than threads, several tasks share one, each with some of the output blocks; what they share is transformed again. As
   // many tasks as threads at most: one more would take as long as a whole tile.
   const int64_t tiles = call.count(g.groups), next = std::max(threads, 1);  // from a thread's task to its next, if all take as long

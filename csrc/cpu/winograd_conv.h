@@ -55,6 +55,7 @@ template <class T, class W>
 struct WeightTransform {
   const T* taps[kPerWord<W>][9];  // of each channel, [3][3], each a line of 2 vectors; null: no such tap
   W* out[kMostPoints];                // null: the product vanishes
+  bool stream;                        // store around the cache
 };
 
 // Turns sums[point][piece][2 vectors] into m x m outputs per piece, with bias and activation.
