@@ -9,6 +9,14 @@
 
 namespace gan_fast {
 
+constexpr int64_t kFetchLine = 64;
+
+// So many bytes within so many steps, or as much of them as a line a step is.
+inline Fetch fetch_within(const void* from, int64_t bytes, int64_t steps) {
+  if (bytes <= 0 || steps <= 0) return {};
+  return {static_cast<const char*>(from), std::min(kFetchLine, bytes / steps + 1)};
+}
+
 // Memory of up to four operands, handed out in shares.
 class Ahead {
  public:

@@ -60,7 +60,8 @@ struct Call : TileGrid {
   int64_t tile_elements;
 
   Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int threads);
-  int64_t kernel_steps() const;  // of a tile's register blocks
+  bool stream_weights;
+  int64_t kernel_steps() const;  // of a tile's register blocks, that fetch the next tile
   void lay_out();
 };
 
@@ -86,6 +87,7 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
   }
   const int64_t per_position = (shallow ? in_channels : in_blocks * kChannelBlock) * axis_y.planes * axis_x.planes;
   weights_per_group = depth * out_blocks * lanes;
+  stream_weights = streams_weights<W>(g.groups * weights_per_group, threads);
   const bool many = weights_per_group * static_cast<int64_t>(sizeof(W)) >= kManyWeights;
   static_cast<TileGrid&>(*this) =
       choose_tiles(g, axis_y, axis_x, per_position, (many ? 2 : 1) * kTileBytes / static_cast<int64_t>(sizeof(W)), engine.pixels,
@@ -96,7 +98,7 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
 template <class S, class W>
 int64_t Call<S, W>::kernel_steps() const {
   const int64_t rows = tile_images * tile_t;
-  return ceil_div(rows * tile_u, engine.pixels) * (weights_per_group / lanes);
+  return ceil_div(rows * tile_u, engine.pixels) * (weights_per_group / lanes) / (stream_weights ? 2 : 1);
 }
 
 template <class S, class W>
@@ -139,7 +141,6 @@ void Call<S, W>::lay_out() {
 template <class S, class W>
 void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S* weight, W* packed, int threads) {
   const int64_t all_taps = call.g.kernel_h * call.g.kernel_w;
-  const bool stream = call.weights_per_group * static_cast<int64_t>(sizeof(W)) >= kStreamedWeights;
   parallel_tasks(call.g.groups * call.out_blocks * call.in_blocks, threads, [&](int64_t task) {
     const int64_t block = task % call.in_blocks;
     const int64_t unit = task / call.in_blocks % call.out_blocks;
@@ -158,11 +159,15 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
       for (int64_t t = 0; t < taps; ++t) {
         for (int64_t w = 0; w < words; ++w) {
           W* const out = panel + (t * call.in_words + first_word + w) * call.lanes;
-          pack_word<W>(weights, lines, w, phase.taps[t].kernel, stream, out);
+          if (call.stream_weights) {
+            stream_word<W>(weights, lines, w, phase.taps[t].kernel, out);
+          } else {
+            pack_word<W>(weights, lines, w, phase.taps[t].kernel, out);
+          }
         }
       }
     }
-    if (stream) finish_streams();
+    if (call.stream_weights) finish_streams();
   });
 }
 
@@ -238,11 +243,14 @@ void run_gemm(const Call<S, W>& call, const Tile& tile, const Phase& phase, cons
       job.finish = chunk + 1 == phase.chunk_steps.size();
       int64_t depth_here = 0;
       for (int64_t s = 0; s < job.step_count; ++s) depth_here += job.steps[s].depth;
-      const int64_t panel_bytes = depth_here * call.lanes * static_cast<int64_t>(sizeof(W));  // and as much of the next, which follows
-      job.ahead[0] = fetch_within(job.panel + depth_here * call.lanes, panel_bytes, (job.blocks + 1) / 2 * depth_here);
-      job.ahead[1] = ahead.take(job.blocks / 2 * depth_here);
+      // The next panel, which follows and is about as large, unless all of them are near anyway; and the next tile.
+      const int64_t panel = depth_here * call.lanes, even = (job.blocks + 1) / 2 * depth_here, odd = job.blocks / 2 * depth_here;
+      const bool last = job.finish && block + 1 == tile.block_end;
+      job.ahead[0] = call.stream_weights && !last ? fetch_within(job.panel + panel, panel * static_cast<int64_t>(sizeof(W)), even)
+                                                  : ahead.take(even);
+      job.ahead[1] = ahead.take(odd);
       call.run.gemm(job);
-      job.panel += depth_here * call.lanes;
+      job.panel += panel;
       job.steps += job.step_count;
     }
   }

@@ -210,7 +210,7 @@ void pack_weights(const Call& call, const WeightStrides& strides, const Bf16* we
         if (word.kernel < 0 || word.channel >= first + channels) {
           std::fill_n(out, kMatrixLanes, Bf16Pair{0});
         } else {
-          pack_word<Bf16Pair>(weights, lines, (word.channel - first) / 2, word.kernel, false, out);
+          pack_word<Bf16Pair>(weights, lines, (word.channel - first) / 2, word.kernel, out);
         }
       }
     }

@@ -14,9 +14,13 @@
 
 namespace gan_fast {
 
-// Packed weights from so many bytes on are stored around the cache: they are written once, read much later, and would push out what is
-// in use. The products ask for them in time (Fetch).
-constexpr int64_t kStreamedWeights = 1 << 20;
+// Whether a call's packed weights are stored around the cache. Many are written once, read much later, and would push out what is in use;
+// the products ask for them in time (Fetch). Each core brings its own share of the caches. Measured with two of them, on Zen 3.
+template <class W>
+bool streams_weights(int64_t weights, int threads) {
+  constexpr int64_t kBytesPerThread = 512 << 10;
+  return std::is_same_v<W, float> && weights * static_cast<int64_t>(sizeof(W)) >= kBytesPerThread * std::max(threads, 1);
+}
 
 // What was stored around the cache is there for other threads.
 inline void finish_streams() {
@@ -60,22 +64,31 @@ const S* weight_lines(const S* from, const WeightStrides& strides, const Weights
   return to;
 }
 
-// Word w of a tap of such lines: one channel, or two, the second of which may not exist. Floats can be stored around the cache.
+// Word w of a tap of such lines: one channel, or two, the second of which may not exist.
 template <class W, class S>
-void pack_word(const S* lines, const WeightsBlock& block, int64_t w, int64_t tap, bool stream, W* out) {
+void pack_word(const S* lines, const WeightsBlock& block, int64_t w, int64_t tap, W* out) {
   const S* const first = lines + (w * kPerWord<W> * block.taps + tap) * block.lanes;
-#if defined(__SSE2__)
-  if constexpr (std::is_same_v<W, float> && std::is_same_v<S, float>) {
-    for (int64_t o = 0; stream && o < block.lanes; o += 4) _mm_stream_ps(out + o, _mm_loadu_ps(first + o));
-    if (stream) return;
-  }
-#endif
   if (kPerWord<W> == 1 || w * kPerWord<W> + 1 < block.channels) {
     const S* const second = first + (kPerWord<W> - 1) * block.taps * block.lanes;
     for (int64_t o = 0; o < block.lanes; ++o) out[o] = word_of<W>(first[o], second[o]);
   } else {
     for (int64_t o = 0; o < block.lanes; ++o) out[o] = word_of<W>(first[o], S{});
   }
+}
+
+// The same of one channel, around the cache where that is possible.
+template <class W, class S>
+void stream_word(const S* lines, const WeightsBlock& block, int64_t w, int64_t tap, W* out) {
+#if defined(__SSE2__)
+  if constexpr (std::is_same_v<W, float> && kPerWord<W> == 1) {
+    const S* const line = lines + (w * block.taps + tap) * block.lanes;
+    for (int64_t o = 0; o < block.lanes; o += 4) {
+      _mm_stream_ps(out + o, _mm_setr_ps(widen(line[o]), widen(line[o + 1]), widen(line[o + 2]), widen(line[o + 3])));
+    }
+    return;
+  }
+#endif
+  pack_word<W>(lines, block, w, tap, out);
 }
 
 }  // namespace gan_fast

@@ -8,6 +8,7 @@
 
 #include "common/geometry.h"
 #include "tile.h"
+#include "weights_block.h"
 #include "winograd_conv.h"
 #include "winograd_plan.h"
 
@@ -67,6 +68,7 @@ struct Call : TileGrid {
   void choose_tiles(int threads);
   // Of the tiles that fit, takes those that keep the busiest thread for the shortest time.
   void share_out(int64_t most_images, int threads);
+  bool stream_weights;
   int64_t weight_bytes() const { return weights_per_group * static_cast<int64_t>(sizeof(W)); }
 
   // The pieces along an axis of a tile that begins, and is as long as, so many outputs of whole pieces.
@@ -122,6 +124,7 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
     }
   }
 
+  stream_weights = streams_weights<W>(g.groups * weights_per_group, threads);
   choose_chunk(pixels, vector_bytes);
   choose_tiles(threads);
 }

@@ -8,36 +8,31 @@
 namespace gan_fast {
 namespace GF_LEVEL {
 
+// Of one piece, the channels of one block.
 template <int M, class T>
-void input_transform(const InputTransform<T, T>& job) {
+GF_INLINE void transform_block(const InputTransform<T, T>& job, int64_t piece, int64_t block) {
   constexpr int lanes = VecOf<T>::lanes;
-  for (int64_t b = 0; b < job.blocks; ++b) {
-    for (int64_t i = 0; i < job.count; ++i) {
-      for (int c = 0; c < kChannelBlock; c += lanes) {
-        const int64_t at = b * job.out_block + i * job.out_piece + c;
-        input_points<M, T>(job.tile + b * job.in_block + job.pieces[i] + c, job.row_stride,
-                           [&](int point, Vec<T> value) __attribute__((always_inline)) {
-                             if (job.out[point] != nullptr) store<T>(job.out[point] + at, value);
-                           });
-      }
-    }
+  for (int c = 0; c < kChannelBlock; c += lanes) {
+    const int64_t at = block * job.out_block + piece * job.out_piece + c;
+    input_points<M, T>(job.tile + block * job.in_block + job.pieces[piece] + c, job.row_stride,
+                       [&](int point, Vec<T> value) __attribute__((always_inline)) {
+                         if (job.out[point] != nullptr) store<T>(job.out[point] + at, value);
+                       });
   }
 }
 
-// Pieces outside: a piece's blocks follow each other in the output.
+template <int M, class T>
+void input_transform(const InputTransform<T, T>& job) {
+  for (int64_t block = 0; block < job.blocks; ++block) {
+    for (int64_t piece = 0; piece < job.count; ++piece) transform_block<M, T>(job, piece, block);
+  }
+}
+
+// A piece's blocks follow each other in the output.
 template <int M, class T>
 void input_pieces(const InputTransform<T, T>& job) {
-  constexpr int lanes = VecOf<T>::lanes;
-  for (int64_t i = 0; i < job.count; ++i) {
-    for (int64_t b = 0; b < job.blocks; ++b) {
-      for (int c = 0; c < kChannelBlock; c += lanes) {
-        const int64_t at = b * job.out_block + i * job.out_piece + c;
-        input_points<M, T>(job.tile + b * job.in_block + job.pieces[i] + c, job.row_stride,
-                           [&](int point, Vec<T> value) __attribute__((always_inline)) {
-                             if (job.out[point] != nullptr) store<T>(job.out[point] + at, value);
-                           });
-      }
-    }
+  for (int64_t piece = 0; piece < job.count; ++piece) {
+    for (int64_t block = 0; block < job.blocks; ++block) transform_block<M, T>(job, piece, block);
   }
 }
 
@@ -55,7 +50,8 @@ void weight_transform(const WeightTransform<T, T>& job) {
       }
     });
   }
-  for (int point = 0; job.stream && point < piece_points(M); ++point) {
+  if (!job.stream) return;
+  for (int point = 0; point < piece_points(M); ++point) {
     if (job.out[point] == nullptr) continue;
     for (int v = 0; v < 2; ++v) store_stream<T>(job.out[point] + v * lanes, streamed[point][v]);
   }
@@ -99,7 +95,7 @@ void output_transform_impl(const OutputTransform<S>& job) {
   using T = Arithmetic<S>;
   constexpr int lanes = VecOf<T>::lanes;
   const auto bias = [&](int v) { return job.bias == nullptr ? Vec<T>{} : load<T>(job.bias + v * lanes); };
-  if (GF_VECTOR_BYTES < 64 && job.stream) {
+  if (GF_VECTOR_BYTES == 32 && job.stream) {
     // Both vectors are one line, which should reach the memory as one.
     Vec<T> first[M * M] = {};
     for (int64_t i = 0; i < job.count; ++i) {

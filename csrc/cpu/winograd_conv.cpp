@@ -10,7 +10,6 @@
 #include "common/scratch.h"
 #include "pair_kernels.h"
 #include "tile.h"
-#include "weights_block.h"
 #include "winograd_call.h"
 
 namespace gan_fast {
@@ -37,7 +36,6 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
   const auto& run = winograd_operands<S, W>(call.form.outputs);
   const int64_t all_taps = call.g.kernel_h * call.g.kernel_w;
   const int64_t lanes = call.lanes;
-  const bool stream = call.weight_bytes() >= kStreamedWeights;
   parallel_tasks(call.g.groups * call.out_blocks * call.word_blocks, threads, [&](int64_t task) {
     const int64_t in_block = task % call.word_blocks;
     const int64_t out_block = task / call.word_blocks % call.out_blocks;
@@ -55,7 +53,7 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
         int64_t before[kMostPoints] = {};  // words of the planes before this one
         for (const WinogradFilter& filter : phase.filters) {
           WeightTransform<T, W> job{};
-          job.stream = stream;
+          job.stream = call.stream_weights;
           for (int64_t c = 0; c < channels; ++c) {
             for (int k = 0; k < 9; ++k) {
               job.taps[c][k] = filter.kernel[k] < 0 ? nullptr : lines + ((channel + c) * all_taps + filter.kernel[k]) * lanes;
@@ -70,7 +68,7 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
         }
       }
     }
-    if (stream) finish_streams();
+    if (call.stream_weights) finish_streams();
   });
 }
 
@@ -121,21 +119,6 @@ struct PointRuns {
 
 struct Blocks {
   int64_t begin, end;
-};
-
-// What is fetched while a point's products are computed: in the even register blocks the panel of the next call, in the odd ones of every
-// second call what the next point reads of the pieces, and in the others what the next tile does. All come from the far cache otherwise,
-// in the first register block or for the first output block that needs them.
-struct Fetching {
-  Ahead pieces;
-  Ahead& tile;
-  int64_t call = 0;
-
-  void plan(Fetch (&ahead)[2], const void* panel, int64_t panel_bytes, int64_t blocks, int64_t depth) {
-    const int64_t even = (blocks + 1) / 2 * depth, odd = blocks / 2 * depth;
-    ahead[0] = panel == nullptr ? tile.take(even) : fetch_within(panel, panel_bytes, even);
-    ahead[1] = call++ % 2 == 0 ? pieces.take(odd) : tile.take(odd);
-  }
 };
 
 // Those output blocks of some of a tile's pieces.
@@ -228,8 +211,11 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
             steps.push_back({(call.slot[p][plane] * call.word_blocks + b) * block, words});
           }
         }
-        Fetching fetching{Ahead((end_block - first_block + 1) / 2 * (runs.blocks / 2) * phase.depth[p]), ahead};
-        fetching.pieces.add(point_start[next], call.slots[next] * call.word_blocks * block * static_cast<int64_t>(sizeof(W)));
+        // All but the next tile comes from the far cache otherwise, in the first register block or for the first output block that needs it.
+        // The even register blocks fetch the next call's panel, the odd ones in turn what the next point reads of the pieces and the tile.
+        const int64_t even = (runs.blocks + 1) / 2 * phase.depth[p], odd = runs.blocks / 2 * phase.depth[p];
+        Ahead next_pieces((end_block - first_block + 1) / 2 * odd);
+        next_pieces.add(point_start[next], call.slots[next] * call.word_blocks * block * static_cast<int64_t>(sizeof(W)));
         for (int64_t out_block = first_block; out_block < end_block; ++out_block) {
           GemmJob<S, W> job{};
           job.tile = point_start[p];
@@ -243,10 +229,13 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
               sums + ((out_block - first_block) * call.form.points() + p) * block_sums + edges.at(p, call.form).begin * call.lanes;
           job.out_lanes = std::min(call.lanes, call.out_channels - out_block * call.lanes);
           job.panel = panel_of(p, out_block);
-          const bool last = out_block + 1 == end_block;
-          const int after = last ? next : p;
-          fetching.plan(job.ahead, last ? (k + 1 == points.size() ? nullptr : panel_of(next, first_block)) : panel_of(p, out_block + 1),
-                        phase.depth[after] * call.lanes * static_cast<int64_t>(sizeof(W)), runs.blocks, phase.depth[p]);
+          const bool last_block = out_block + 1 == end_block;
+          const int after = last_block ? next : p;
+          const W* const next_panel = panel_of(after, last_block ? first_block : out_block + 1);
+          const int64_t panel_bytes = phase.depth[after] * call.lanes * static_cast<int64_t>(sizeof(W));
+          const bool known = !last_block || k + 1 < points.size();
+          job.ahead[0] = known ? fetch_within(next_panel, panel_bytes, even) : ahead.take(even);
+          job.ahead[1] = (static_cast<int64_t>(k) + out_block) % 2 == 0 ? next_pieces.take(odd) : ahead.take(odd);
           gather.gemm(job);
         }
       }
@@ -289,7 +278,7 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     bias = reinterpret_cast<T*>(packed_weights + weight_elements);
     pad_bias(static_cast<const S*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * call.lanes, bias);
   }
-  const bool stream = std::is_same_v<S, float> && leaves_cache(g, y);
+  const bool stream = std::is_same_v<S, float> && table.vector_bytes >= 32 && leaves_cache(g, y);
   // With fewer tiles than threads, several tasks share one, each with some of the output blocks; what they share is transformed again. As
   // many tasks as threads at most: one more would take as long as a whole tile.
   const int64_t tiles = call.count(g.groups), next = std::max(threads, 1);  // from a thread's task to its next, if all take as long
@@ -305,7 +294,7 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     T* packed = static_cast<T*>(scratch(kTileA, place.images * call.layout.image_stride * sizeof(T)));
     pack_tile(g, axis_y, axis_x, call.layout, packed_at, x, prologue, pack_row, packed);
     const std::vector<Piece> pieces = pieces_of(call, place, rows, columns);
-    Ahead ahead(ceil_div(static_cast<int64_t>(pieces.size()), table.pixels) * (call.weights_per_group / call.lanes) / 4);  // Fetching
+    Ahead ahead(ceil_div(static_cast<int64_t>(pieces.size()), table.pixels) * (call.weights_per_group / call.lanes) / 4);
     if (splits == 1 && task + next < tiles) {
       fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
     }

@@ -246,9 +246,9 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
       // Where a piece lacks an output the dense operand is zero at infinity, or at 0. A word that a piece with a product shares is taken whole.
       const PieceRange range = counts.at(point, call.form);
       if (range.end <= range.begin) continue;
-      const int64_t first = range.begin / kPerWord<W>, words = ceil_div(range.end, kPerWord<W>) - first;
+      const int64_t first_word = range.begin / kPerWord<W>, words = ceil_div(range.end, kPerWord<W>) - first_word;
       for (int64_t plane = 0; plane < call.layout.planes; ++plane) {
-        if (call.slot[plane][point] >= 0) products.push_back({point, call.slot[plane][point], first, words});
+        if (call.slot[plane][point] >= 0) products.push_back({point, call.slot[plane][point], first_word, words});
       }
     }
     for (std::size_t k = 0; k < products.size(); ++k) {
@@ -270,6 +270,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
           const int64_t number = block * call.m_blocks + m;
           outer.a = v + product.slot * v_slot + product.first_word * call.pixel + m * call.rows;
           outer.sums = sums + (product.slot * call.range_blocks * call.m_blocks + number) * call.block_sums;
+          // Behind the slot's last ones those of another lie, which follows it where there is one plane.
           outer.ahead = number % 2 == 0 ? fetch_within(outer.sums + call.block_sums, 2 * call.block_sums * sum_bytes, product.words)
                                         : ahead.take(product.words);
           multiply(outer);
