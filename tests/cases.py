@@ -146,7 +146,7 @@ CONV = [
     # So many weights that they are packed around the cache.
     conv_case("many_weights", (1, 259, 2, 2), (130, 259, 4, 4), stride=2, pad=1),
     conv_case("many_weights_groups", (1, 132, 2, 1), (200, 66, 5, 5), pad=2, groups=2),
-    # Enough channels and pixels for Winograd's algorithm, at sizes that 2x2 pieces do not cover evenly (kernel 4: at one
+    # Enough channels and pixels for Winograd's algorithm, at sizes that 2x2 pieces do not cover evenly (kernel 4: one
     # where 3x3 pieces gain nothing).
     conv_case("winograd_k3", (16, 40, 9, 13), (35, 40, 3, 3), pad=1, activation="relu"),
     conv_case("winograd_k5s2", (7, 35, 13, 14), (33, 35, 5, 5), stride=2, pad=2, layout="channels_last"),
