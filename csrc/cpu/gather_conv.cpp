@@ -55,12 +55,12 @@ struct Call : TileGrid {
   int64_t in_blocks;    // blocks of kChannelBlock words per group
   std::vector<Phase> phases;
   int64_t weights_per_group;
+  bool stream_weights;
   TileLayout layout;
   RowLayout row_layout;
   int64_t tile_elements;
 
   Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int threads);
-  bool stream_weights;
   int64_t kernel_steps() const;  // of a tile's register blocks, that fetch the next tile
   void lay_out();
 };

@@ -54,6 +54,7 @@ struct Call : TileGrid {
   int64_t in_words, word_blocks;   // of the transformed pieces
   std::vector<Phase> phases;
   int64_t weights_per_group;
+  bool stream_weights;
   uint64_t plane_points[kMostPlanes];      // points at which each plane is wanted by some phase
   int64_t slot[kMostPoints][kMostPlanes];  // place of a plane among the point's transformed blocks
   int64_t slots[kMostPoints];
@@ -68,7 +69,6 @@ struct Call : TileGrid {
   void choose_tiles(int threads);
   // Of the tiles that fit, takes those that keep the busiest thread for the shortest time.
   void share_out(int64_t most_images, int threads);
-  bool stream_weights;
   int64_t weight_bytes() const { return weights_per_group * static_cast<int64_t>(sizeof(W)); }
 
   // The pieces along an axis of a tile that begins, and is as long as, so many outputs of whole pieces.

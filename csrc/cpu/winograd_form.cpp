@@ -19,18 +19,20 @@ struct Costs {
   // What it takes to transform and stream a weight, which counts once for each point: as long as so many products of a piece. More where
   // all of them outgrow a core's share of the last cache.
   double near_weight, far_weight;
-  // The direct way has to take so many times as long. The transforms of the pieces are not in the model, and are more beside fewer or
-  // faster products.
-  double three_over_direct, pairs_over_direct;
+  // Of F(3x3): the direct way has to take so many times as long. The transforms of the pieces are not in the model, and are more beside
+  // fewer or faster products.
+  double three_over_direct;
 };
 
-// With vectors of 32 bytes, and shorter ones, as measured on Zen 3; with those of 64 as on Zen 4, before weights were stored around the cache and fetched in time.
-// Where products take half as long a weight costs twice as many, by the model alone.
+// With vectors of 32 bytes, and shorter ones, as measured on Zen 3; with those of 64 as on Zen 4, before weights were stored around the
+// cache and fetched in time. Where products take half as long a weight costs twice as many, by the model alone.
 Costs costs(int vector_bytes) {
-  if (vector_bytes < 64) return {30, 60, 1.1, 1.25};
+  if (vector_bytes < 64) return {30, 60, 1.1};
   const double times = whole_vectors() ? 2 : 1;
-  return {45 * times, 90 * times, 1.25, 1.25};
+  return {45 * times, 90 * times, 1.25};
 }
+
+constexpr double kPairsOverDirect = 1.25;  // the same of all forms with pairs
 
 // Whether F(4x4) in fp32 is within twice PyTorch's error. Ours hardly depends on the shape: 5 to 6e-7 of a result's size with one plane, 6
 // to 7e-7 with four. PyTorch's, of a convolution, is 0.7e-7 times the square root of the taps; but weights in channels_last send it another
@@ -60,7 +62,7 @@ WinogradForm winograd_form(const ConvGeometry& g, const AxisPlan& axis_y, const 
   WinogradChoice best{};
   const auto take = [&](const WinogradChoice& choice, double least_saving, double least_gain) {
     if (choice.saving < least_saving) return;
-    const double over_direct = pairs ? its.pairs_over_direct : choice.form.outputs == 3 ? its.three_over_direct : 1;
+    const double over_direct = pairs ? kPairsOverDirect : choice.form.outputs == 3 ? its.three_over_direct : 1;
     const bool first = best.form.outputs == 0;
     if (cost(choice) * over_direct < direct_cost && (first || (choice.saving >= least_gain * best.saving && cost(choice) < cost(best)))) {
       best = choice;
