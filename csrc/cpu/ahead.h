@@ -41,6 +41,12 @@ class Ahead {
     return share;
   }
 
+  // The shares of a call's even and odd register blocks, of so many steps each.
+  void take_both(int64_t blocks, int64_t steps, Fetch* shares) {
+    shares[0] = take((blocks + 1) / 2 * steps);
+    shares[1] = take(blocks / 2 * steps);
+  }
+
  private:
   static constexpr int kMost = 4;
   struct Range {

@@ -109,6 +109,9 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
           job.lines = lines;
           job.length = length;
           job.rows = static_cast<int>(rows);
+          job.blocks = m_last - m_first;
+          job.a_block = a_block;
+          job.sums_block = block_sums;
           for (int64_t n = n_first; n < n_last; ++n) {
             job.b = b + (n - n_first) * b_block;
             job.narrow = n_channels - n * p.lanes <= p.lanes / 2;
@@ -117,12 +120,10 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
                 const int64_t tap = ty.kernel * g.kernel_w + tx.kernel;
                 const int64_t plane = ty.plane * axis_x.planes + tx.plane;
                 const int64_t place = plane * a_plane + (ty.offset * tile_columns + tx.offset) * rows;
-                for (int64_t m = m_first; m < m_last; ++m) {
-                  job.a = a + (m - m_first) * a_block + place;
-                  job.sums = sums + (((n - n_first) * p.taps + tap) * m_step + (m - m_first)) * block_sums;
-                  job.ahead = ahead.take(images * lines * length);
-                  p.run.outer(job);
-                }
+                job.a = a + place;
+                job.sums = sums + ((n - n_first) * p.taps + tap) * m_step * block_sums;
+                ahead.take_both(job.blocks, images * lines * length, job.ahead);
+                p.run.outer(job);
               }
             }
           }

@@ -17,18 +17,20 @@
 
 namespace gan_fast {
 
-// sums[rows][2 vectors] += over `images` x `lines` x `length` pixels: a[pixel][rows] * b[pixel][2 vectors].
+// For each of `blocks` register blocks: sums[rows][2 vectors] += over `images` x `lines` x `length` pixels: a[pixel][rows] * b[pixel][2 vectors].
 template <class W>
 struct OuterJob {
+  int64_t blocks;
   const W* a;
-  int64_t a_image, a_line, a_pixel;  // strides in elements
+  int64_t a_block, a_image, a_line, a_pixel;  // strides in elements
   const W* b;
   int64_t b_image, b_line;  // pixels are 2 vectors apart
   int64_t images, lines, length;
   Sum<W>* sums;
+  int64_t sums_block;
   int rows;
-  bool narrow;  // the second vector of b is padding
-  Fetch ahead;  // at every pixel
+  bool narrow;     // the second vector of b is padding
+  Fetch ahead[2];  // at every pixel of the even blocks, and of the odd ones
 };
 
 // One line of pixels into [block][pixel][packed channels]: `channels` in all, the rest of the last block zero. Whole vectors are

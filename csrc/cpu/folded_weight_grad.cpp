@@ -109,15 +109,16 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
           job.lines = lines;
           job.length = length;
           job.rows = static_cast<int>(rows);
+          job.blocks = m_blocks;
+          job.a = a;
+          job.a_block = rows;
+          job.sums_block = rows * p.lanes;
           for (int64_t block = 0; block < n_blocks; ++block) {
             job.b = b + block * b_block;
             job.narrow = wide.channels - block * p.lanes <= p.lanes / 2;
-            for (int64_t m = 0; m < m_blocks; ++m) {
-              job.a = a + m * rows;
-              job.sums = sums + (block * a_pixel + m * rows) * p.lanes;
-              job.ahead = ahead.take(lines * length);
-              p.run.outer(job);
-            }
+            job.sums = sums + block * a_pixel * p.lanes;
+            ahead.take_both(m_blocks, lines * length, job.ahead);
+            p.run.outer(job);
           }
         }
       }

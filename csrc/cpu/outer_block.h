@@ -17,7 +17,7 @@ constexpr int kRows = 6;
 constexpr int64_t kOuterChain = 160;
 
 template <int M, int NV, class W>
-void outer_rows(const OuterJob<W>& job) {
+GF_INLINE void outer_block(const OuterJob<W>& job, const W* first, Sum<W>* sums, const char*& ahead, int64_t ahead_step) {
   using T = Sum<W>;
   constexpr int lanes = VecOf<T>::lanes;
   Vec<T> acc[M][NV];
@@ -33,17 +33,16 @@ void outer_rows(const OuterJob<W>& job) {
     for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) {
-        T* sum = job.sums + (i * 2 + v) * lanes;
+        T* sum = sums + (i * 2 + v) * lanes;
         store<T>(sum, load<T>(sum) + acc[i][v]);
       }
     }
   };
   begin();
   int64_t left = kOuterChain;
-  const char* ahead = first_fetch(job.ahead, job.b);
   for (int64_t image = 0; image < job.images; ++image) {
     for (int64_t line = 0; line < job.lines; ++line) {
-      const W* a = job.a + image * job.a_image + line * job.a_line;
+      const W* a = first + image * job.a_image + line * job.a_line;
       const W* b = job.b + image * job.b_image + line * job.b_line;
       for (int64_t rest = job.length; rest > 0;) {
         if (left == 0) {
@@ -57,7 +56,7 @@ void outer_rows(const OuterJob<W>& job) {
 #pragma GCC unroll 2
           for (int v = 0; v < NV; ++v) right[v] = load<W>(b + v * lanes);
           fetch(ahead);
-          ahead += job.ahead.step;
+          ahead += ahead_step;
 #pragma GCC unroll 16
           for (int i = 0; i < M; ++i) {
             const Vec<W> element = splat<W>(a[i]);
@@ -71,6 +70,18 @@ void outer_rows(const OuterJob<W>& job) {
     }
   }
   add_up();
+}
+
+template <int M, int NV, class W>
+void outer_rows(const OuterJob<W>& job) {
+  const char* ahead[2] = {first_fetch(job.ahead[0], job.b), first_fetch(job.ahead[1], job.b)};
+  const W* a = job.a;
+  Sum<W>* sums = job.sums;
+  for (int64_t block = 0; block < job.blocks; ++block, a += job.a_block, sums += job.sums_block) {
+    const char* at = ahead[block % 2];  // in a register
+    outer_block<M, NV, W>(job, a, sums, at, job.ahead[block % 2].step);
+    ahead[block % 2] = at;
+  }
 }
 
 template <int M, class W>

@@ -145,13 +145,14 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
   std::vector<PointRuns> point_runs;
   for (int p = 0; p < call.form.points(); ++p) point_runs.emplace_back(edges.at(p, call.form), table.pixels);
 
-  W* const transformed = static_cast<W*>(scratch(kTileB, padded * call.piece_elements * sizeof(W)));
+  // A piece's points are stored together, which should not share cache sets.
+  W* const transformed = static_cast<W*>(scratch(kTileB, (padded * call.piece_elements + call.form.points() * kChannelBlock) * sizeof(W)));
   const int64_t block = padded * kChannelBlock;
   W* point_start[kMostPoints];
   W* next = transformed;
   for (int p = 0; p < call.form.points(); ++p) {
     point_start[p] = next;
-    next += call.slots[p] * call.word_blocks * block;
+    next += call.slots[p] * call.word_blocks * block + kChannelBlock;
   }
   for (int64_t plane = 0; plane < call.layout.planes; ++plane) {
     InputTransform<T, W> job{};

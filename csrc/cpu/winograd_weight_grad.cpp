@@ -79,11 +79,13 @@ Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem, const WinogradForm& c
   gathered.in_h = p.gathered.h;
   gathered.in_w = p.gathered.w;
   const int64_t planes = axis_y.planes * axis_x.planes;
-  slots = 0;
   for (int64_t plane = 0; plane < planes; ++plane) {
     filters.push_back(
         winograd_filter(axis_y.phases[0], plane / axis_x.planes, axis_x.phases[0], plane % axis_x.planes, p.g.kernel_w, form.outputs));
-    for (int point = 0; point < form.points(); ++point) slot[plane][point] = filters.back().has(point) ? slots++ : -1;
+  }
+  slots = 0;
+  for (int point = 0; point < form.points(); ++point) {
+    for (int64_t plane = 0; plane < planes; ++plane) slot[plane][point] = filters[plane].has(point) ? slots++ : -1;
   }
   m_blocks = ceil_div(p.gathered.channels, p.rows);
   rows = ceil_div(p.gathered.channels, m_blocks);
@@ -205,7 +207,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
 
   const int64_t chunks = ceil_div(all, chunk_pieces(outputs)), most = ceil_div(all, chunks);
   const int64_t most_words = ceil_div(most, kPerWord<W>);  // neighbouring pieces share them
-  const int64_t v_slot = most_words * call.pixel, e_point = most_words * p.lanes + p.lanes;
+  const int64_t v_slot = most_words * call.pixel + kChannelBlock, e_point = most_words * p.lanes + p.lanes;
   W* const v = static_cast<W*>(scratch(kTileC, (call.slots * v_slot + call.form.points() * blocks * e_point) * sizeof(W)));
   W* const e = v + call.slots * v_slot;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
@@ -240,6 +242,9 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
     outer.a_pixel = call.pixel;
     outer.images = outer.lines = 1;
     outer.rows = static_cast<int>(call.rows);
+    outer.blocks = call.m_blocks;
+    outer.a_block = call.rows;
+    outer.sums_block = call.block_sums;
     // Points outside: the planes share a point's dense operand, and the blocks a plane's gathered one, while the near cache holds them.
     std::vector<Product> products;
     for (int point = 0; point < call.form.points(); ++point) {
@@ -251,30 +256,28 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
         if (call.slot[plane][point] >= 0) products.push_back({point, call.slot[plane][point], first_word, words});
       }
     }
+    // From the far cache, which takes longer than the products of a few blocks: the even ones ask for what is added to next, the odd ones
+    // for what the next slot reads.
+    const int64_t line_sums = call.m_blocks * call.block_sums;
     for (std::size_t k = 0; k < products.size(); ++k) {
       const Product& product = products[k];
-      outer.length = product.words;
-      // From the far cache, which takes longer than the few products of a call: in every second one what the next two add up to, in the
-      // others what the next slot reads.
+      const int64_t even = (call.m_blocks + 1) / 2 * product.words, odd = call.m_blocks / 2 * product.words;
       constexpr int64_t word_bytes = sizeof(W), sum_bytes = sizeof(Sum<W>);
-      Ahead ahead(blocks * call.m_blocks / 2 * product.words);
+      Ahead ahead(blocks * odd);
       if (k + 1 < products.size()) {
         const Product& next = products[k + 1];
         ahead.add(v + next.slot * v_slot + next.first_word * call.pixel, next.words * call.pixel * word_bytes);
         if (next.point != product.point) ahead.add(e + next.point * blocks * e_point, blocks * e_point * word_bytes);
       }
+      outer.a = v + product.slot * v_slot + product.first_word * call.pixel;
+      outer.length = product.words;
       for (int64_t block = 0; block < blocks; ++block) {
-        outer.narrow = channels - block * p.lanes <= p.lanes / 2;
         outer.b = e + (product.point * blocks + block) * e_point + product.first_word * p.lanes;
-        for (int64_t m = 0; m < call.m_blocks; ++m) {
-          const int64_t number = block * call.m_blocks + m;
-          outer.a = v + product.slot * v_slot + product.first_word * call.pixel + m * call.rows;
-          outer.sums = sums + (product.slot * call.range_blocks * call.m_blocks + number) * call.block_sums;
-          // Behind the slot's last ones those of another lie, which follows it where there is one plane.
-          outer.ahead = number % 2 == 0 ? fetch_within(outer.sums + call.block_sums, 2 * call.block_sums * sum_bytes, product.words)
-                                        : ahead.take(product.words);
-          multiply(outer);
-        }
+        outer.sums = sums + (product.slot * call.range_blocks + block) * line_sums;
+        outer.narrow = channels - block * p.lanes <= p.lanes / 2;
+        outer.ahead[0] = fetch_within(outer.sums + line_sums, line_sums * sum_bytes, even);
+        outer.ahead[1] = ahead.take(odd);
+        multiply(outer);
       }
     }
   }
