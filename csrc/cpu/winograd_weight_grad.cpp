@@ -317,6 +317,10 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, const WinogradForm& form, c
     for (int64_t slot = 0; slot < added; ++slot) {
       const T* const from = parts + slot * slot_step;
       T* const to = total + slot * width;
+      constexpr int64_t kSlotsAhead = 3, line = kFetchLine / static_cast<int64_t>(sizeof(T));
+      for (int64_t split = 0; split < call.splits; ++split) {
+        for (int64_t j = 0; j < width; j += line) __builtin_prefetch(from + kSlotsAhead * slot_step + split * call.sums + j);
+      }
       std::copy_n(from, width, to);
       for (int64_t split = 1; split < call.splits; ++split) {
         for (int64_t j = 0; j < width; ++j) to[j] += from[split * call.sums + j];
