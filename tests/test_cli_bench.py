@@ -81,7 +81,7 @@ def test_networks_of_one_s_own(
         (["--model", "dcgan82"], "expected one of article"),
         (["--model", "math:gcd"], "--model math:gcd"),
         (["--model", "nowhere_at_all:pair"], "nowhere_at_all"),
-        (["--model", "dcgan28", "--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--model", "dcgan28", "--batchSize", "0"], "--batch-size must be at least 1"),
         (["--peers", "jaxx"], "expected some of compile, jax, tensorflow"),
         (["--rounds", "1"], "--rounds must be at least 2"),
         (["--within", "0"], "--within must be above 0"),

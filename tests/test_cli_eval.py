@@ -128,7 +128,7 @@ def test_data_dir_of_the_run_is_used_for_its_own_set_only(tmp_path, asked, argum
 
 def test_spellings_of_train_are_understood(tmp_path, asked):
     write_config(tmp_path, {"source": "mnist"})
-    assert main(["eval", str(tmp_path), "--data_dir", "here", "--batch_size", "7", "--dataroot", "digits"]) == 2
+    assert main(["eval", str(tmp_path), "--data_dir", "here", "--batch", "7", "--dataroot", "digits"]) == 2
     (call,) = asked
     assert (call["real"], call["data_dir"], call["batch_size"]) == ("digits", "here", 7)
 

@@ -135,6 +135,7 @@ def test_a_script_that_ends_early(capsys: pytest.CaptureFixture[str]) -> None:
         (["--model", "dcgan82"], "dcgan"),
         (["--steps", "0"], "--steps must be at least 1, got 0"),
         (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--batch", "0"], "--batch-size must be at least 1, got 0"),
         (["--json", "no/out.json"], "--json no/out.json: there is no folder"),
         (["--report", "no/out.html"], "--report no/out.html: there is no folder"),
         (["--trace", "no/out.json"], "--trace no/out.json: there is no folder"),

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gan_fast.cli._options import BATCH_SIZE
+
 __all__ = ["add_parser", "run"]
 
 #: A layer of each kind, small enough for a minute: the article's, DCGAN's with 3 channels, an odd one, sound.
@@ -50,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--family", metavar="NAME", help="of 'layers': one family only")
     parser.add_argument("--axis", action="append", metavar="NAME", help="of 'scaling': this axis only; repeats")
     parser.add_argument("--model", metavar="NAME", help="only a step of this network, or of module:function's (G, D)")
-    parser.add_argument("--batch-size", "--batch_size", type=int, help="images in a step (of --model: 64)")
+    parser.add_argument(*BATCH_SIZE, type=int, help="images in a step (of --model: 64)")
     parser.add_argument(
         "--latent", metavar="SHAPE", help="of one's own G: 100, or 100x1x1 (found where G begins with it)"
     )

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gan_fast.cli._options import BATCH_SIZE, DATA_DIR
+
 __all__ = ["add_parser", "render", "run"]
 
 _COMPARABLE_HASH_DIGITS = 16
@@ -30,14 +32,10 @@ def add_parser(subparsers: Any) -> None:
         metavar="SET",
         help="labelled set: a name, or a folder or zip with class subfolders (default: what the run was trained on)",
     )
-    parser.add_argument(
-        "--data-dir", "--data_dir", metavar="DIR", help="folder with the files of a named set, or its parent"
-    )
+    parser.add_argument(*DATA_DIR, metavar="DIR", help="folder with the files of a named set, or its parent")
     parser.add_argument("--n", type=int, default=10_000, help="how many samples (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the samples (default: %(default)s)")
-    parser.add_argument(
-        "--batch-size", "--batch_size", type=int, default=500, help="samples drawn at once (default: %(default)s)"
-    )
+    parser.add_argument(*BATCH_SIZE, type=int, default=500, help="samples drawn at once (default: %(default)s)")
     parser.add_argument("--no-download", action="store_true", help="never fetch a named set from the network")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to this file")
     parser.set_defaults(run=run)

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gan_fast.cli._options import BATCH_SIZE, DATA_DIR, LATENT_DIM
+
 __all__ = ["add_parser", "run"]
 
 _BATCHES = 8  # of made-up images: enough that a shuffled order means something
@@ -42,10 +44,10 @@ def add_parser(subparsers: Any) -> None:
         help="networks in plain PyTorch, in the loop of tutorials; then also what accelerate() brings to it",
     )
     what.add_argument("--data", metavar="SET", help="as of gan-fast train (random images in memory)")
-    what.add_argument("--data-dir", "--data_dir", metavar="DIR", help="folder with the files of a named set")
+    what.add_argument(*DATA_DIR, metavar="DIR", help="folder with the files of a named set")
     what.add_argument("--no-download", action="store_true", help="never fetch a named set from the network")
-    what.add_argument("--batch-size", "--batch_size", type=int, default=128, help="images in a step (%(default)s)")
-    what.add_argument("--latent-dim", "--latent_dim", type=int, help="size of a latent (the model's own)")
+    what.add_argument(*BATCH_SIZE, type=int, default=128, help="images in a step (%(default)s)")
+    what.add_argument(*LATENT_DIM, type=int, help="size of a latent (the model's own)")
     what.add_argument("--loss", default="bce", help="as of gan-fast train (%(default)s)")
     what.add_argument("--update", default="alternating", metavar="WORD", help="as of gan-fast train (%(default)s)")
     what.add_argument("--precision", default="fp32", metavar="WORD", help="as of gan-fast train (%(default)s)")

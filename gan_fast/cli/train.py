@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from gan_fast.cli._options import BATCH_SIZE, DATA_DIR, LATENT_DIM
+
 __all__ = ["add_parser", "run"]
 
 _DEFAULT_STEPS = 10_000  # the article's length; its loop calls one batch an epoch
@@ -43,14 +45,10 @@ def add_parser(subparsers: Any) -> None:
     what.add_argument(
         "--data", "--dataroot", metavar="SET", help="mnist, fashion-mnist, digits, an image folder or a zip (mnist)"
     )
-    what.add_argument(
-        "--data-dir", "--data_dir", metavar="DIR", help="folder with the files of a named set, or its parent"
-    )
+    what.add_argument(*DATA_DIR, metavar="DIR", help="folder with the files of a named set, or its parent")
     what.add_argument("--no-download", action="store_true", help="never fetch a named set from the network")
     what.add_argument("--model", metavar="NAME", help="dcgan28, dcgan64, keras_mnist (dcgan28)")
-    what.add_argument(
-        "--latent-dim", "--latent_dim", "--nz", "--z_dim", type=int, help="size of a latent (the model's own)"
-    )
+    what.add_argument(*LATENT_DIM, type=int, help="size of a latent (the model's own)")
     what.add_argument("--ngf", type=int, help="width of the generator (the model's own)")
     what.add_argument("--ndf", type=int, help="width of the discriminator (the model's own)")
     what.add_argument("--channels", "--nc", type=int, help="image channels, 1 or 3 (the model's own)")
@@ -63,7 +61,7 @@ def add_parser(subparsers: Any) -> None:
     length.add_argument("--until", metavar="RULE", help="'converged', or 'window=1000,tolerance=0.05,patience=3'")
 
     how = parser.add_argument_group("how")
-    how.add_argument("--batch-size", "--batch_size", "--batch", "--batchSize", type=int, help="images in a step (128)")
+    how.add_argument(*BATCH_SIZE, type=int, help="images in a step (128)")
     how.add_argument(
         "--update", metavar="WORD", help="alternating, or simultaneous: one pass over D serves both (alternating)"
     )

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gan_fast.cli._options import BATCH_SIZE, LATENT_DIM
+
 __all__ = ["add_parser", "run"]
 
 
@@ -26,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME",
         help="a model's name, or module:function that returns (G, D) (%(default)s)",
     )
-    parser.add_argument("--batch-size", "--batch_size", type=int, default=128, help="images in a step (%(default)s)")
+    parser.add_argument(*BATCH_SIZE, type=int, default=128, help="images in a step (%(default)s)")
     parser.add_argument("--loss", default="bce", help="as of gan-fast train (%(default)s)")
     parser.add_argument(
         "--precision", default="fp32", metavar="WORD", help="fp32 or bf16; on CUDA also tf32, fp16 (%(default)s)"
@@ -38,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="on CUDA: for training with --cuda-graph, where starting a kernel costs nothing",
     )
-    parser.add_argument("--latent-dim", "--latent_dim", type=int, help="size of a latent (the model's own)")
+    parser.add_argument(*LATENT_DIM, type=int, help="size of a latent (the model's own)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each backend that must count (%(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (PyTorch's own choice); the table holds for these")
     parser.add_argument("--file", type=Path, help="the table's file (default: in the cache folder, found by itself)")
