@@ -105,6 +105,7 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
           job.a_pixel = rows;
           job.b_image = b_image;
           job.b_line = tile.u * p.lanes;
+          job.b_pixel = p.lanes;
           job.images = images;
           job.lines = lines;
           job.length = length;

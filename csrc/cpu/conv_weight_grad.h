@@ -24,7 +24,7 @@ struct OuterJob {
   const W* a;
   int64_t a_block, a_image, a_line, a_pixel;  // strides in elements
   const W* b;
-  int64_t b_image, b_line;  // pixels are 2 vectors apart
+  int64_t b_image, b_line, b_pixel;
   int64_t images, lines, length;
   Sum<W>* sums;
   int64_t sums_block;

@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "ahead.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
@@ -52,11 +54,19 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
   const int64_t split_sums = n_blocks * a_pixel * p.lanes;
   T* const partial = static_cast<T*>(scratch(kPartialSums, splits * split_sums * sizeof(T)));
 
+  // The wide operand is read where it lies if it needs no conversion and fills its vectors.
+  const bool in_place = std::is_same_v<S, W> && wide.prologue_y == nullptr && wide.channels % (p.lanes / 2) == 0;
   parallel_tasks(splits, p.threads, [&](int64_t split) {
     T* sums = partial + split * split_sums;
     std::fill(sums, sums + split_sums, T(0));
     W* a = static_cast<W*>(scratch(kTileA, a_elements * sizeof(W)));
-    W* b = static_cast<W*>(scratch(kTileB, n_blocks * b_block * sizeof(W)));
+    W* b = static_cast<W*>(scratch(kTileB, (in_place ? 0 : n_blocks * b_block) * sizeof(W)));
+    const auto wide_block = [&](int64_t n, int64_t t, int64_t u, int64_t block) -> const W* {
+      if constexpr (std::is_same_v<S, W>) {
+        if (in_place) return wide.data + ((n * wide.h + t) * wide.w + u) * wide.all_channels + block * p.lanes;
+      }
+      return b + block * b_block;
+    };
     W* image = static_cast<W*>(scratch(kTileC, few_elements * sizeof(W)));
     const int64_t member_end = members * (split + 1) / splits;
     for (int64_t member = members * split / splits; member < member_end; ++member) {
@@ -91,6 +101,7 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
             fold.to = a + r * tile.u * a_pixel;
             fold.to_pixel = a_pixel;
             p.run.fold_line(fold);
+            if (in_place) continue;
             p.pack_line(wide, n, second, t + r, u, 1, length, 0, wide.channels, p.lanes, b + r * tile.u * p.lanes, p.lanes, b_block);
           }
           Ahead ahead(lines * length * n_blocks * m_blocks);
@@ -104,7 +115,8 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
           OuterJob<W> job{};
           job.a_line = tile.u * a_pixel;
           job.a_pixel = a_pixel;
-          job.b_line = tile.u * p.lanes;
+          job.b_line = in_place ? wide.w * wide.all_channels : tile.u * p.lanes;
+          job.b_pixel = in_place ? wide.all_channels : p.lanes;
           job.images = 1;
           job.lines = lines;
           job.length = length;
@@ -114,7 +126,7 @@ void folded(const Problem<S, W>& p, bool gathered_is_few, S* grad_weight) {
           job.a_block = rows;
           job.sums_block = rows * p.lanes;
           for (int64_t block = 0; block < n_blocks; ++block) {
-            job.b = b + block * b_block;
+            job.b = wide_block(n, t, u, block);
             job.narrow = wide.channels - block * p.lanes <= p.lanes / 2;
             job.sums = sums + block * a_pixel * p.lanes;
             ahead.take_both(m_blocks, lines * length, job.ahead);

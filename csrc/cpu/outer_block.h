@@ -51,7 +51,7 @@ GF_INLINE void outer_block(const OuterJob<W>& job, const W* first, Sum<W>* sums,
           left = kOuterChain;
         }
         const int64_t count = rest < left ? rest : left;
-        for (int64_t k = 0; k < count; ++k, a += job.a_pixel, b += 2 * lanes) {
+        for (int64_t k = 0; k < count; ++k, a += job.a_pixel, b += job.b_pixel) {
           Vec<W> right[NV];
 #pragma GCC unroll 2
           for (int v = 0; v < NV; ++v) right[v] = load<W>(b + v * lanes);

@@ -240,6 +240,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
     }
     OuterJob<W> outer{};
     outer.a_pixel = call.pixel;
+    outer.b_pixel = p.lanes;
     outer.images = outer.lines = 1;
     outer.rows = static_cast<int>(call.rows);
     outer.blocks = call.m_blocks;
