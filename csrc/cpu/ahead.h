@@ -17,6 +17,13 @@ inline Fetch fetch_within(const void* from, int64_t bytes, int64_t steps) {
   return {static_cast<const char*>(from), std::min(kFetchLine, bytes / steps + 1)};
 }
 
+// The steps of a call's even register blocks, and of its odd ones.
+struct BlockSteps {
+  int64_t even, odd;
+
+  BlockSteps(int64_t blocks, int64_t steps) : even((blocks + 1) / 2 * steps), odd(blocks / 2 * steps) {}
+};
+
 // Memory of up to four operands, handed out in shares.
 class Ahead {
  public:
@@ -41,10 +48,9 @@ class Ahead {
     return share;
   }
 
-  // The shares of a call's even and odd register blocks, of so many steps each.
-  void take_both(int64_t blocks, int64_t steps, Fetch* shares) {
-    shares[0] = take((blocks + 1) / 2 * steps);
-    shares[1] = take(blocks / 2 * steps);
+  void take_both(const BlockSteps& steps, Fetch (&shares)[2]) {
+    shares[0] = take(steps.even);
+    shares[1] = take(steps.odd);
   }
 
  private:

@@ -123,7 +123,7 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
                 const int64_t place = plane * a_plane + (ty.offset * tile_columns + tx.offset) * rows;
                 job.a = a + place;
                 job.sums = sums + ((n - n_first) * p.taps + tap) * m_step * block_sums;
-                ahead.take_both(job.blocks, images * lines * length, job.ahead);
+                ahead.take_both(BlockSteps(job.blocks, images * lines * length), job.ahead);
                 p.run.outer(job);
               }
             }

@@ -3,7 +3,8 @@
 // where (gathered, dense) is (input, grad_output) for conv and (grad_output, input) for conv_transpose.
 //
 // A register block is `rows` channels of the gathered operand x 2 vectors of the dense one, for one tap; K runs over pixels, so both
-// operands are packed with their channels innermost. If one operand has few channels, its taps are folded into them: the
+// operands are packed with their channels innermost. If one operand has few channels, its taps are folded into them, and the other may be
+// read where it lies: the
 // rows are then all (tap, channel) pairs and nothing is wasted on an almost empty vector.
 #pragma once
 
@@ -17,7 +18,8 @@
 
 namespace gan_fast {
 
-// For each of `blocks` register blocks: sums[rows][2 vectors] += over `images` x `lines` x `length` pixels: a[pixel][rows] * b[pixel][2 vectors].
+// For each of `blocks` register blocks, which share b and are a_block and sums_block apart:
+//   sums[rows][2 vectors] += over `images` x `lines` x `length` pixels: a[pixel][rows] * b[pixel][2 vectors].
 template <class W>
 struct OuterJob {
   int64_t blocks;
@@ -29,7 +31,7 @@ struct OuterJob {
   Sum<W>* sums;
   int64_t sums_block;
   int rows;
-  bool narrow;     // the second vector of b is padding
+  bool narrow;     // b has one vector; what follows need not be readable
   Fetch ahead[2];  // at every pixel of the even blocks, and of the odd ones
 };
 

@@ -244,7 +244,8 @@ void run_gemm(const Call<S, W>& call, const Tile& tile, const Phase& phase, cons
       int64_t depth_here = 0;
       for (int64_t s = 0; s < job.step_count; ++s) depth_here += job.steps[s].depth;
       // The next panel, which follows and is about as large, unless all of them are near anyway; and the next tile.
-      const int64_t panel = depth_here * call.lanes, even = (job.blocks + 1) / 2 * depth_here, odd = job.blocks / 2 * depth_here;
+      const int64_t panel = depth_here * call.lanes;
+      const auto [even, odd] = BlockSteps(job.blocks, depth_here);
       const bool last = job.finish && block + 1 == tile.block_end;
       job.ahead[0] = call.stream_weights && !last ? fetch_within(job.panel + panel, panel * static_cast<int64_t>(sizeof(W)), even)
                                                   : ahead.take(even);

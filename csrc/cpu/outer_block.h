@@ -17,7 +17,7 @@ constexpr int kRows = 6;
 constexpr int64_t kOuterChain = 160;
 
 template <int M, int NV, class W>
-GF_INLINE void outer_block(const OuterJob<W>& job, const W* first, Sum<W>* sums, const char*& ahead, int64_t ahead_step) {
+GF_INLINE void outer_block(const OuterJob<W>& job, const W* block, Sum<W>* sums, const char*& ahead, int64_t ahead_step) {
   using T = Sum<W>;
   constexpr int lanes = VecOf<T>::lanes;
   Vec<T> acc[M][NV];
@@ -42,7 +42,7 @@ GF_INLINE void outer_block(const OuterJob<W>& job, const W* first, Sum<W>* sums,
   int64_t left = kOuterChain;
   for (int64_t image = 0; image < job.images; ++image) {
     for (int64_t line = 0; line < job.lines; ++line) {
-      const W* a = first + image * job.a_image + line * job.a_line;
+      const W* a = block + image * job.a_image + line * job.a_line;
       const W* b = job.b + image * job.b_image + line * job.b_line;
       for (int64_t rest = job.length; rest > 0;) {
         if (left == 0) {

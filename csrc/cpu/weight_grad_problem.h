@@ -16,7 +16,7 @@
 namespace gan_fast {
 namespace weight_grad {
 
-constexpr int64_t kTileBytes = 320 * 1024;  // packed operands of a task share a 1 MB L2 with its running sums
+constexpr int64_t kTileBytes = 320 * 1024;  // the operands of a task's tile share a 1 MB L2 with its running sums
 constexpr int64_t kChainPixels = 640;       // of a tile at most: its sums are a chain, unless the kernel cuts it (outer_block.h)
 
 template <class S>

@@ -145,14 +145,13 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
   std::vector<PointRuns> point_runs;
   for (int p = 0; p < call.form.points(); ++p) point_runs.emplace_back(edges.at(p, call.form), table.pixels);
 
-  // A piece's points are stored together, which should not share cache sets.
-  W* const transformed = static_cast<W*>(scratch(kTileB, (padded * call.piece_elements + call.form.points() * kChannelBlock) * sizeof(W)));
+  W* const transformed = static_cast<W*>(scratch(kTileB, (padded * call.piece_elements + call.form.points() * kPointPad) * sizeof(W)));
   const int64_t block = padded * kChannelBlock;
   W* point_start[kMostPoints];
   W* next = transformed;
   for (int p = 0; p < call.form.points(); ++p) {
     point_start[p] = next;
-    next += call.slots[p] * call.word_blocks * block + kChannelBlock;
+    next += call.slots[p] * call.word_blocks * block + kPointPad;
   }
   for (int64_t plane = 0; plane < call.layout.planes; ++plane) {
     InputTransform<T, W> job{};
@@ -214,7 +213,7 @@ void run_chunk(const Call<S, W>& call, const TilePlace& packed_at, const std::ve
         }
         // All but the next tile comes from the far cache otherwise, in the first register block or for the first output block that needs it.
         // The even register blocks fetch the next call's panel, the odd ones in turn what the next point reads of the pieces and the tile.
-        const int64_t even = (runs.blocks + 1) / 2 * phase.depth[p], odd = runs.blocks / 2 * phase.depth[p];
+        const auto [even, odd] = BlockSteps(runs.blocks, phase.depth[p]);
         Ahead next_pieces((end_block - first_block + 1) / 2 * odd);
         next_pieces.add(point_start[next], call.slots[next] * call.word_blocks * block * static_cast<int64_t>(sizeof(W)));
         for (int64_t out_block = first_block; out_block < end_block; ++out_block) {

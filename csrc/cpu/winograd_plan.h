@@ -67,6 +67,9 @@ struct WinogradFilter {
 
 WinogradFilter winograd_filter(const AxisPhase& y, int64_t plane_y, const AxisPhase& x, int64_t plane_x, int64_t kernel_w, int outputs);
 
+// Elements between points: those of a piece are written one after another, which should not share cache sets.
+constexpr int64_t kPointPad = 16;
+
 // Pieces are ordered so that those with a product at a point follow each other: short columns, inside, short rows, and both.
 constexpr int kEdges = 4;
 inline int edge_of(bool short_rows, bool short_columns) { return short_rows ? (short_columns ? 3 : 2) : (short_columns ? 0 : 1); }

@@ -36,6 +36,7 @@ constexpr int64_t kRangeChannels = 256;  // on Zen 3 and on an Emerald Rapids; a
 constexpr int64_t pieces_per_split(int outputs) { return outputs == 4 ? 512 : 1024; }
 constexpr int64_t kMostSplits = 8;
 constexpr int64_t kMostSumBytes = 256 << 20;
+constexpr int64_t kSlotsAhead = 3;  // whose sums are fetched while parts are added up: some 70 lines of 4 parts
 
 template <class S>
 AxisPlan plan_y(const Problem<S, Arithmetic<S>>& p) {
@@ -83,7 +84,7 @@ Call<S, W>::Call(const Problem<S, Arithmetic<S>>& problem, const WinogradForm& c
     filters.push_back(
         winograd_filter(axis_y.phases[0], plane / axis_x.planes, axis_x.phases[0], plane % axis_x.planes, p.g.kernel_w, form.outputs));
   }
-  slots = 0;
+  slots = 0;  // in the order in which add_images multiplies them: what is added to next follows
   for (int point = 0; point < form.points(); ++point) {
     for (int64_t plane = 0; plane < planes; ++plane) slot[plane][point] = filters[plane].has(point) ? slots++ : -1;
   }
@@ -207,7 +208,7 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
 
   const int64_t chunks = ceil_div(all, chunk_pieces(outputs)), most = ceil_div(all, chunks);
   const int64_t most_words = ceil_div(most, kPerWord<W>);  // neighbouring pieces share them
-  const int64_t v_slot = most_words * call.pixel + kChannelBlock, e_point = most_words * p.lanes + p.lanes;
+  const int64_t v_slot = most_words * call.pixel + kPointPad, e_point = most_words * p.lanes + p.lanes;
   W* const v = static_cast<W*>(scratch(kTileC, (call.slots * v_slot + call.form.points() * blocks * e_point) * sizeof(W)));
   W* const e = v + call.slots * v_slot;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
@@ -257,12 +258,12 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
         if (call.slot[plane][point] >= 0) products.push_back({point, call.slot[plane][point], first_word, words});
       }
     }
-    // From the far cache, which takes longer than the products of a few blocks: the even ones ask for what is added to next, the odd ones
-    // for what the next slot reads.
+    // Sums and operands come from the far cache, which takes longer than the products of a few blocks: the even ones ask for what is added to
+    // next, the odd ones for what the next slot reads.
     const int64_t line_sums = call.m_blocks * call.block_sums;
     for (std::size_t k = 0; k < products.size(); ++k) {
       const Product& product = products[k];
-      const int64_t even = (call.m_blocks + 1) / 2 * product.words, odd = call.m_blocks / 2 * product.words;
+      const auto [even, odd] = BlockSteps(call.m_blocks, product.words);
       constexpr int64_t word_bytes = sizeof(W), sum_bytes = sizeof(Sum<W>);
       Ahead ahead(blocks * odd);
       if (k + 1 < products.size()) {
@@ -276,7 +277,8 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
         outer.b = e + (product.point * blocks + block) * e_point + product.first_word * p.lanes;
         outer.sums = sums + (product.slot * call.range_blocks + block) * line_sums;
         outer.narrow = channels - block * p.lanes <= p.lanes / 2;
-        outer.ahead[0] = fetch_within(outer.sums + line_sums, line_sums * sum_bytes, even);
+        const int64_t next_line = block + 1 < blocks ? block + 1 : k + 1 < products.size() ? (products[k + 1].slot - product.slot) * call.range_blocks : 0;
+        outer.ahead[0] = fetch_within(outer.sums + (next_line - block) * line_sums, next_line > 0 ? line_sums * sum_bytes : 0, even);
         outer.ahead[1] = ahead.take(odd);
         multiply(outer);
       }
@@ -318,9 +320,9 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, const WinogradForm& form, c
     for (int64_t slot = 0; slot < added; ++slot) {
       const T* const from = parts + slot * slot_step;
       T* const to = total + slot * width;
-      constexpr int64_t kSlotsAhead = 3, line = kFetchLine / static_cast<int64_t>(sizeof(T));
-      for (int64_t split = 0; split < call.splits; ++split) {
-        for (int64_t j = 0; j < width; j += line) __builtin_prefetch(from + kSlotsAhead * slot_step + split * call.sums + j);
+      constexpr int64_t line_elements = kFetchLine / static_cast<int64_t>(sizeof(T));
+      for (int64_t split = 0; slot + kSlotsAhead < added && split < call.splits; ++split) {
+        for (int64_t j = 0; j < width; j += line_elements) __builtin_prefetch(from + kSlotsAhead * slot_step + split * call.sums + j);
       }
       std::copy_n(from, width, to);
       for (int64_t split = 1; split < call.splits; ++split) {

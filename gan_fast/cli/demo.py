@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gan_fast.cli._options import BATCH_SIZE
 from gan_fast.cli.eval import render
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ CONFIDENCE_BOUND = 0.80
 ENTROPY_BOUND = 1.80
 
 STEPS = 400
-BATCH_SIZE = 64
+IMAGES = 64  # in a step
 SAMPLES = 2000  # for the evaluation
 ROUNDS = 9  # of the speed comparison; the first two warm up
 WARM_UP = 2
@@ -40,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
         "demo", description="Train a small GAN on handwritten digits and show what it makes."
     )
     parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps (default {STEPS})")
-    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"images in a step (default {BATCH_SIZE})")
+    parser.add_argument(*BATCH_SIZE, type=int, default=IMAGES, help=f"images in a step (default {IMAGES})")
     parser.add_argument(
         "--seed", type=int, default=0, help="of networks, latents and the order of the data (default 0)"
     )

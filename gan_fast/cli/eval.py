@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gan_fast.cli._options import BATCH_SIZE, DATA_DIR
+from gan_fast.cli._options import BATCH_SIZE, DATA, DATA_DIR
 
 __all__ = ["add_parser", "render", "run"]
 
@@ -27,8 +27,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("run_folder", metavar="RUN", type=Path, help="run folder or checkpoint folder")
     parser.add_argument(
-        "--data",
-        "--dataroot",
+        *DATA,
         metavar="SET",
         help="labelled set: a name, or a folder or zip with class subfolders (default: what the run was trained on)",
     )

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gan_fast.cli._options import BATCH_SIZE, DATA_DIR, LATENT_DIM
+from gan_fast.cli._options import BATCH_SIZE, DATA, DATA_DIR, LATENT_DIM
 
 __all__ = ["add_parser", "run"]
 
@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="networks in plain PyTorch, in the loop of tutorials; then also what accelerate() brings to it",
     )
-    what.add_argument("--data", metavar="SET", help="as of gan-fast train (random images in memory)")
+    what.add_argument(*DATA, metavar="SET", help="as of gan-fast train (random images in memory)")
     what.add_argument(*DATA_DIR, metavar="DIR", help="folder with the files of a named set")
     what.add_argument("--no-download", action="store_true", help="never fetch a named set from the network")
     what.add_argument(*BATCH_SIZE, type=int, default=128, help="images in a step (%(default)s)")

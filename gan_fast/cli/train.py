@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gan_fast.cli._options import BATCH_SIZE, DATA_DIR, LATENT_DIM
+from gan_fast.cli._options import BATCH_SIZE, DATA, DATA_DIR, LATENT_DIM
 
 __all__ = ["add_parser", "run"]
 
@@ -42,9 +42,7 @@ def add_parser(subparsers: Any) -> None:
         "the same command with --resume auto goes on where a stopped or killed run was.",
     )
     what = parser.add_argument_group("what to train")
-    what.add_argument(
-        "--data", "--dataroot", metavar="SET", help="mnist, fashion-mnist, digits, an image folder or a zip (mnist)"
-    )
+    what.add_argument(*DATA, metavar="SET", help="mnist, fashion-mnist, digits, an image folder or a zip (mnist)")
     what.add_argument(*DATA_DIR, metavar="DIR", help="folder with the files of a named set, or its parent")
     what.add_argument("--no-download", action="store_true", help="never fetch a named set from the network")
     what.add_argument("--model", metavar="NAME", help="dcgan28, dcgan64, keras_mnist (dcgan28)")
