@@ -3,9 +3,8 @@
 // where (gathered, dense) is (input, grad_output) for conv and (grad_output, input) for conv_transpose.
 //
 // A register block is `rows` channels of the gathered operand x 2 vectors of the dense one, for one tap; K runs over pixels, so both
-// operands are packed with their channels innermost. If one operand has few channels, its taps are folded into them, and the other may be
-// read where it lies: the
-// rows are then all (tap, channel) pairs and nothing is wasted on an almost empty vector.
+// operands are packed with their channels innermost. If one operand has few channels, its taps are folded into them: the rows are then all
+// (tap, channel) pairs and nothing is wasted on an almost empty vector. The other operand may be read where it lies.
 #pragma once
 
 #include <cstdint>

@@ -266,8 +266,10 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
       const auto [even, odd] = BlockSteps(call.m_blocks, product.words);
       constexpr int64_t word_bytes = sizeof(W), sum_bytes = sizeof(Sum<W>);
       Ahead ahead(blocks * odd);
+      const Sum<W>* next_slot_sums = nullptr;
       if (k + 1 < products.size()) {
         const Product& next = products[k + 1];
+        next_slot_sums = sums + next.slot * call.range_blocks * line_sums;
         ahead.add(v + next.slot * v_slot + next.first_word * call.pixel, next.words * call.pixel * word_bytes);
         if (next.point != product.point) ahead.add(e + next.point * blocks * e_point, blocks * e_point * word_bytes);
       }
@@ -277,8 +279,9 @@ void add_images(const Call<S, W>& call, int64_t group, int64_t first_block, int6
         outer.b = e + (product.point * blocks + block) * e_point + product.first_word * p.lanes;
         outer.sums = sums + (product.slot * call.range_blocks + block) * line_sums;
         outer.narrow = channels - block * p.lanes <= p.lanes / 2;
-        const int64_t next_line = block + 1 < blocks ? block + 1 : k + 1 < products.size() ? (products[k + 1].slot - product.slot) * call.range_blocks : 0;
-        outer.ahead[0] = fetch_within(outer.sums + (next_line - block) * line_sums, next_line > 0 ? line_sums * sum_bytes : 0, even);
+        const bool last = block + 1 == blocks;
+        const Sum<W>* const next_sums = last ? next_slot_sums : outer.sums + line_sums;
+        outer.ahead[0] = fetch_within(next_sums, next_sums == nullptr ? 0 : line_sums * sum_bytes, even);
         outer.ahead[1] = ahead.take(odd);
         multiply(outer);
       }
