@@ -172,6 +172,46 @@ def test_what_waits_between_live_pieces_can_go_back_to_the_system(pool: ModuleTy
     assert (pool.pool_stats()["cached_blocks"], pool.pool_stats()["cached_bytes"]) == (2, 16 * MIB)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="blocks are mapped on Linux only")
+def test_memory_that_was_never_needed_at_once_is_not_kept(pool: ModuleType) -> None:
+    small = empty(pool, 1000)
+    del small  # the longest unused, but no pages of its own
+    halves = [empty(pool, 6 * MIB) for _ in range(2)]  # 24 MiB each
+    del halves
+    before = pool.pool_stats()
+    whole = empty(pool, 12 * MIB)  # 48 MiB: none waits that is large enough
+    after = pool.pool_stats()
+    assert after["misses"] == before["misses"] + 1
+    assert (after["live_bytes"], after["cached_blocks"]) == (before["live_bytes"] + 48 * MIB, 1)
+    del whole
+    halves = [empty(pool, 6 * MIB) for _ in range(2)]
+    assert halves[1].data_ptr() - halves[0].data_ptr() == 24 * MIB, "cut from what the whole one left"
+    assert pool.pool_stats()["misses"] == after["misses"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="blocks are mapped on Linux only")
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(sizes=st.lists(st.integers(4, 40), min_size=2, max_size=12), order=st.randoms(use_true_random=False))
+def test_a_program_that_repeats_itself_soon_asks_the_system_for_nothing(sizes: list[int], order: random.Random) -> None:
+    # A step takes blocks of so many quarters of a MiB and gives them back in some order; some live while others come.
+    module = kernels()
+    module.empty_cache()
+    steps = [("take", i) for i in range(len(sizes))]
+    for i in range(len(sizes)):
+        steps.insert(order.randint(steps.index(("take", i)) + 1, len(steps)), ("give", i))
+    live: dict[int, Tensor] = {}
+    misses = [module.pool_stats()["misses"]]
+    for _ in range(150):
+        for what, i in steps:
+            if what == "take":
+                live[i] = empty(module, sizes[i] * MIB // 16)
+            else:
+                del live[i]
+        misses.append(module.pool_stats()["misses"])
+    assert misses[-1] == misses[-50]
+    module.empty_cache()
+
+
 def test_a_block_over_the_bound_is_not_kept(pool: ModuleType) -> None:
     kept = empty(pool, 10)
     del kept

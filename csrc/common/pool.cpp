@@ -10,6 +10,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -28,7 +29,7 @@ constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr std::size_t kMapFrom = kMiB;        // from here on mapped, and cut and joined in whole pages
 constexpr std::size_t kPages = 64 * 1024;     // of any system
 #endif
-constexpr std::size_t kHugeFrom = 4 * kMiB;   // below, rounding to huge pages would waste too much
+constexpr std::size_t kHugeFrom = 2 * kMiB;   // one page
 constexpr std::size_t kHugePage = 2 * kMiB;
 constexpr std::size_t kLargest = std::size_t{1} << 46;
 constexpr std::size_t kDefaultLimit = std::size_t{2} << 30;
@@ -141,7 +142,9 @@ class Pool {
   }
 
   Block* take(std::size_t bytes) {
+    if (bytes > kLargest) throw std::bad_alloc();
     const SizeClass wanted = size_class(bytes);
+    Block* unwanted = nullptr;
     {
       std::lock_guard<std::mutex> hold(mutex_);
       ensure_limit();
@@ -153,7 +156,9 @@ class Pool {
         count_live(block->bytes);
         return block;
       }
+      if (wanted.index == kMapped) unwanted = make_room(wanted.bytes);
     }
+    destroy(unwanted);  // outside the lock: unmapping is slow
     void* data = system_alloc(wanted);
     if (data == nullptr) {
       empty_cache();  // what waits here may be just what the system lacks
@@ -189,7 +194,7 @@ class Pool {
         link(join(block));
       }
     }
-    destroy(unwanted);  // outside the lock: unmapping is slow
+    destroy(unwanted);
   }
 
   void empty_cache() {
@@ -197,6 +202,8 @@ class Pool {
     {
       std::lock_guard<std::mutex> hold(mutex_);
       unwanted = trim(0);
+      most_live_bytes_ = live_bytes_;
+      slack_ = 0;
     }
     destroy(unwanted);
   }
@@ -237,7 +244,16 @@ class Pool {
 
   void count_live(std::size_t bytes) {
     live_bytes_ += bytes;
+    most_live_bytes_ = std::max(most_live_bytes_, live_bytes_);
     ++live_blocks_;
+  }
+
+  // Before `bytes` come from the system: takes out of what waits the longest unused, as far as pool.h says.
+  Block* make_room(std::size_t bytes) {
+    const std::size_t live = live_bytes_ + bytes, most = std::max(live, most_live_bytes_) + slack_, before = cached_bytes_;
+    Block* removed = trim(most - live, kMapped);
+    slack_ += (before - cached_bytes_) / 8;
+    return removed;
   }
 
   // The smallest that will do, the last returned among equals. A handful of blocks wait here.
@@ -318,15 +334,19 @@ class Pool {
     --cached_blocks_;
   }
 
-  // Takes out the longest unused blocks until at most `allowed` bytes wait; returns them chained by `older`.
-  Block* trim(std::size_t allowed) {
+  // Takes out the longest unused blocks, of classes from `first_class` on, until at most `allowed` bytes wait or none of them does; returns
+  // them chained by `older`.
+  Block* trim(std::size_t allowed, int first_class = 0) {
     Block* removed = nullptr;
-    while (cached_bytes_ > allowed) {
-      Block* block = oldest_;
-      unlink(block);
-      part(block);
-      block->older = removed;
-      removed = block;
+    for (Block* block = oldest_; block != nullptr && cached_bytes_ > allowed;) {
+      Block* const next = block->newer;
+      if (block->size_class >= first_class) {
+        unlink(block);
+        part(block);
+        block->older = removed;
+        removed = block;
+      }
+      block = next;
     }
     return removed;
   }
@@ -338,6 +358,8 @@ class Pool {
   uint64_t hits_ = 0;
   uint64_t misses_ = 0;
   std::size_t live_bytes_ = 0;
+  std::size_t most_live_bytes_ = 0;
+  std::size_t slack_ = 0;  // over the most that ever lived
   std::size_t live_blocks_ = 0;
   std::size_t cached_bytes_ = 0;
   std::size_t cached_blocks_ = 0;
@@ -394,6 +416,24 @@ dlpack::ManagedTensor* pool_tensor(const int64_t* shape, const int64_t* strides,
   block->managed.manager = block;
   block->managed.deleter = return_block;
   return &block->managed;
+}
+
+PoolBlock::PoolBlock(std::size_t bytes) {
+  Block* const block = Pool::instance().take(bytes);
+  block_ = block;
+  data_ = block->data;
+}
+
+PoolBlock::PoolBlock(PoolBlock&& other) noexcept { *this = std::move(other); }
+
+PoolBlock& PoolBlock::operator=(PoolBlock&& other) noexcept {
+  std::swap(block_, other.block_);
+  std::swap(data_, other.data_);
+  return *this;
+}
+
+PoolBlock::~PoolBlock() {
+  if (block_ != nullptr) Pool::instance().give(static_cast<Block*>(block_));
 }
 
 void pool_empty_cache() { Pool::instance().empty_cache(); }

@@ -1,4 +1,4 @@
-// Recycled memory for output tensors.
+// Recycled memory for output tensors, and for what a call of a kernel needs meanwhile.
 //
 // Why: the pages of a fresh 51 MB tensor cost 12 ms of faults on every step, a recycled block 1.6 ms. A block leaves the
 // pool inside a DLPack tensor and comes back when the last tensor (view, saved activation) that uses it dies.
@@ -10,6 +10,9 @@
 //   * Blocks that wait for reuse take at most limit bytes together; beyond that, the longest unused go back to the
 //     system (what is left of a cut block counts as used then). Default: 2 GiB, but never over a quarter of the
 //     machine's memory; GAN_FAST_POOL_MB overrides, 0 turns reuse off.
+//   * Memory that was never needed at once is not kept: where no waiting block is large enough for a mapped one, the longest
+//     unused go back to the system as far as live and waiting bytes together would exceed the most that ever lived. What
+//     a program's sizes cannot be fitted into is found out once: each time, an eighth of what went back is allowed on top.
 //   * Any thread may take and return blocks, with or without the GIL. A forked child goes on with its own copy.
 //   * The pool is never destroyed: tensors may outlive the module at interpreter shutdown.
 #pragma once
@@ -36,11 +39,27 @@ struct PoolStats {
   std::size_t limit_bytes;
 };
 
+// A block without a tensor around it.
+class PoolBlock {
+ public:
+  PoolBlock() = default;
+  explicit PoolBlock(std::size_t bytes);  // throws std::bad_alloc
+  PoolBlock(PoolBlock&& other) noexcept;
+  PoolBlock& operator=(PoolBlock&& other) noexcept;
+  ~PoolBlock();
+
+  void* data() const { return data_; }  // 64-byte aligned; null if none was asked for
+
+ private:
+  void* block_ = nullptr;
+  void* data_ = nullptr;
+};
+
 // An uninitialised tensor; its deleter returns the block. shape and strides (elements, not negative) have `rank` entries,
 // at most kPoolMaxRank. Throws std::invalid_argument (bad arguments, bad GAN_FAST_POOL_MB) or std::bad_alloc.
 dlpack::ManagedTensor* pool_tensor(const int64_t* shape, const int64_t* strides, int rank, int dtype);
 
-// Gives all waiting blocks back to the system.
+// Gives all waiting blocks back to the system, and forgets what lived so far.
 void pool_empty_cache();
 
 PoolStats pool_stats();

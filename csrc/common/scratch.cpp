@@ -1,5 +1,6 @@
 #include "scratch.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -27,7 +28,9 @@ constexpr std::size_t kLargest = std::numeric_limits<std::size_t>::max() / 2;
 
 // A thread's tiles together fill most of its L2. On small pages, scattered in memory, some sets of the cache then have to hold more than
 // fits and others less: up to 1.5 times the whole call's time (ConvT 512 -> 256 k4 s2 4x4 on 2 MB of L2). One huge page has none of those.
-constexpr std::size_t kHugePage = 2 * 1024 * 1024, kHugeFrom = 128 * 1024;
+constexpr std::size_t kPage = 4096, kHugePage = 2 * 1024 * 1024, kHugeFrom = 128 * 1024;
+
+constexpr std::size_t kPoolFrom = 1024 * 1024;  // of a call's scratch: below, its thread keeps it
 
 struct Buffers {
   void* data[kScratchSlots] = {};
@@ -57,17 +60,31 @@ void* scratch(ScratchSlot slot, std::size_t bytes) {
     std::free(b.data[slot]);
     b.data[slot] = nullptr;
     b.size[slot] = 0;
-    const std::size_t page = bytes < kHugeFrom ? 4096 : kHugePage;
-    const std::size_t rounded = (bytes + page - 1) / page * page;
-    b.data[slot] = std::aligned_alloc(page, rounded);
-    if (b.data[slot] == nullptr) throw std::bad_alloc();
+    // What is left beyond whole huge pages stays on small ones: three slots rounded up kept 5 MB more of each thread resident.
+    const bool huge = bytes >= kHugeFrom;
+    const std::size_t least = std::max(bytes, huge ? kHugePage : 0), rounded = (least + kPage - 1) / kPage * kPage;
+    void* map = nullptr;
+    if (posix_memalign(&map, huge ? kHugePage : kPage, rounded) != 0) throw std::bad_alloc();
 #ifdef __linux__
-    if (page == kHugePage) madvise(b.data[slot], rounded, MADV_HUGEPAGE);
+    if (huge) madvise(map, rounded / kHugePage * kHugePage, MADV_HUGEPAGE);
 #endif
+    b.data[slot] = map;
     b.size[slot] = rounded;
   }
   return b.data[slot];
 #endif
+}
+
+CallScratch::CallScratch(ScratchSlot slot, std::size_t bytes) {
+#ifndef GAN_FAST_EXACT_SCRATCH
+  if (bytes >= kPoolFrom) {
+    note_scratch(slot, bytes);
+    block_ = PoolBlock(bytes);
+    data_ = block_.data();
+    return;
+  }
+#endif
+  data_ = scratch(slot, bytes);
 }
 
 }  // namespace gan_fast

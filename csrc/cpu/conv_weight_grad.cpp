@@ -55,7 +55,8 @@ void blocked_weight_grad(const Problem<S, W>& p, S* grad_weight) {
   const int64_t b_block = tile.images * b_image + p.lanes;
 
   const int64_t range_sums = n_step * p.taps * m_step * block_sums;
-  T* const partial = static_cast<T*>(scratch(kPartialSums, ranges * splits * range_sums * sizeof(T)));
+  const CallScratch sums_memory(kPartialSums, ranges * splits * range_sums * sizeof(T));
+  T* const partial = sums_memory.as<T>();
 
   parallel_tasks(ranges * splits, p.threads, [&](int64_t task) {
     const int64_t split = task / ranges, range = task % ranges;

@@ -250,7 +250,8 @@ void few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axi
               const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
   const bool as_stored = x != nullptr && prologue.y == nullptr && reinterpret_cast<uintptr_t>(x) % sizeof(W) == 0;
   const Call<S, W> call(g, axis_y, axis_x, as_stored, threads);
-  W* const packed_weights = static_cast<W*>(scratch(kSharedWeights, g.groups * call.weights_per_group * sizeof(W)));
+  const CallScratch weight_memory(kSharedWeights, g.groups * call.weights_per_group * sizeof(W));
+  W* const packed_weights = weight_memory.as<W>();
   pack_weights(call, strides, weight, packed_weights, threads);
   const int64_t tiles = call.count(g.groups), next = std::max(threads, 1);  // from a thread's tile to its next, if all take as long
   const int64_t segments = ceil_div(call.tile_u, call.engine.few_pixels_wide);

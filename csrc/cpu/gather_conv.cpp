@@ -264,7 +264,8 @@ void direct_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
 
   const int64_t weight_elements = g.groups * call.weights_per_group;
   const int64_t bias_elements = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * call.lanes;
-  W* packed_weights = static_cast<W*>(scratch(kSharedWeights, weight_elements * sizeof(W) + (bias_elements + 1) * sizeof(Sum<W>)));
+  const CallScratch weight_memory(kSharedWeights, weight_elements * sizeof(W) + (bias_elements + 1) * sizeof(Sum<W>));
+  W* const packed_weights = weight_memory.as<W>();
   pack_weights(call, strides, weight, packed_weights, threads);
   Sum<W>* bias = nullptr;
   if (bias_elements != 0) {

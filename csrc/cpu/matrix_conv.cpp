@@ -314,7 +314,8 @@ void matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     phase.whole = make_runs(call, phase, call.tile_images, std::min(call.tile_t, phase.y->count), std::min(call.tile_u, phase.x->count));
   }
   const int64_t words = g.groups * call.weights_per_group, biases = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * kMatrixLanes;
-  Bf16Pair* const packed_weights = static_cast<Bf16Pair*>(scratch(kSharedWeights, words * sizeof(Bf16Pair) + (biases + 1) * sizeof(float)));
+  const CallScratch weight_memory(kSharedWeights, words * sizeof(Bf16Pair) + (biases + 1) * sizeof(float));
+  Bf16Pair* const packed_weights = weight_memory.as<Bf16Pair>();
   pack_weights(call, strides, weight, packed_weights, threads);
   float* bias = nullptr;
   if (biases != 0) {

@@ -54,7 +54,8 @@ void matrix_few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPl
   const int64_t fitting = kWideBytes / static_cast<int64_t>(sizeof(float)) / std::max<int64_t>(1, step * columns * lanes);
   const int64_t band = std::clamp<int64_t>(fitting, 1, axis_y.max_count);  // rows of a phase
   const int64_t together = std::clamp<int64_t>(kWideBytes / std::max<int64_t>(1, image * static_cast<int64_t>(sizeof(float))), 1, g.batch);
-  float* const wide = static_cast<float*>(scratch(kWholeCall, together * std::min(g.out_h, band * step) * columns * lanes * sizeof(float)));
+  const CallScratch call_memory(kWholeCall, together * std::min(g.out_h, band * step) * columns * lanes * sizeof(float));
+  float* const wide = call_memory.as<float>();
   float biases[16] = {};
   if (epilogue.bias != nullptr) pad_bias(static_cast<const Bf16*>(epilogue.bias), 1, outs, 16, biases);
   std::vector<std::vector<int64_t>> taps_of(axis_x.phases.size());

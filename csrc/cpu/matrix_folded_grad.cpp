@@ -40,7 +40,8 @@ void matrix_folded(const Problem<Bf16, Bf16Pair>& p, Bf16* grad_weight) {
   const int64_t outputs = p.dense.channels * p.gathered.channels / few.channels * folded * g.kernel_h;
   const auto aligned = [](int64_t n) { return ceil_div(n, 32) * 32; };
   const int64_t copied = few.prologue_y == nullptr ? 0 : aligned(rows * row_elements), packed = aligned(rows * other.w * folded);
-  Bf16* const copy = static_cast<Bf16*>(scratch(kWholeCall, (copied + packed + outputs) * sizeof(Bf16)));
+  const CallScratch call_memory(kWholeCall, (copied + packed + outputs) * sizeof(Bf16));
+  Bf16* const copy = call_memory.as<Bf16>();
   Bf16* const all = copy + copied;
   const Bf16* data = few.data;
   if (few.prologue_y != nullptr) {

@@ -185,7 +185,8 @@ void multiply_tile(const Call& call, const Range& range, const Place& place, con
 void matrix(const Problem<Bf16, Bf16Pair>& p, Bf16* grad_weight) {
   const Call call(p);
   const int64_t ranges = call.ranges(), tasks = ranges * call.splits;
-  float* const partial = static_cast<float*>(scratch(kPartialSums, tasks * call.range_sums * sizeof(float)));
+  const CallScratch sums_memory(kPartialSums, tasks * call.range_sums * sizeof(float));
+  float* const partial = sums_memory.as<float>();
   parallel_tasks(tasks, p.threads, [&](int64_t task) {
     const int64_t split = task / ranges, index = task % ranges;
     Range range{};

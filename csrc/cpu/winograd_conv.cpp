@@ -271,7 +271,8 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   const Call<S, W> call(g, axis_y, axis_x, form, table.pixels, table.vector_bytes, threads);
   const int64_t weight_elements = g.groups * call.weights_per_group;
   const int64_t bias_elements = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * call.lanes;
-  W* packed_weights = static_cast<W*>(scratch(kSharedWeights, weight_elements * sizeof(W) + bias_elements * sizeof(T)));
+  const CallScratch weight_memory(kSharedWeights, weight_elements * sizeof(W) + bias_elements * sizeof(T));
+  W* const packed_weights = weight_memory.as<W>();
   pack_weights(call, strides, weight, packed_weights, threads);
   T* bias = nullptr;
   if (bias_elements != 0) {

@@ -296,7 +296,8 @@ void winograd_in(const Problem<S, Arithmetic<S>>& p, const WinogradForm& form, c
   const Call<S, W> call(p, form);
   const auto& functions = functions_of<S>(winograd_kernels_for<S>().of(form.outputs));
   const int64_t tasks = p.g.groups * call.ranges * call.splits;
-  T* const partial = static_cast<T*>(scratch(kPartialSums, tasks * call.sums * sizeof(T)));
+  const CallScratch sums_memory(kPartialSums, tasks * call.sums * sizeof(T));
+  T* const partial = sums_memory.as<T>();
   parallel_tasks(tasks, p.threads, [&](int64_t task) {
     const int64_t split = task % call.splits, range = task / call.splits % call.ranges, group = task / call.splits / call.ranges;
     T* sums = partial + task * call.sums;
