@@ -58,6 +58,7 @@ struct GemmProduct {
   const W* tile;
   const int64_t* run_in;  // [blocks][runs] offsets into the tile
   const GemmStep* steps;
+  const int64_t* offsets;  // with runs of one pixel: of words, each a step, instead of steps; or null
   int64_t step_count;
   int64_t chain;   // steps summed in one chain, whose sums are then added up; 0: all
   const W* panel;  // [K][lanes per block]

@@ -66,7 +66,12 @@ GF_INLINE void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, 
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) acc[i][v] = Vec<T>{};
     }
-    for (const int64_t last = job.step_count - s < chain ? job.step_count : s + chain; s < last; ++s) {
+    const int64_t last = job.step_count - s < chain ? job.step_count : s + chain;
+    if constexpr (L == 1) {
+      // Few channels: a step of a kernel row would be some 12 words, whose exit CPUs mispredict.
+      for (; job.offsets != nullptr && s < last; ++s) multiply(job.offsets[s]);
+    }
+    for (; s < last; ++s) {
       const int64_t begin = job.steps[s].offset, end = begin + job.steps[s].depth;
       if (GF_VECTOR_BYTES < 64 && end - begin == kChannelBlock) {
         // The usual step. Its few turns have an exit that CPUs mispredict, after some 100 cycles with so short a block: 4 turns in one.
@@ -88,15 +93,16 @@ GF_INLINE void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, 
   } while (s < job.step_count);
 }
 
-// FULL: every lane of both vectors (of one, if NV is 1) is an output channel.
-template <int ACT, int NV, bool FULL, class S>
-void store_block(const GemmStore<S>& job, const int64_t* run_out, const Arithmetic<S>* sums, int runs, int run_length,
-                 int64_t out_lanes) {
+// FULL: every lane of both vectors (of one, if NV is 1) is an output channel. RUNS: runs of one pixel, or 0 for what the arguments say.
+template <int ACT, int NV, bool FULL, int RUNS, class S>
+void store_block(const GemmStore<S>& job, const int64_t* run_out, const Arithmetic<S>* sums, int any_runs, int any_length, int64_t out_lanes) {
   using T = Arithmetic<S>;
   constexpr int lanes = VecOf<T>::lanes;
   Vec<T> bias[NV];
   for (int v = 0; v < NV; ++v) bias[v] = job.bias == nullptr ? Vec<T>{} : load<T>(job.bias + v * lanes);
   const int64_t left = out_lanes - (NV - 1) * lanes;
+  const int runs = RUNS == 0 ? any_runs : RUNS, run_length = RUNS == 0 ? any_length : 1;
+#pragma GCC unroll 7
   for (int r = 0; r < runs; ++r) {
     if (run_out[r] < 0) continue;
     S* out = job.output + run_out[r];
@@ -117,20 +123,20 @@ void store_block(const GemmStore<S>& job, const int64_t* run_out, const Arithmet
   }
 }
 
-template <int NV, bool FULL, class S>
+template <int NV, bool FULL, int RUNS, class S>
 void finish_block(const GemmStore<S>& job, const int64_t* run_out, const Arithmetic<S>* sums, int runs, int run_length,
                   int64_t out_lanes) {
   switch (job.activation) {
     case kRelu:
-      return store_block<kRelu, NV, FULL>(job, run_out, sums, runs, run_length, out_lanes);
+      return store_block<kRelu, NV, FULL, RUNS>(job, run_out, sums, runs, run_length, out_lanes);
     case kLeakyRelu:
-      return store_block<kLeakyRelu, NV, FULL>(job, run_out, sums, runs, run_length, out_lanes);
+      return store_block<kLeakyRelu, NV, FULL, RUNS>(job, run_out, sums, runs, run_length, out_lanes);
     case kTanh:
-      return store_block<kTanh, NV, FULL>(job, run_out, sums, runs, run_length, out_lanes);
+      return store_block<kTanh, NV, FULL, RUNS>(job, run_out, sums, runs, run_length, out_lanes);
     case kSigmoid:
-      return store_block<kSigmoid, NV, FULL>(job, run_out, sums, runs, run_length, out_lanes);
+      return store_block<kSigmoid, NV, FULL, RUNS>(job, run_out, sums, runs, run_length, out_lanes);
     default:
-      return store_block<kNone, NV, FULL>(job, run_out, sums, runs, run_length, out_lanes);
+      return store_block<kNone, NV, FULL, RUNS>(job, run_out, sums, runs, run_length, out_lanes);
   }
 }
 
@@ -147,9 +153,9 @@ void gemm_blocks(const GemmJob<S, W>& job) {
     ahead[b % 2] = at;
     if (!job.finish) continue;
     if (job.out_lanes == NV * lanes) {
-      finish_block<NV, true, S>(job, job.run_out + b * R, sums, R, L, job.out_lanes);
+      finish_block<NV, true, L == 1 ? R : 0, S>(job, job.run_out + b * R, sums, R, L, job.out_lanes);
     } else {
-      finish_block<NV, false, S>(job, job.run_out + b * R, sums, R, L, job.out_lanes);
+      finish_block<NV, false, L == 1 ? R : 0, S>(job, job.run_out + b * R, sums, R, L, job.out_lanes);
     }
   }
 #if GF_VECTOR_BYTES > 16
