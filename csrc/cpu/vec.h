@@ -61,12 +61,24 @@ inline __attribute__((always_inline)) void add_product(Vec<float>& sum, Vec<uint
 #endif
 }
 
+#if defined(__AVX2__) && GF_VECTOR_BYTES == 32
+// A mask of the first `count` lanes of 32 bits.
+inline __attribute__((always_inline)) __m256i lanes_before(int64_t count) {
+  static constexpr int32_t kOnesThenZeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kOnesThenZeros + 8 - count));
+}
+#endif
+
 // The first `count` lanes (0 < count < lanes), the others zero; memory behind them is not touched.
 template <class T>
 inline __attribute__((always_inline)) Vec<T> load_first(const T* p, int64_t count) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) {
     return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p));
+  }
+#elif defined(__AVX2__) && GF_VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4) {
+    return reinterpret_cast<Vec<T>>(_mm256_maskload_ps(reinterpret_cast<const float*>(p), lanes_before(count)));
   }
 #endif
   Vec<T> v{};
@@ -79,6 +91,24 @@ inline __attribute__((always_inline)) void store_first(T* p, Vec<T> v, int64_t c
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) {
     return _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), reinterpret_cast<__m512>(v));
+  }
+#elif defined(__AVX2__) && GF_VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4) {
+    // Not by a mask: that store takes a dozen cycles and more on AMD's cores.
+    auto* to = reinterpret_cast<float*>(p);
+    __m128 left = _mm256_castps256_ps128(reinterpret_cast<__m256>(v));
+    if (count & 4) {
+      _mm_storeu_ps(to, left);
+      to += 4;
+      left = _mm256_extractf128_ps(reinterpret_cast<__m256>(v), 1);
+    }
+    if (count & 2) {
+      _mm_storel_pi(reinterpret_cast<__m64*>(to), left);
+      to += 2;
+      left = _mm_movehl_ps(left, left);
+    }
+    if (count & 1) _mm_store_ss(to, left);
+    return;
   }
 #endif
   for (int64_t i = 0; i < count; ++i) p[i] = v[i];
@@ -131,13 +161,28 @@ inline __attribute__((always_inline)) Vec<float> widen_halves(Halves halves) {
   return reinterpret_cast<Vec<float>>(bits << 16);
 }
 
+// Copies N elements and goes on behind them.
+template <int N>
+inline __attribute__((always_inline)) void copy_of(char*& to, const Bf16*& from) {
+  __builtin_memcpy(to, from, N * sizeof(Bf16));
+  to += N * sizeof(Bf16);
+  from += N;
+}
+
 // The first `count` (0 < count < lanes), zeros behind; memory behind them is not touched.
 inline __attribute__((always_inline)) Halves load_first_halves(const Bf16* p, int64_t count) {
 #if defined(__AVX512BW__) && defined(__AVX512VL__) && GF_VECTOR_BYTES == 64
   return reinterpret_cast<Halves>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), p));
 #else
+  // Of 8, 4, 2 and 1, each a copy of a size that is known here: with one that is not it would be a call.
   Halves halves{};
-  __builtin_memcpy(&halves, p, static_cast<size_t>(count) * sizeof(Bf16));
+  char* to = reinterpret_cast<char*>(&halves);
+  if constexpr (GF_VECTOR_BYTES == 64) {
+    if (count & 8) copy_of<8>(to, p);
+  }
+  if (count & 4) copy_of<4>(to, p);
+  if (count & 2) copy_of<2>(to, p);
+  if (count & 1) copy_of<1>(to, p);
   return halves;
 #endif
 }
@@ -213,7 +258,14 @@ inline __attribute__((always_inline)) void write_first(S* p, Vec<Arithmetic<S>> 
 #if defined(__AVX512BW__) && defined(__AVX512VL__) && GF_VECTOR_BYTES == 64
     _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << count) - 1), reinterpret_cast<__m256i>(halves));
 #else
-    __builtin_memcpy(p, &halves, static_cast<size_t>(count) * sizeof(S));
+    auto* from = reinterpret_cast<const Bf16*>(&halves);
+    char* to = reinterpret_cast<char*>(p);
+    if constexpr (GF_VECTOR_BYTES == 64) {
+      if (count & 8) copy_of<8>(to, from);
+    }
+    if (count & 4) copy_of<4>(to, from);
+    if (count & 2) copy_of<2>(to, from);
+    if (count & 1) copy_of<1>(to, from);
 #endif
   } else {
     store_first<S>(p, v, count);
