@@ -26,7 +26,7 @@ import torch
 from gan_fast.suite import steps
 
 NETWORKS = ("article", "dcgan28")
-STEPS = 8  # the second one meets what the first one kept; some later nothing changes
+STEPS = 8  # the second one meets what the first one kept; some steps later nothing changes
 MIB = 1 << 20
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")

@@ -59,9 +59,9 @@ void bind_pool(py::module_& m) {
         "An uninitialised CPU tensor from the block pool. strides: in elements, >= 0. dtype: 0 float32, 1 float64,\n"
         "2 bfloat16. At most 8 dimensions. The block returns to the pool when the last tensor on it dies.");
   m.def("empty_cache", &pool_empty_cache, py::call_guard<py::gil_scoped_release>(),
-        "Gives the pool's waiting blocks back to the system; blocks inside tensors stay.");
+        "Gives the pool's waiting blocks back to the system; blocks in use stay.");
   m.def("pool_stats", &stats,
-        "hits, misses (counts), live_bytes, live_blocks (inside tensors), cached_bytes, cached_blocks (waiting), limit_bytes.");
+        "hits, misses (counts), live_bytes, live_blocks (inside tensors and running kernels), cached_bytes, cached_blocks (waiting), limit_bytes.");
   m.def("pool_set_limit", &pool_set_limit, py::arg("nbytes"), py::call_guard<py::gil_scoped_release>(),
         "Bounds cached_bytes, 0 turns reuse off; returns the old bound. The default comes from GAN_FAST_POOL_MB.");
   m.def("pool_set_poison", &pool_set_poison, py::arg("on"),

@@ -219,7 +219,7 @@ def _cuda() -> tuple[bool, str]:
 
 
 def empty_cache() -> None:
-    """Give the blocks that wait in the kernels' memory pool back to the system; those inside tensors stay."""
+    """Give the blocks that wait in the kernels' memory pool back to the system; those in use stay."""
     module = extension()
     if module is not None:
         module.empty_cache()

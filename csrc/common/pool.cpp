@@ -10,7 +10,6 @@
 #include <new>
 #include <stdexcept>
 #include <string>
-#include <utility>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -366,6 +365,13 @@ class Pool {
   std::size_t limit_ = kUnknown;
 };
 
+Block* taken(std::size_t bytes) {
+  Pool& pool = Pool::instance();
+  Block* const block = pool.take(bytes);
+  if (pool.poison.load(std::memory_order_relaxed)) std::memset(block->data, 0xFF, block->bytes);
+  return block;
+}
+
 void return_block(dlpack::ManagedTensor* managed) { Pool::instance().give(static_cast<Block*>(managed->manager)); }
 
 [[noreturn]] void bad(const std::string& name, int64_t value, const char* expected) {
@@ -407,9 +413,7 @@ dlpack::ManagedTensor* pool_tensor(const int64_t* shape, const int64_t* strides,
   }
   const std::size_t item = type.bits / 8;
   const std::size_t bytes = extent(shape, strides, rank, item) * item;
-  Pool& pool = Pool::instance();
-  Block* block = pool.take(bytes);
-  if (pool.poison.load(std::memory_order_relaxed)) std::memset(block->data, 0xFF, block->bytes);
+  Block* block = taken(bytes);
   std::copy(shape, shape + rank, block->shape);
   std::copy(strides, strides + rank, block->strides);
   block->managed.tensor = {block->data, {dlpack::kDeviceCpu, 0}, rank, type, block->shape, block->strides, 0};
@@ -419,17 +423,9 @@ dlpack::ManagedTensor* pool_tensor(const int64_t* shape, const int64_t* strides,
 }
 
 PoolBlock::PoolBlock(std::size_t bytes) {
-  Block* const block = Pool::instance().take(bytes);
+  Block* const block = taken(bytes);
   block_ = block;
   data_ = block->data;
-}
-
-PoolBlock::PoolBlock(PoolBlock&& other) noexcept { *this = std::move(other); }
-
-PoolBlock& PoolBlock::operator=(PoolBlock&& other) noexcept {
-  std::swap(block_, other.block_);
-  std::swap(data_, other.data_);
-  return *this;
 }
 
 PoolBlock::~PoolBlock() {

@@ -30,7 +30,7 @@ constexpr std::size_t kLargest = std::numeric_limits<std::size_t>::max() / 2;
 // fits and others less: up to 1.5 times the whole call's time (ConvT 512 -> 256 k4 s2 4x4 on 2 MB of L2). One huge page has none of those.
 constexpr std::size_t kPage = 4096, kHugePage = 2 * 1024 * 1024, kHugeFrom = 128 * 1024;
 
-constexpr std::size_t kPoolFrom = 1024 * 1024;  // of a call's scratch: below, its thread keeps it
+constexpr std::size_t kPoolFrom = kHugePage;  // of a call's scratch: below, its thread keeps it
 
 struct Buffers {
   void* data[kScratchSlots] = {};
@@ -75,16 +75,31 @@ void* scratch(ScratchSlot slot, std::size_t bytes) {
 #endif
 }
 
-CallScratch::CallScratch(ScratchSlot slot, std::size_t bytes) {
-#ifndef GAN_FAST_EXACT_SCRATCH
-  if (bytes >= kPoolFrom) {
-    note_scratch(slot, bytes);
-    block_ = PoolBlock(bytes);
-    data_ = block_.data();
+#ifdef GAN_FAST_EXACT_SCRATCH
+
+CallScratch::CallScratch(ScratchSlot slot, std::size_t bytes) : data_(nullptr) {
+  if (bytes > kLargest) throw std::bad_alloc();
+  note_scratch(slot, bytes);
+  if (posix_memalign(&data_, 64, bytes) != 0) throw std::bad_alloc();
+  std::memset(data_, 0xFF, bytes);
+}
+
+CallScratch::~CallScratch() { std::free(data_); }
+
+#else
+
+CallScratch::CallScratch(ScratchSlot slot, std::size_t bytes) : data_(nullptr) {
+  if (bytes < kPoolFrom) {
+    data_ = scratch(slot, bytes);
     return;
   }
-#endif
-  data_ = scratch(slot, bytes);
+  note_scratch(slot, bytes);
+  block_ = PoolBlock(bytes);
+  data_ = block_.data();
 }
+
+CallScratch::~CallScratch() = default;
+
+#endif
 
 }  // namespace gan_fast

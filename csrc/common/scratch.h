@@ -14,12 +14,15 @@ enum ScratchSlot { kSharedWeights = 0, kTileA, kTileB, kTileC, kPartialSums, kBi
 // is kept for the thread's next call: for tiles, which fit a cache. Throws std::bad_alloc.
 void* scratch(ScratchSlot slot, std::size_t bytes);
 
-// At least `bytes` of 64-byte aligned memory, valid as long as this object: for what a whole call needs, which may be as large as its
-// tensors. Contents are arbitrary. Large ones are blocks of the pool, where they take turns with tensors: as each thread's own, the article's
-// step kept 40 MB more. Throws std::bad_alloc.
+// At least `bytes` of 64-byte aligned memory, valid as long as this object, of which a thread has one per slot at a time: for what a whole
+// call needs, which may be as large as its tensors. Contents are arbitrary. Large ones are blocks of the pool, where they take turns with
+// tensors: as each thread's own, the article's step kept 40 MB more. Throws what PoolBlock throws.
 class CallScratch {
  public:
   CallScratch(ScratchSlot slot, std::size_t bytes);
+  CallScratch(const CallScratch&) = delete;
+  CallScratch& operator=(const CallScratch&) = delete;
+  ~CallScratch();
 
   template <class T>
   T* as() const {

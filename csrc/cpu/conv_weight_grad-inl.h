@@ -9,8 +9,8 @@
 namespace gan_fast {
 namespace GF_LEVEL {
 
-// Pixels whose blocks are packed together, of whole vectors and of parts: 2 and 8 were the fastest of 1 to 8 and of 4 to all. Parts have a
-// mask that pixels share.
+// Pixels whose blocks are packed together, of whole vectors and of parts: 2 and 8 were the fastest of 1 to 8 and of 4 to all on a Zen 4 with
+// AVX2. Parts have a mask that pixels share.
 constexpr int64_t kPixelsOfWhole = 2, kPixelsOfParts = 8;
 
 // A vector of `left` or more valid channels (0 < left) of `count` neighbouring pixels.
@@ -52,18 +52,21 @@ void pack_channels_impl(const PackChannels<S, Arithmetic<S>>& job) {
     T* block = job.out + j * job.out_pixel;
     for (int64_t c = 0; c < job.channels; c += job.packed, block += job.out_block) {
       const int64_t valid = job.channels - c < job.packed ? job.channels - c : job.packed;
-      // What a pixel's last vector writes too far is overwritten: by the next one's first vectors, or with the next line.
+      // What a pixel's last vector writes too far is overwritten by the next one's first vectors or with the next line, or lies in the slack.
+      // In gaps between pixels it is zeros, as they are.
       for (int64_t v = (job.packed - 1) / lanes * lanes; v >= 0; v -= lanes) {
         const int64_t left = valid - v;
+        if (left <= 0) {
+          for (int64_t i = 0; i < count; ++i) store<T>(block + v + i * job.out_pixel, Vec<T>{});
+          continue;
+        }
         const S* const in = job.input + offset + c + v;
         const S* const y = ACT == kNone ? nullptr : job.prologue_y + offset + c + v;
         const bool fetches = c == 0 && v == 0;
         if (left >= lanes) {
           pack_vectors<ACT, true>(job, in, y, count, left, fetches, block + v);
-        } else if (left > 0) {
-          pack_vectors<ACT, false>(job, in, y, count, left, fetches, block + v);
         } else {
-          for (int64_t i = 0; i < count; ++i) store<T>(block + v + i * job.out_pixel, Vec<T>{});
+          pack_vectors<ACT, false>(job, in, y, count, left, fetches, block + v);
         }
       }
     }

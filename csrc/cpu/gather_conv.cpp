@@ -93,7 +93,7 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
   weights_per_group = depth * out_blocks * lanes;
   stream_weights = streams_weights<W>(g.groups * weights_per_group, threads);
   const bool many = weights_per_group * static_cast<int64_t>(sizeof(W)) >= kManyWeights;
-  const int64_t tile_bytes = shallow && engine.vector_bytes < 64 ? kShallowTileBytes : (many ? 2 : 1) * kTileBytes;
+  const int64_t tile_bytes = shallow && !many && engine.vector_bytes < 64 ? kShallowTileBytes : (many ? 2 : 1) * kTileBytes;
   static_cast<TileGrid&>(*this) = choose_tiles(g, axis_y, axis_x, per_position, tile_bytes / static_cast<int64_t>(sizeof(W)),
                                                engine.pixels, many ? kTileCost : 0, threads);
   lay_out();
@@ -244,8 +244,12 @@ void run_gemm(const Call<S, W>& call, const Tile& tile, const Phase& phase, cons
       job.step_count = phase.chunk_steps[chunk];
       job.accumulate = chunk > 0;
       job.finish = chunk + 1 == phase.chunk_steps.size();
-      int64_t depth_here = call.shallow ? job.step_count : 0;
-      for (int64_t s = 0; !call.shallow && s < job.step_count; ++s) depth_here += job.steps[s].depth;
+      int64_t depth_here = 0;
+      if (call.shallow) {
+        depth_here = job.step_count;
+      } else {
+        for (int64_t s = 0; s < job.step_count; ++s) depth_here += job.steps[s].depth;
+      }
       // The next panel, which follows and is about as large, unless all of them are near anyway; and the next tile.
       const int64_t panel = depth_here * call.lanes;
       const auto [even, odd] = BlockSteps(job.blocks, depth_here);
