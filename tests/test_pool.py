@@ -20,6 +20,9 @@ from gan_fast import functional, use_backend
 
 MIB = 1 << 20
 
+#: Large blocks are mapped, cut and joined on Linux; elsewhere they have size classes as the small ones do.
+of_mapped_blocks = pytest.mark.skipif(sys.platform != "linux", reason="blocks are mapped on Linux only")
+
 
 @pytest.fixture
 def pool() -> Iterator[ModuleType]:
@@ -144,7 +147,7 @@ def test_the_cache_stays_within_its_bound_and_drops_the_longest_unused(pool: Mod
     assert first.numel() == MIB // 4
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="blocks are mapped on Linux only")
+@of_mapped_blocks
 def test_large_blocks_are_cut_from_the_smallest_that_will_do_and_joined_again(pool: ModuleType) -> None:
     large, small = empty(pool, 8 * MIB), empty(pool, MIB)  # 32 MiB, 4 MiB
     start, other = large.data_ptr(), small.data_ptr()
@@ -161,7 +164,7 @@ def test_large_blocks_are_cut_from_the_smallest_that_will_do_and_joined_again(po
     assert pool.pool_stats()["misses"] == before["misses"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="blocks are mapped on Linux only")
+@of_mapped_blocks
 def test_what_waits_between_live_pieces_can_go_back_to_the_system(pool: ModuleType) -> None:
     large = empty(pool, 8 * MIB)
     del large
@@ -174,7 +177,7 @@ def test_what_waits_between_live_pieces_can_go_back_to_the_system(pool: ModuleTy
     assert (pool.pool_stats()["cached_blocks"], pool.pool_stats()["cached_bytes"]) == (2, 16 * MIB)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="blocks are mapped on Linux only")
+@of_mapped_blocks
 def test_memory_that_was_never_needed_at_once_is_not_kept(pool: ModuleType) -> None:
     small = empty(pool, 1000)
     del small  # the longest unused, but no pages of its own
@@ -191,7 +194,6 @@ def test_memory_that_was_never_needed_at_once_is_not_kept(pool: ModuleType) -> N
     assert pool.pool_stats()["misses"] == after["misses"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="blocks are mapped on Linux only")
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(sizes=st.lists(st.integers(4, 40), min_size=2, max_size=12), order=st.randoms(use_true_random=False))
 def test_a_program_that_repeats_itself_soon_asks_the_system_for_nothing(sizes: list[int], order: random.Random) -> None:
@@ -214,7 +216,6 @@ def test_a_program_that_repeats_itself_soon_asks_the_system_for_nothing(sizes: l
     module.empty_cache()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="blocks are mapped on Linux only")
 def test_a_kernels_large_scratch_comes_from_the_pool_and_goes_back(pool: ModuleType) -> None:
     # 512 x 512 x 9 weights are packed: 9 MiB; the outputs of so small an image are PyTorch's.
     x, weight = torch.randn(1, 512, 4, 4), torch.randn(512, 512, 3, 3)

@@ -1,6 +1,5 @@
 // Kernels of conv_weight_grad.h.
 #include "common/activation.h"
-#include "common/geometry.h"
 #include "conv_weight_grad.h"
 #include "outer_block.h"
 #include "vec.h"
@@ -39,9 +38,10 @@ void pack_channels_impl(const PackChannels<S, Arithmetic<S>>& job) {
   };
   const int64_t begin = job.input == nullptr ? job.columns : first_at(0), end = job.input == nullptr ? job.columns : first_at(job.width);
   const auto zeros = [&](int64_t from, int64_t to) {
-    for (int64_t c = 0; c < ceil_div(job.channels, job.packed); ++c) {
-      for (int64_t v = 0; v < job.packed; v += lanes) {
-        for (int64_t j = from; j < to; ++j) store<T>(job.out + c * job.out_block + j * job.out_pixel + v, Vec<T>{});
+    for (int64_t j = from; j < to; ++j) {
+      T* block = job.out + j * job.out_pixel;
+      for (int64_t c = 0; c < job.channels; c += job.packed, block += job.out_block) {
+        for (int64_t v = 0; v < job.packed; v += lanes) store<T>(block + v, Vec<T>{});
       }
     }
   };

@@ -32,7 +32,7 @@ constexpr int64_t kStreamDepth = 64;  // below so many products per output the s
 // not with several phases, whose few products per pixel would not pay for runs of one pixel.
 constexpr int64_t kShallow = 12;
 // Of a tile of rows with vectors of 32 bytes and fewer: near the first cache, and many enough to share a single image out. 1.03 times as fast
-// as tiles ten times as large in the mean of nine calls, 1.1 for single images (a Zen 4 with AVX2).
+// as tiles ten times as large in the mean of nine calls, 1.07 and 1.1 for two single images (a Zen 4 with AVX2).
 constexpr int64_t kShallowTileBytes = 32 * 1024;
 
 struct Phase {
