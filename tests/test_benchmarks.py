@@ -15,6 +15,7 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import bench_data  # noqa: E402  # a script of benchmarks/, found by the line above
+import builds  # noqa: E402  # found by the same line
 import frame  # noqa: E402  # found by the same line
 import kernel_table  # noqa: E402  # found by the same line
 import profile_loop  # noqa: E402  # found by the same line
@@ -117,3 +118,35 @@ def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_table.interleaved, "measure", never)
     with pytest.raises(SystemExit, match="an error of nan"):
         kernel_table.cell(shape, "forward", torch.float32, 1, tuning.calibration())
+
+
+def test_two_builds_take_turns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    root = str(BENCHMARKS.parent)
+    arguments = [root, "--match", "article_d/conv-1to128-k3x3s2p1-28x28-b1", "--pass", "forward", "--rounds", "2"]
+    monkeypatch.setattr(sys, "argv", ["builds.py", *arguments, "--step", "pytorch_gan_dcgan:2:gan_fast.Trainer"])
+    builds.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("ms  ")[-1] for line in lines[:-1]] == [
+        "pytorch_gan_dcgan:2:gan_fast.Trainer",
+        "article_d/conv-1to128-k3x3s2p1-28x28-b1 forward",
+        "article_d/conv-1to128-k3x3s2p1-28x28-b16 forward",
+        "article_d/conv-1to128-k3x3s2p1-28x28-b128 forward",
+    ]
+    assert lines[-1].endswith("in the mean of 4")
+    with pytest.raises(SystemExit, match="no layer has such a name"):
+        monkeypatch.setattr(sys, "argv", ["builds.py", root, "--match", "none such"])
+        builds.main()
+
+
+def test_builds_with_different_results_get_no_times() -> None:
+    class Other:
+        def __init__(self, norm: float) -> None:
+            self.norm = norm
+
+        def ask(self, do: str, **_: Any) -> Any:
+            assert do == "make"
+            return {"norms": [1.0, self.norm], "seconds": 1.0}
+
+    for norm in (2.1, float("nan")):
+        with pytest.raises(SystemExit, match="no times"):
+            builds.compare((Other(2.0), Other(norm)), "case", {}, 3)  # type: ignore[arg-type]  # stands for a process
