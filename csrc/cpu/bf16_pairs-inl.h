@@ -4,6 +4,7 @@
 #include "few_block.h"
 #include "gemm_block.h"
 #include "outer_block.h"
+#include "pack_line.h"
 #include "pair_kernels.h"
 #include "vec.h"
 #include "vec_math.h"
@@ -197,7 +198,7 @@ extern const PairKernels pair_kernels = {
     kFewPixels,
     kRows,
     GF_VECTOR_BYTES,
-    {pack_row, nullptr, gemm<Bf16, Bf16Pair>, few<Bf16, Bf16Pair>},
+    {pack_row, pack_line<Bf16, Bf16>, gemm<Bf16, Bf16Pair>, few<Bf16, Bf16Pair>},
     {outer<Bf16Pair>, pack_channels, fold_line<Bf16Pair>, nullptr},
     {input_transform, input_pieces, weight_transform<2>, gradient_transform},
     {input_transform, nullptr, weight_transform<3>, nullptr},

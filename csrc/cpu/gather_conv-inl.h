@@ -3,6 +3,7 @@
 #include "few_block.h"
 #include "gather_conv.h"
 #include "gemm_block.h"
+#include "pack_line.h"
 #include "vec.h"
 #include "vec_math.h"
 
@@ -67,47 +68,14 @@ void pack_row(const PackRow<S, Arithmetic<S>>& row) {
   }
 }
 
-template <int ACT, class S>
-void pack_line_impl(const PackLine<S>& line) {
-  using T = Arithmetic<S>;
-  constexpr int lanes = VecOf<T>::lanes;
-  int64_t i = 0;
-  for (; i + lanes <= line.n; i += lanes) {
-    Vec<T> value = read<S>(line.input + i);
-    if constexpr (ACT != kNone) value = act_backward<ACT>(value, read<S>(line.prologue_y + i), line.prologue_slope);
-    store<T>(line.out + i, value);
-  }
-  const int64_t left = line.n - i;
-  if (left == 0) return;
-  Vec<T> value = read_first<S>(line.input + i, left);
-  if constexpr (ACT != kNone) value = act_backward<ACT>(value, read_first<S>(line.prologue_y + i, left), line.prologue_slope);
-  store_first<T>(line.out + i, value, left);
-}
-
-template <class S>
-void pack_line(const PackLine<S>& line) {
-  switch (line.prologue_y == nullptr ? kNone : line.prologue_activation) {
-    case kRelu:
-      return pack_line_impl<kRelu>(line);
-    case kLeakyRelu:
-      return pack_line_impl<kLeakyRelu>(line);
-    case kTanh:
-      return pack_line_impl<kTanh>(line);
-    case kSigmoid:
-      return pack_line_impl<kSigmoid>(line);
-    default:
-      return pack_line_impl<kNone>(line);
-  }
-}
-
 extern const GatherKernels gather_kernels = {
     kPixels,
     kFewPixels,
     GF_VECTOR_BYTES,
-    {pack_row<float>, pack_line<float>, gemm<float, float>, few<float, float>},
-    {pack_row<Bf16>, pack_line<Bf16>, gemm<Bf16, float>, few<Bf16, float>},
+    {pack_row<float>, pack_line<float, float>, gemm<float, float>, few<float, float>},
+    {pack_row<Bf16>, pack_line<Bf16, float>, gemm<Bf16, float>, few<Bf16, float>},
 #if GF_VECTOR_BYTES == 16
-    {pack_row<double>, pack_line<double>, gemm<double, double>, few<double, double>},
+    {pack_row<double>, pack_line<double, double>, gemm<double, double>, few<double, double>},
 #else
     {nullptr, nullptr, nullptr, nullptr},
 #endif

@@ -38,7 +38,9 @@ constexpr int64_t kShallowTileBytes = 32 * 1024;
 struct Phase {
   const AxisPhase *y, *x;
   std::vector<Tap> taps;
-  int64_t depth_before;  // taps * channels of all earlier phases: where its weights start
+  std::vector<RowWord> words;  // of a tile of rows
+  int64_t depth;               // words of all taps
+  int64_t depth_before;        // of all earlier phases: where its weights start
   std::vector<GemmStep> steps;
   std::vector<int64_t> offsets;      // of words, instead of steps, in a tile of rows
   std::vector<int64_t> chunk_steps;  // number of steps in each chunk of K
@@ -62,12 +64,22 @@ struct Call : TileGrid {
   bool stream_weights;
   TileLayout layout;
   RowLayout row_layout;
-  int64_t tile_elements;
+  int64_t tile_words;
 
   Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int threads);
   int64_t kernel_steps() const;  // of a tile's register blocks, that fetch the next tile
   void lay_out();
 };
+
+// Whether a tile is kept as rows of the input.
+bool keeps_rows(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x) {
+  return g.in_channels > 0 && g.in_channels <= kShallow && g.groups == 1 && axis_y.phases.size() * axis_x.phases.size() == 1;
+}
+
+// Whether there are hardly more pairs than half of what is read.
+bool makes_pairs(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x) {
+  return g.in_channels / g.groups > kShallow || (keeps_rows(g, axis_y, axis_x) && rows_make_pairs(axis_x, g.in_channels));
+}
 
 template <class S, class W>
 Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int threads)
@@ -78,14 +90,17 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
   out_blocks = ceil_div(out_channels, lanes);
   in_words = ceil_div(in_channels, kPerWord<W>);
   in_blocks = ceil_div(in_words, kChannelBlock);
-  shallow = in_channels > 0 && in_channels <= kShallow && g.groups == 1 &&
-            axis_y.phases.size() * axis_x.phases.size() == 1;
+  shallow = keeps_rows(g, axis_y, axis_x);
   int64_t depth = 0;
   for (const AxisPhase& y : axis_y.phases) {
     for (const AxisPhase& x : axis_x.phases) {
-      Phase phase{&y, &x, phase_taps(y, x, axis_x.planes, g.kernel_w), depth, {}, {}, {}};
-      if (shallow) order_by_place(phase.taps, axis_y, axis_x);
-      depth += static_cast<int64_t>(phase.taps.size()) * in_words;
+      Phase phase{&y, &x, phase_taps(y, x, axis_x.planes, g.kernel_w), {}, 0, depth, {}, {}, {}};
+      if (shallow) {
+        order_by_place(phase.taps, axis_y, axis_x);
+        phase.words = row_words(phase.taps, axis_y, axis_x, in_channels, g.kernel_h * g.kernel_w, kPerWord<W>);
+      }
+      phase.depth = static_cast<int64_t>(shallow ? phase.words.size() : phase.taps.size() * in_words);
+      depth += phase.depth;
       phases.push_back(std::move(phase));
     }
   }
@@ -94,8 +109,8 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
   stream_weights = streams_weights<W>(g.groups * weights_per_group, threads);
   const bool many = weights_per_group * static_cast<int64_t>(sizeof(W)) >= kManyWeights;
   const int64_t tile_bytes = shallow && !many && engine.vector_bytes < 64 ? kShallowTileBytes : (many ? 2 : 1) * kTileBytes;
-  static_cast<TileGrid&>(*this) = choose_tiles(g, axis_y, axis_x, per_position, tile_bytes / static_cast<int64_t>(sizeof(W)),
-                                               engine.pixels, many ? kTileCost : 0, threads);
+  const int64_t budget = tile_bytes / static_cast<int64_t>(shallow ? sizeof(Element<W>) : sizeof(W));
+  static_cast<TileGrid&>(*this) = choose_tiles(g, axis_y, axis_x, per_position, budget, engine.pixels, many ? kTileCost : 0, threads);
   lay_out();
 }
 
@@ -108,10 +123,15 @@ int64_t Call<S, W>::kernel_steps() const {
 template <class S, class W>
 void Call<S, W>::lay_out() {
   layout = TileLayout(tile_t + axis_y.span - 1, tile_u + axis_x.span - 1, axis_y.planes * axis_x.planes, in_blocks);
-  tile_elements = tile_images * layout.image_stride;
+  tile_words = tile_images * layout.image_stride;
   if (shallow) {
     row_layout = RowLayout(layout.rows * axis_y.planes, layout.columns * axis_x.planes, in_channels);
-    tile_elements = tile_images * row_layout.image_stride;
+    tile_words = ceil_div(tile_images * row_layout.image_stride, kPerWord<W>);
+    Phase& phase = phases.front();
+    for (const RowWord& word : phase.words) phase.offsets.push_back(word.row * row_layout.row_stride + word.column);
+    for (int64_t left = phase.depth; left > 0; left -= kChunkDepth) phase.chunk_steps.push_back(std::min(left, kChunkDepth));
+    if (phase.chunk_steps.empty()) phase.chunk_steps.push_back(0);
+    return;
   }
   for (Phase& phase : phases) {
     const auto place = [&](const Tap& tap) {
@@ -126,14 +146,8 @@ void Call<S, W>::lay_out() {
           depth = 0;
         }
         depth += words;
-        if (shallow) {
-          const int64_t first = row_of(tap, axis_y, axis_x) * row_layout.row_stride + column_of(tap, axis_x) * in_channels;
-          for (int64_t w = 0; w < words; ++w) phase.offsets.push_back(first + w);
-          phase.chunk_steps.back() += words;
-        } else {
-          phase.steps.push_back({b * layout.block_stride + place(tap), words});
-          ++phase.chunk_steps.back();
-        }
+        phase.steps.push_back({b * layout.block_stride + place(tap), words});
+        ++phase.chunk_steps.back();
       }
     }
     if (phase.chunk_steps.empty()) phase.chunk_steps.push_back(0);  // no tap: the epilogue of zero
@@ -157,7 +171,11 @@ void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S*
     const S* const weights = weight_lines(from + first_out * strides.out + first * strides.in, strides, lines);
     for (const Phase& phase : call.phases) {
       const int64_t taps = static_cast<int64_t>(phase.taps.size());
-      W* panel = to + (phase.depth_before * call.out_blocks + unit * taps * call.in_words) * call.lanes;
+      W* panel = to + (phase.depth_before * call.out_blocks + unit * phase.depth) * call.lanes;
+      if (call.shallow) {
+        pack_row_words(weights, lines, phase.words, panel);
+        continue;
+      }
       for (int64_t t = 0; t < taps; ++t) {
         for (int64_t w = 0; w < words; ++w) {
           W* const out = panel + (t * call.in_words + first_word + w) * call.lanes;
@@ -232,12 +250,11 @@ void run_gemm(const Call<S, W>& call, const Tile& tile, const Phase& phase, cons
   job.out_pixel_stride = phase.x->out_step * call.g.out_channels;
   job.activation = epilogue.activation;
   job.slope = static_cast<Arithmetic<S>>(epilogue.slope);
-  const int64_t depth = static_cast<int64_t>(phase.taps.size()) * call.in_words;
   for (int64_t block = tile.block_begin; block < tile.block_end; ++block) {
     job.output = y + block * call.lanes;
     job.out_lanes = std::min(call.lanes, call.out_channels - block * call.lanes);
     job.bias = bias == nullptr ? nullptr : bias + (tile.group * call.out_blocks + block) * call.lanes;
-    job.panel = weights + (phase.depth_before * call.out_blocks + block * depth) * call.lanes;
+    job.panel = weights + (phase.depth_before * call.out_blocks + block * phase.depth) * call.lanes;
     job.steps = phase.steps.data();
     job.offsets = call.shallow ? phase.offsets.data() : nullptr;
     for (std::size_t chunk = 0; chunk < phase.chunk_steps.size(); ++chunk) {
@@ -292,14 +309,14 @@ void direct_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   parallel_tasks(tiles * splits, threads, [&](int64_t task) {
     const int64_t split = task % splits;
     const Tile tile{call.place(task / splits, g.batch), call.out_blocks * split / splits, call.out_blocks * (split + 1) / splits};
-    W* packed = static_cast<W*>(scratch(kTileA, call.tile_elements * sizeof(W)));
+    W* packed = static_cast<W*>(scratch(kTileA, call.tile_words * sizeof(W)));
     const W* weights = packed_weights + tile.group * call.weights_per_group;
     Ahead ahead(call.kernel_steps());
     if (splits == 1 && task + next < tiles) {
       fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
     }
     if (call.shallow) {
-      if constexpr (kPerWord<W> == 1) pack_rows(g, axis_y, axis_x, call.row_layout, tile, x, prologue, call.run.pack_line, packed);
+      pack_rows(g, axis_y, axis_x, call.row_layout, tile, x, prologue, call.run.pack_line, reinterpret_cast<Element<W>*>(packed));
     } else {
       pack_tile(g, axis_y, axis_x, call.layout, tile, x, prologue, call.run.pack_row, packed);
     }
@@ -326,8 +343,7 @@ void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     return winograd_conv(g, axis_y, axis_x, form, strides, x, weight, y, epilogue, prologue, threads);
   }
   if constexpr (std::is_same_v<S, Bf16>) {
-    // Few input channels make no pairs.
-    if (pair_kernels() != nullptr && g.in_channels / g.groups > kShallow) {
+    if (pair_kernels() != nullptr && makes_pairs(g, axis_y, axis_x)) {
       if (few_outputs(g, gather_kernels_for<S>().vector_bytes / static_cast<int64_t>(sizeof(float)))) {
         return few_conv<Bf16, Bf16Pair>(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
       }

@@ -35,13 +35,13 @@ struct PackRow {
   Arithmetic<S> prologue_slope;
 };
 
-// Copy of `n` neighbouring elements.
-template <class S>
+// Copy of `n` neighbouring elements. T: what the tile's words are made of.
+template <class S, class T>
 struct PackLine {
   const S* input;
   const S* prologue_y;  // or null
   int64_t n;
-  Arithmetic<S>* out;
+  T* out;
   int prologue_activation;
   Arithmetic<S> prologue_slope;
 };
@@ -58,7 +58,7 @@ struct GemmProduct {
   const W* tile;
   const int64_t* run_in;  // [blocks][runs] offsets into the tile
   const GemmStep* steps;
-  const int64_t* offsets;  // with runs of one pixel: of words, each a step, instead of steps; or null
+  const int64_t* offsets;  // with runs of one pixel: of words, each a step, instead of steps; or null. They and run_in count elements then
   int64_t step_count;
   int64_t chain;   // steps summed in one chain, whose sums are then added up; 0: all
   const W* panel;  // [K][lanes per block]
@@ -121,7 +121,7 @@ struct FewJob {
 template <class S, class W>
 struct GatherFunctions {
   void (*pack_row)(const PackRow<S, W>&);
-  void (*pack_line)(const PackLine<S>&);
+  void (*pack_line)(const PackLine<S, Element<W>>&);
   void (*gemm)(const GemmJob<S, W>&);
   void (*few)(const FewJob<S, W>&);
 };

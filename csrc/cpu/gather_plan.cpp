@@ -34,4 +34,37 @@ void order_by_place(std::vector<Tap>& taps, const AxisPlan& axis_y, const AxisPl
   });
 }
 
+bool rows_make_pairs(const AxisPlan& axis_x, int64_t channels) {
+  std::vector<int64_t> columns;
+  for (const AxisTap& tap : axis_x.phases.front().taps) columns.push_back(tap.offset * axis_x.planes + tap.plane);
+  std::sort(columns.begin(), columns.end());
+  const auto apart = [](int64_t a, int64_t b) { return b - a != 1; };
+  return channels > 1 || (columns.size() > 1 && std::adjacent_find(columns.begin(), columns.end(), apart) == columns.end());
+}
+
+std::vector<RowWord> row_words(const std::vector<Tap>& taps, const AxisPlan& axis_y, const AxisPlan& axis_x, int64_t channels,
+                               int64_t kernel_taps, int64_t per_word) {
+  constexpr int64_t kZero = -1;
+  std::vector<RowWord> words;
+  for (const Tap& tap : taps) {
+    const int64_t row = row_of(tap, axis_y, axis_x);
+    for (int64_t c = 0; c < channels; ++c) {
+      const int64_t column = column_of(tap, axis_x) * channels + c, weight = c * kernel_taps + tap.kernel;
+      RowWord* const last = words.empty() ? nullptr : &words.back();
+      if (per_word == 2 && last != nullptr && last->second == kZero && last->row == row && last->column + 1 == column) {
+        last->second = weight;
+      } else {
+        words.push_back({row, column, weight, kZero});
+      }
+    }
+  }
+  if (per_word == 2) {
+    // What is left over is read with the neighbour before it, which may be infinite only if the result is so anyway.
+    for (RowWord& word : words) {
+      if (word.second == kZero) word = {word.row, word.column - 1, kZero, word.first};
+    }
+  }
+  return words;
+}
+
 }  // namespace gan_fast

@@ -46,6 +46,20 @@ std::vector<Tap> phase_taps(const AxisPhase& y, const AxisPhase& x, int64_t plan
 // Orders taps as the input's rows hold what they read.
 void order_by_place(std::vector<Tap>& taps, const AxisPlan& axis_y, const AxisPlan& axis_x);
 
+// A word of an input row: where it begins, in elements from a pixel's own place, and the weights of what it holds, as channel * taps of the
+// kernel + tap; -1: zero.
+struct RowWord {
+  int64_t row, column;
+  int64_t first, second;
+};
+
+// Whether every element that a pixel reads has a neighbour that it reads too, so that words of two hold nothing else.
+bool rows_make_pairs(const AxisPlan& axis_x, int64_t channels);
+
+// The words of ordered taps that are read from the input's rows.
+std::vector<RowWord> row_words(const std::vector<Tap>& taps, const AxisPlan& axis_y, const AxisPlan& axis_x, int64_t channels,
+                               int64_t kernel_taps, int64_t per_word);
+
 // Where a tap reads, in rows and columns of the input from an output's own place.
 inline int64_t row_of(const Tap& tap, const AxisPlan& axis_y, const AxisPlan& axis_x) {
   return tap.dy * axis_y.planes + tap.plane / axis_x.planes;

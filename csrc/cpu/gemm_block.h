@@ -28,16 +28,26 @@ constexpr int runs_of(int length) {
 template <int L>
 constexpr bool kFetches = runs_of(L) <= 4;
 
+// A pair of bf16 may begin at any of them.
+template <class W>
+GF_INLINE W unaligned(const char* from) {
+  W word;
+  __builtin_memcpy(&word, from, sizeof(W));
+  return word;
+}
+
 template <int L, int NV, class W>
 GF_INLINE void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, Sum<W>* sums, const char*& ahead, int64_t ahead_step) {
   using T = Sum<W>;
   constexpr int R = runs_of(L);
   constexpr int lanes = VecOf<T>::lanes;
-  const W* base[R];
-  for (int r = 0; r < R; ++r) base[r] = job.tile + run_in[r];
+  constexpr int64_t word = sizeof(W), element = word / kPerWord<W>;  // in bytes
+  const int64_t unit = L == 1 && element != word && job.offsets != nullptr ? element : word;
+  const char* base[R];
+  for (int r = 0; r < R; ++r) base[r] = reinterpret_cast<const char*>(job.tile) + run_in[r] * unit;
   const W* panel = job.panel;
   Vec<T> acc[R * L][NV];
-  const auto multiply = [&](int64_t c) __attribute__((always_inline)) {
+  const auto multiply = [&](int64_t bytes) __attribute__((always_inline)) {
     Vec<W> weight[NV];
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) weight[v] = load<W>(panel + v * lanes);
@@ -47,10 +57,10 @@ GF_INLINE void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, 
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const W* a = base[r] + c;
+      const char* a = base[r] + bytes;
 #pragma GCC unroll 16
       for (int i = 0; i < L; ++i) {
-        const Vec<W> x = splat<W>(a[i * kChannelBlock]);
+        const Vec<W> x = splat<W>(unaligned<W>(a + i * kChannelBlock * word));
 #pragma GCC unroll 2
         for (int v = 0; v < NV; ++v) add_product(acc[r * L + i][v], x, weight[v]);
       }
@@ -69,16 +79,16 @@ GF_INLINE void multiply_block(const GemmProduct<W>& job, const int64_t* run_in, 
     const int64_t last = job.step_count - s < chain ? job.step_count : s + chain;
     if constexpr (L == 1) {
       // Few channels: a step of a kernel row would be some 12 words, whose exit CPUs mispredict.
-      for (; job.offsets != nullptr && s < last; ++s) multiply(job.offsets[s]);
+      for (; job.offsets != nullptr && s < last; ++s) multiply(job.offsets[s] * element);
     }
     for (; s < last; ++s) {
       const int64_t begin = job.steps[s].offset, end = begin + job.steps[s].depth;
       if (GF_VECTOR_BYTES < 64 && end - begin == kChannelBlock) {
         // The usual step. Its few turns have an exit that CPUs mispredict, after some 100 cycles with so short a block: 4 turns in one.
 #pragma GCC unroll 4
-        for (int64_t c = 0; c < kChannelBlock; ++c) multiply(begin + c);
+        for (int64_t c = 0; c < kChannelBlock; ++c) multiply((begin + c) * word);
       } else {
-        for (int64_t c = begin; c < end; ++c) multiply(c);
+        for (int64_t c = begin; c < end; ++c) multiply(c * word);
       }
     }
 #pragma GCC unroll 16

@@ -108,32 +108,31 @@ void pack_tile(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& ax
   }
 }
 
-template <class S>
+template <class S, class T>
 void pack_rows(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const RowLayout& layout, const TilePlace& place,
-               const S* x, const Prologue& prologue, void (*pack_line)(const PackLine<S>&), Arithmetic<S>* packed) {
-  using T = Arithmetic<S>;
+               const S* x, const Prologue& prologue, void (*pack_line)(const PackLine<S, T>&), T* packed) {
   const int64_t channels = g.in_channels;
   const int64_t first = place.u * axis_x.planes - axis_x.lead;  // input column of the tile's first
   const int64_t begin = std::clamp<int64_t>(-first, 0, layout.columns), end = std::clamp<int64_t>(g.in_w - first, begin, layout.columns);
-  PackLine<S> line{};
+  PackLine<S, T> line{};
   line.n = (end - begin) * channels;
   line.prologue_activation = prologue.activation;
-  line.prologue_slope = static_cast<T>(prologue.slope);
+  line.prologue_slope = static_cast<Arithmetic<S>>(prologue.slope);
   for (int64_t n = 0; n < place.images; ++n) {
     for (int64_t r = 0; r < layout.rows; ++r) {
       T* const row = packed + n * layout.image_stride + r * layout.row_stride;
       const int64_t in_row = place.t * axis_y.planes + r - axis_y.lead;
       if (in_row < 0 || in_row >= g.in_h || begin == end) {
-        std::fill_n(row, layout.row_stride, T(0));
+        std::fill_n(row, layout.row_stride, T{});
         continue;
       }
       const int64_t from = (((place.image + n) * g.in_h + in_row) * g.in_w + first + begin) * channels;
-      std::fill_n(row, begin * channels, T(0));
+      std::fill_n(row, begin * channels, T{});
       line.input = x + from;
       line.prologue_y = prologue.y == nullptr ? nullptr : static_cast<const S*>(prologue.y) + from;
       line.out = row + begin * channels;
       pack_line(line);
-      std::fill_n(row + end * channels, (layout.columns - end) * channels, T(0));
+      std::fill_n(row + end * channels, (layout.columns - end) * channels, T{});
     }
   }
 }
@@ -148,12 +147,11 @@ GAN_FAST_TILE_ROW(Bf16, Bf16Pair)
 #define GAN_FAST_TILE(S, W)                                                                                                         \
   template void pack_tile<S, W>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const TileLayout&, const TilePlace&,         \
                                 const S*, const Prologue&, void (*)(const PackRow<S, W>&), W*);                                     \
-  template void pack_rows<S>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const RowLayout&, const TilePlace&, const S*,   \
-                             const Prologue&, void (*)(const PackLine<S>&), Arithmetic<S>*);
+  template void pack_rows<S, Element<W>>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const RowLayout&, const TilePlace&, \
+                                         const S*, const Prologue&, void (*)(const PackLine<S, Element<W>>&), Element<W>*);
 GAN_FAST_TILE(float, float)
 GAN_FAST_TILE(Bf16, float)
 GAN_FAST_TILE(double, double)
-template void pack_tile<Bf16, Bf16Pair>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const TileLayout&, const TilePlace&,
-                                        const Bf16*, const Prologue&, void (*)(const PackRow<Bf16, Bf16Pair>&), Bf16Pair*);
+GAN_FAST_TILE(Bf16, Bf16Pair)
 
 }  // namespace gan_fast

@@ -108,11 +108,11 @@ void fetch_tile(Ahead& ahead, const ConvGeometry& g, const AxisPlan& axis_y, con
   if (prologue.y != nullptr) ahead.add(static_cast<const S*>(prologue.y) + begin, (end - begin) * static_cast<int64_t>(sizeof(S)));
 }
 
-// The same for a tile of rows; all groups' channels together.
-template <class S>
+// The same for a tile of rows of T, what its words are made of; all groups' channels together.
+template <class S, class T>
 void pack_rows(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const RowLayout& layout,
-               const TilePlace& place, const S* x, const Prologue& prologue, void (*pack_line)(const PackLine<S>&),
-               Arithmetic<S>* packed);
+               const TilePlace& place, const S* x, const Prologue& prologue, void (*pack_line)(const PackLine<S, T>&),
+               T* packed);
 
 // Copies a bias (groups * channels) so that each group takes `padded` elements, zeros behind.
 template <class S>

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
+#include <vector>
 
 #include "common/scratch.h"
 #include "gather_conv.h"
+#include "gather_plan.h"
 #include "transpose.h"
 #if defined(__SSE2__)
 #include <emmintrin.h>
@@ -73,6 +75,18 @@ void pack_word(const S* lines, const WeightsBlock& block, int64_t w, int64_t tap
     for (int64_t o = 0; o < block.lanes; ++o) out[o] = word_of<W>(first[o], second[o]);
   } else {
     for (int64_t o = 0; o < block.lanes; ++o) out[o] = word_of<W>(first[o], S{});
+  }
+}
+
+// Words of input rows, of such lines.
+template <class W, class S>
+void pack_row_words(const S* lines, const WeightsBlock& block, const std::vector<RowWord>& words, W* out) {
+  static const S zeros[2 * kMostLanes] = {};
+  const auto line = [&](int64_t weight) { return weight < 0 ? zeros : lines + weight * block.lanes; };
+  for (const RowWord& word : words) {
+    const S *const first = line(word.first), *const second = line(word.second);
+    for (int64_t o = 0; o < block.lanes; ++o) out[o] = word_of<W>(first[o], second[o]);
+    out += block.lanes;
   }
 }
 

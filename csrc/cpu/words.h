@@ -20,6 +20,18 @@ struct SumOf<Bf16Pair> {
   using type = float;
 };
 
+// What words are made of, as it lies in memory.
+template <class W>
+struct ElementOf {
+  using type = W;
+};
+template <>
+struct ElementOf<Bf16Pair> {
+  using type = Bf16;
+};
+template <class W>
+using Element = typename ElementOf<W>::type;
+
 // A word is a float, a pair of bf16, or a double where a kernel text is proved in it. Sums of products have the type Sum<W>.
 template <class W>
 using Sum = typename SumOf<W>::type;
