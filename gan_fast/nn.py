@@ -263,9 +263,13 @@ class KerasConvTranspose2d(ConvTranspose2d):
 class Linear(_Activated, torch.nn.Linear):
     """torch.nn.Linear with a fused activation. (..., C) -> (..., O)."""
 
-    def forward(self, input: Tensor, *, then: Then = None) -> Tensor:
-        """The layer's result; ``then`` stands for the activation layer that follows."""
-        return functional.linear(input, self.weight, self.bias, **self._fused(then))
+    def forward(self, input: Tensor, *, then: Then = None, image: tuple[int, int, int] | None = None) -> Tensor:
+        """The layer's result; ``then`` stands for the activation layer that follows, ``image`` for the (C, H, W) that
+        every row of the input was flattened from as (H, W, C)."""
+        weight = self.weight
+        if image is not None:
+            weight = weight.unflatten(1, image).permute(0, 2, 3, 1).flatten(1)
+        return functional.linear(input, weight, self.bias, **self._fused(then))
 
 
 class _BatchNorm(_Activated):

@@ -9,9 +9,11 @@ one, sliced or hooked they do what they always did. Only the run through the con
 2. A nearest `torch.nn.Upsample` right before such a convolution is left to it in the same way: the two can be one
    transposed convolution (see `gan_fast.functional.upsample_conv2d`).
 3. Images stay in channels_last, the kernels' own format, from the first convolution up to a layer that might care.
-    Such a layer, and
-   the caller, get the format that plain PyTorch would have given them: an NCHW network's output can be viewed as
-   (N, -1).
+   Such a layer, and the caller, get the format that plain PyTorch would have given them: an NCHW network's output can
+   be viewed as (N, -1).
+4. Images that a `torch.nn.Flatten` makes the rows of a linear layer with fewer features than rows are flattened as
+   they lie, and the weights put in that order instead: D's last layer then costs no copy of its images and of their
+   gradients.
 """
 
 from __future__ import annotations
@@ -140,6 +142,9 @@ class Sequential(torch.nn.Sequential):
             joins = not watched and is_upsampling(child) and _takes(follower, value)
             if joins and against_collapse(child, follower) is None:
                 options["scale_factor"] = child.scale_factor
+            elif keep and not watched and _flattens_for(follower, child, value):
+                options["image"] = tuple(value.shape[1:])
+                value, channels_last = value.permute(0, 2, 3, 1).flatten(1), False
             elif (
                 isinstance(child, Sequential)
                 and kind is Sequential
@@ -217,6 +222,19 @@ def _wants_channels_last(layer: Any, value: Tensor, activation: tuple[str, float
 def _takes(layer: Any, value: Any) -> bool:
     """Whether `value` is a batch for the convolution `layer`; a single sample would be a batch to the upsampling."""
     return isinstance(value, Tensor) and value.dim() == len(getattr(layer, "kernel_size", ())) + 2
+
+
+def _flattens_for(layer: Any, flatten: Any, value: Any) -> bool:
+    """Whether `flatten` makes images, which lie in channels_last, the rows of the linear `layer`, and its weights are
+    the smaller of the two."""
+    if type(flatten) is not torch.nn.Flatten or type(layer).forward is not _LINEAR_FORWARD or not _is_image(value):
+        return False
+    count, channels, height, width = value.shape
+    if flatten.start_dim != 1 or flatten.end_dim not in (-1, 3) or layer.in_features != channels * height * width:
+        return False
+    if layer.out_features >= count or value.is_contiguous() or not _is_channels_last(value):
+        return False
+    return not (_hooked(flatten) or _replaced(flatten) or _watched(layer) or _replaced(layer))
 
 
 def _is_channels_last(value: Any) -> bool:

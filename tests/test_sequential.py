@@ -296,3 +296,60 @@ def test_every_combination_of_neighbours() -> None:
             theirs, ours = plain(x), fast(x)
         close(ours, theirs, str(choice))
         assert ours.stride() == theirs.stride(), choice
+
+
+def scorer(features: int = 1, start: int = 1) -> nn.Sequential:
+    last = nn.Linear(60 if start == 2 else 32 * 60, features)
+    return nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(start), last, nn.Sigmoid())
+
+
+def rows_seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    seen: list[Tensor] = []
+    plain = gan_fast.functional.linear
+    monkeypatch.setattr(
+        gan_fast.functional, "linear", lambda x, *args, **options: seen.append(x) or plain(x, *args, **options)
+    )
+    return seen
+
+
+@pytest.mark.skipif(backends.extension() is None, reason="without the compiled module images stay as they come")
+@pytest.mark.parametrize("name", ["few features", "as many as rows", "hooked", "hooked flatten", "flatten of a part"])
+def test_flattened_images_are_rows_as_they_lie(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the weights are the smaller of the two and nothing looks on."""
+    features = 8 if name == "as many as rows" else 3
+    plain, fast = pair(lambda: scorer(features, 2 if name == "flatten of a part" else 1))
+    accelerate(fast)
+    looked: list[Tensor] = []
+    if name.startswith("hooked"):
+        at = 3 if name == "hooked" else 2
+        for network in (plain, fast):
+            network[at].register_forward_hook(lambda module, args, output: looked.append(args[0]))
+    seen = rows_seen(monkeypatch)
+    x = torch.randn(8, 3, 12, 20)
+    with choice_table.always(Choice("cpu", "a test")):
+        agree(plain, fast, x)
+    if looked:
+        close(looked[1], looked[0])
+    if name == "few features":
+        image = fast[0](x, then=("leaky_relu", 0.2)).permute(0, 2, 3, 1).flatten(1)
+        close(seen[0], image)  # (H, W, C)
+    elif name in ("as many as rows", "hooked flatten"):
+        close(seen[0], plain[:3](x))
+
+
+@pytest.mark.skipif(backends.extension() is None, reason="without the compiled module images stay as they come")
+def test_flattened_images_have_gradients_of_second_order() -> None:
+    plain, fast = pair(scorer)
+    accelerate(fast)
+    x = torch.randn(8, 3, 12, 20)
+    penalties = []
+    for network in (plain, fast):
+        leaf = x.clone().requires_grad_()
+        with choice_table.always(Choice("cpu", "a test")):
+            (slope,) = torch.autograd.grad(network(leaf).sum(), leaf, create_graph=True)
+            slope.square().sum().backward()
+        penalties.append([parameter.grad for parameter in network.parameters()])
+    for theirs, ours in zip(*penalties, strict=True):
+        assert (theirs is None) == (ours is None)
+        if theirs is not None:
+            close(ours, theirs)
