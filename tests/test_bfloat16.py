@@ -65,6 +65,22 @@ def test_sums_are_rounded_to_the_nearest_even(backend: str, monkeypatch: pytest.
             assert_same_bits(OPERATORS["bias_act"](x, bias, "relu", SLOPE, ran_by), torch.relu(exact).to(B16))
 
 
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize(("channels", "features"), [(3, 64), (3, 16), (3, 41), (32, 64), (32, 16), (32, 41), (32, 2)])
+def test_sums_of_a_convolution_are_rounded_to_the_nearest_even(
+    channels: int, features: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight = numbers(2, channels, 6, 9), numbers(features, channels, 1, 1)
+    x[:, 1:] = 0  # one product for each sum, which float32 holds
+    products = x[:, :1].float() * weight[:, 0].float().view(1, -1, 1, 1)
+    with level_of(backend, monkeypatch):
+        for operand, bias in ((x, numbers(features, seed=1)), (torch.zeros_like(x), any_bits(features))):
+            bias[1] = torch.finfo(B16).tiny / 3  # a denormal
+            exact = bias.float().view(1, -1, 1, 1) + (products if operand is x else 0 * products)
+            out = functional.conv2d(operand.to(memory_format=torch.channels_last), weight, bias, backend="cpu")
+            assert_same_bits(out, exact.to(B16))
+
+
 # ------------------------------------------------------------------------------------------------- every order
 
 

@@ -118,16 +118,16 @@ void store_block(const GemmStore<S>& job, const int64_t* run_out, const Arithmet
     S* out = job.output + run_out[r];
     const T* sum = sums + r * run_length * 2 * lanes;
     for (int i = 0; i < run_length; ++i, out += job.out_pixel_stride, sum += 2 * lanes) {
+      Vec<T> value[NV];
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) {
-        const Vec<T> value = activate<ACT>(load<T>(sum + v * lanes) + bias[v], job.slope);
-        if (!FULL && v == NV - 1) {
-          write_first<S>(out + v * lanes, value, left);
-        } else if (FULL && job.stream) {
-          write_stream<S>(out + v * lanes, value);
-        } else {
-          write<S>(out + v * lanes, value);
-        }
+      for (int v = 0; v < NV; ++v) value[v] = activate<ACT>(load<T>(sum + v * lanes) + bias[v], job.slope);
+      if constexpr (FULL && NV == 2) {
+        write_two<S>(out, value[0], value[1], job.stream);
+      } else if constexpr (FULL) {
+        job.stream ? write_stream<S>(out, value[0]) : write<S>(out, value[0]);
+      } else {
+        if constexpr (NV == 2) write<S>(out, value[0]);
+        write_first<S>(out + (NV - 1) * lanes, value[NV - 1], left);
       }
     }
   }

@@ -189,8 +189,19 @@ inline __attribute__((always_inline)) Halves load_first_halves(const Bf16* p, in
 #endif
 }
 
-// Rounded to the nearest, ties to even, by integer arithmetic: denormals survive, unlike in AVX512_BF16's own conversion. NaN stays NaN.
+#if defined(__AVX512BF16__)
+// AVX512_BF16's own conversion would make zeros of them.
+inline __attribute__((always_inline)) bool has_denormals(Vec<float> v) {
+  constexpr int denormal = 0x20;
+  return __builtin_expect(_mm512_fpclass_ps_mask(reinterpret_cast<__m512>(v), denormal) != 0, false);
+}
+#endif
+
+// Rounded to the nearest, ties to even; denormals survive, NaN stays NaN. By integer arithmetic where no instruction does all that.
 inline __attribute__((always_inline)) Halves narrow_halves(Vec<float> v) {
+#if defined(__AVX512BF16__)
+  if (!has_denormals(v)) return reinterpret_cast<Halves>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(v)));
+#endif
   const Vec<uint32_t> bits = reinterpret_cast<Vec<uint32_t>>(v);
   const Vec<uint32_t> upper = bits >> 16;
   const Vec<uint32_t> rounded = v != v ? upper | 0x40u : (bits + 0x7fffu + (upper & 1u)) >> 16;
@@ -286,6 +297,27 @@ inline __attribute__((always_inline)) void write_stream(S* p, Vec<Arithmetic<S>>
 #endif
   } else {
     store_stream<S>(p, v);
+  }
+}
+
+// Two neighbouring vectors, perhaps around the cache.
+template <class S>
+inline __attribute__((always_inline)) void write_two(S* p, Vec<Arithmetic<S>> first, Vec<Arithmetic<S>> second, bool stream) {
+  constexpr int lanes = VecOf<Arithmetic<S>>::lanes;
+#if defined(__AVX512BF16__)
+  if constexpr (sizeof(S) == sizeof(Bf16)) {
+    if (!has_denormals(first) && !has_denormals(second)) {  // a whole line
+      const __m512i words = reinterpret_cast<__m512i>(pair_neighbours(first, second));
+      return stream ? _mm512_stream_si512(reinterpret_cast<__m512i*>(p), words) : _mm512_storeu_si512(p, words);
+    }
+  }
+#endif
+  if (stream) {
+    write_stream<S>(p, first);
+    write_stream<S>(p + lanes, second);
+  } else {
+    write<S>(p, first);
+    write<S>(p + lanes, second);
   }
 }
 
