@@ -40,9 +40,15 @@ class Build:
 
     def __init__(self, tree: Path) -> None:
         self.tree = tree
-        environment = {**os.environ, "PYTHONPATH": str(tree), "GAN_FAST_TABLE": "shipped"}
+        others = os.environ.get("PYTHONPATH")
+        path = os.pathsep.join([str(tree), *([others] if others else [])])
+        environment = {**os.environ, "PYTHONPATH": path, "GAN_FAST_TABLE": "shipped"}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen([sys.executable, __file__, "--serve"], env=environment, **pipes)
+        found = self.ask(do="tell")
+        if Path(found["package"]) != tree / "gan_fast" or not found["extension"]:
+            self.close()
+            raise SystemExit(f"{tree}: expected gan_fast with its extension built, got {found}")
 
     def ask(self, **what: Any) -> Any:
         """Send an order to `serve` and return its answer."""
@@ -64,6 +70,9 @@ def serve() -> None:
     """Answer orders from the standard input with the gan_fast that this process imports."""
     for line in sys.stdin:
         order = json.loads(line)
+        if order["do"] == "tell":
+            print(json.dumps(_told()), flush=True)
+            continue
         repeats, found = order.get("repeats", 1), {}
         if order["do"] == "make":
             run = _made(order)
@@ -75,6 +84,14 @@ def serve() -> None:
             run()
         found["seconds"] = (time.perf_counter() - start) / repeats
         print(json.dumps(found), flush=True)
+
+
+def _told() -> dict[str, Any]:
+    import gan_fast
+    from gan_fast import backends
+
+    assert gan_fast.__file__ is not None
+    return {"package": str(Path(gan_fast.__file__).parent), "extension": backends.extension() is not None}
 
 
 def _norm(result: Any) -> float:
@@ -157,32 +174,40 @@ def main() -> None:
         return
     if arguments.before is None:
         parser.error("name the tree to compare with")
+    if arguments.rounds < 2:
+        parser.error(f"--rounds: got {arguments.rounds}, expected at least 2, one for each order of the builds")
+    before_commit = _commit_of(arguments.before) if arguments.file else ""
     builds = Build(arguments.before.resolve()), Build(ROOT)
     found = {}
-    for name, order in cases(arguments):
-        found[name] = compare(builds, name, order, arguments.rounds)
-        before, after = (1e3 * each for each in found[name]["seconds"])
-        lower, upper = found[name]["quartiles"]
-        ratio = f"{found[name]['ratio']:6.3f} [{lower:.3f}, {upper:.3f}]"
-        print(f"{ratio} {before:8.3f} {after:8.3f} ms  {name}", flush=True)
-    for build in builds:
-        build.close()
+    try:
+        for name, order in cases(arguments):
+            found[name] = compare(builds, name, order, arguments.rounds)
+            before, after = (1e3 * each for each in found[name]["seconds"])
+            lower, upper = found[name]["quartiles"]
+            ratio = f"{found[name]['ratio']:6.3f} [{lower:.3f}, {upper:.3f}]"
+            print(f"{ratio} {before:8.3f} {after:8.3f} ms  {name}", flush=True)
+    finally:
+        for build in builds:
+            build.close()
     if not found:
         raise SystemExit("no layer has such a name")
     print(f"{statistics.geometric_mean(each['ratio'] for each in found.values()):6.3f} in the mean of {len(found)}")
     if arguments.file:
-        _write(arguments, found)
+        _write(before_commit, arguments.precision, found)
 
 
-def _write(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
+def _commit_of(tree: Path) -> str:
+    """Raises subprocess.CalledProcessError where `tree` is no checkout."""
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _write(before: str, precision: str, found: dict[str, Any]) -> None:
     import machine
 
     path = machine.result_file()
-    path = path.with_name(path.stem + f"-builds-{arguments.precision}.json")
-    before = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=arguments.before, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    content = {"machine": machine.describe(), "before": before, "precision": arguments.precision, "ratios": found}
+    path = path.with_name(path.stem + f"-builds-{precision}.json")
+    content = {"machine": machine.describe(), "before": before, "precision": precision, "ratios": found}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(path.relative_to(ROOT))
 

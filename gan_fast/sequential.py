@@ -121,12 +121,12 @@ class Sequential(torch.nn.Sequential):
 
     def forward(self, input: Any) -> Any:
         """Run the children in order; any input that `torch.nn.Sequential` takes."""
-        output, channels_last = self._run(input, _is_channels_last(input))
+        output, channels_last = self._run(input, _is_channels_last(input), input)
         return _in_format(output, channels_last)
 
-    def _run(self, value: Any, channels_last: bool) -> tuple[Any, bool]:
+    def _run(self, value: Any, channels_last: bool, given: Any) -> tuple[Any, bool]:
         """Run the children; `channels_last` tells what format plain PyTorch would have here, for the input and for
-        the result."""
+        the result; `given` is the caller's own input, of which no view may be kept that PyTorch would not keep."""
         watched = torch.nn.modules.module._has_any_global_hook()  # profilers count modules with such hooks
         keep = _keeps_channels_last()
         children = list(self._modules.values())
@@ -142,7 +142,7 @@ class Sequential(torch.nn.Sequential):
             joins = not watched and is_upsampling(child) and _takes(follower, value)
             if joins and against_collapse(child, follower) is None:
                 options["scale_factor"] = child.scale_factor
-            elif keep and not watched and _flattens_for(follower, child, value):
+            elif keep and not watched and value is not given and _flattens_for(follower, child, value):
                 options["image"] = tuple(value.shape[1:])
                 value, channels_last = value.permute(0, 2, 3, 1).flatten(1), False
             elif (
@@ -151,7 +151,7 @@ class Sequential(torch.nn.Sequential):
                 and keep
                 and not (watched or plain or _hooked(child))
             ):
-                value, channels_last = child._run(value, channels_last)
+                value, channels_last = child._run(value, channels_last, given)
             elif kind.forward in _FUSING and not (plain or _watched(child)):
                 activation = None if watched else fused_activation(child, follower)
                 if keep and _is_image(value) and kind.forward in _FORWARDS:
@@ -227,7 +227,9 @@ def _takes(layer: Any, value: Any) -> bool:
 def _flattens_for(layer: Any, flatten: Any, value: Any) -> bool:
     """Whether `flatten` makes images, which lie in channels_last, the rows of the linear `layer`, and its weights are
     the smaller of the two."""
-    if type(flatten) is not torch.nn.Flatten or type(layer).forward is not _LINEAR_FORWARD or not _is_image(value):
+    if layer is None or type(flatten) is not torch.nn.Flatten or not _is_image(value):
+        return False
+    if type(layer).forward is not _LINEAR_FORWARD:
         return False
     count, channels, height, width = value.shape
     if flatten.start_dim != 1 or flatten.end_dim not in (-1, 3) or layer.in_features != channels * height * width:

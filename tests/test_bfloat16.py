@@ -81,6 +81,50 @@ def test_sums_of_a_convolution_are_rounded_to_the_nearest_even(
             assert_same_bits(out, exact.to(B16))
 
 
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize(("channels", "kernel"), [(1, 3), (1, 7), (3, 1), (3, 3), (5, 2), (2, 3)])
+@pytest.mark.parametrize("act", ["none", "relu"])
+def test_few_channels_keep_infinity(
+    act: str, channels: int, kernel: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is the only one that a pixel sees, the sum is infinite, whichever word of pairs holds it."""
+    weight = numbers(20, channels, kernel, kernel)
+    with level_of(backend, monkeypatch):
+        for place in range(4 * channels):
+            x = numbers(1, channels, 9, 9)
+            x[0, place % channels, 4, 3 + place // channels] = torch.inf if place % 2 else -torch.inf
+            truth = F.conv2d(x.double(), weight.double(), padding=kernel // 2)
+            truth = truth.relu() if act == "relu" else truth
+            out = functional.conv2d(x, weight, padding=kernel // 2, activation=act, backend="cpu").double()
+            assert torch.equal(out.isnan(), truth.isnan()) and torch.equal(out.isinf(), truth.isinf())
+            assert torch.equal(out[out.isinf()], truth[truth.isinf()])
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+def test_large_outputs_pass_the_cache_with_their_denormals(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So large that they are stored around the cache, a line at a time or half of one."""
+    x, weight, bias = numbers(1, 3, 256, 260), numbers(128, 3, 3, 3), numbers(128, seed=1)
+    x[:, :, :100], bias[40] = 0, torch.finfo(B16).tiny / 3
+    with level_of(backend, monkeypatch):
+        out = functional.conv2d(x.to(memory_format=torch.channels_last), weight, bias, padding=1, backend="cpu")
+    assert out.nbytes >= 16 << 20
+    assert_same_bits(out[:, :, :98], bias.view(1, -1, 1, 1).expand_as(out)[:, :, :98])
+    theirs = F.conv2d(x, weight, bias, padding=1)
+    assert_as_good(out, F.conv2d(x.double(), weight.double(), bias.double(), padding=1), theirs, "a large output")
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+def test_few_channels_of_a_large_kernel(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More words than one chain of sums takes."""
+    x, weight = numbers(1, 11, 14, 15), numbers(20, 11, 11, 11)
+    for dtype in (F32, B16):
+        given = x.to(dtype), weight.to(dtype)
+        with level_of(backend, monkeypatch):
+            out = functional.conv2d(*given, padding=5, backend="cpu")
+        truth = F.conv2d(x.double(), weight.double(), padding=5)
+        assert_as_good(out, truth, F.conv2d(*given, padding=5), f"{dtype}")
+
+
 # ------------------------------------------------------------------------------------------------- every order
 
 

@@ -337,6 +337,66 @@ def test_flattened_images_are_rows_as_they_lie(name: str, monkeypatch: pytest.Mo
         close(seen[0], plain[:3](x))
 
 
+@pytest.mark.parametrize("ends", ["flat", "nested", "alone"])
+def test_a_flatten_may_come_last(ends: str) -> None:
+    def make() -> nn.Module:
+        down = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Flatten())
+        return {
+            "flat": down,
+            "nested": nn.Sequential(down, nn.Linear(32 * 60, 1)),
+            "alone": nn.Sequential(nn.Flatten()),
+        }[ends]
+
+    plain, fast = pair(make)
+    accelerate(fast)
+    with choice_table.always(Choice("cpu", "a test")):
+        agree(plain, fast, torch.randn(8, 3, 12, 20))
+
+
+def test_the_caller_s_own_image_may_change_after_it_was_flattened() -> None:
+    """PyTorch's Flatten copies what lies in channels_last: a view would be found changed by the backward pass."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 40, 1))
+    accelerate(network)
+    x = torch.randn(8, 3, 5, 8).to(memory_format=CL)
+    expected = x.flatten(1).sum(0)
+    score = network(x).sum()
+    x.zero_()
+    score.backward()
+    close(network[1].weight.grad[0], expected)
+
+
+@pytest.mark.skipif(backends.extension() is None, reason="without the compiled module images stay as they come")
+@pytest.mark.parametrize(
+    "norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm]
+)
+def test_flattened_images_meet_weights_that_are_computed(norm: Callable[[nn.Module], nn.Module]) -> None:
+    def make() -> nn.Module:
+        network = scorer(2)
+        norm(network[3])
+        return network
+
+    plain, fast = pair(make)
+    accelerate(fast)
+    with choice_table.always(Choice("cpu", "a test")):
+        agree(plain, fast, torch.randn(8, 3, 12, 20))
+
+
+@pytest.mark.skipif(backends.extension() is None, reason="without the compiled module images stay as they come")
+def test_flattened_images_in_bfloat16_and_none_at_all() -> None:
+    plain, fast = pair(scorer)
+    accelerate(fast)
+    x = torch.randn(8, 3, 12, 20)
+    results = []
+    for network in (plain, fast):
+        with torch.autocast("cpu", torch.bfloat16), choice_table.always(Choice("cpu", "a test")):
+            score = network(x)
+        score.float().sum().backward()
+        results.append([score.float(), *(parameter.grad for parameter in network.parameters())])
+    for theirs, ours in zip(*results, strict=True):
+        assert (ours - theirs).norm() <= 0.02 * theirs.norm() + 1e-6
+    assert fast(x[:0]).shape == (0, 1)
+
+
 @pytest.mark.skipif(backends.extension() is None, reason="without the compiled module images stay as they come")
 def test_flattened_images_have_gradients_of_second_order() -> None:
     plain, fast = pair(scorer)

@@ -106,7 +106,7 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
   }
   const int64_t per_position = (shallow ? in_channels : in_blocks * kChannelBlock) * axis_y.planes * axis_x.planes;
   weights_per_group = depth * out_blocks * lanes;
-  stream_weights = streams_weights<W>(g.groups * weights_per_group, threads);
+  stream_weights = !shallow && streams_weights<W>(g.groups * weights_per_group, threads);
   const bool many = weights_per_group * static_cast<int64_t>(sizeof(W)) >= kManyWeights;
   const int64_t tile_bytes = shallow && !many && engine.vector_bytes < 64 ? kShallowTileBytes : (many ? 2 : 1) * kTileBytes;
   const int64_t budget = tile_bytes / static_cast<int64_t>(shallow ? sizeof(Element<W>) : sizeof(W));

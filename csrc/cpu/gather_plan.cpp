@@ -44,25 +44,26 @@ bool rows_make_pairs(const AxisPlan& axis_x, int64_t channels) {
 
 std::vector<RowWord> row_words(const std::vector<Tap>& taps, const AxisPlan& axis_y, const AxisPlan& axis_x, int64_t channels,
                                int64_t kernel_taps, int64_t per_word) {
-  constexpr int64_t kZero = -1;
+  constexpr int64_t kNone = -1;
   std::vector<RowWord> words;
   for (const Tap& tap : taps) {
     const int64_t row = row_of(tap, axis_y, axis_x);
     for (int64_t c = 0; c < channels; ++c) {
       const int64_t column = column_of(tap, axis_x) * channels + c, weight = c * kernel_taps + tap.kernel;
       RowWord* const last = words.empty() ? nullptr : &words.back();
-      if (per_word == 2 && last != nullptr && last->second == kZero && last->row == row && last->column + 1 == column) {
+      if (per_word == 2 && last != nullptr && last->second == kNone && last->row == row && last->column + 1 == column) {
         last->second = weight;
       } else {
-        words.push_back({row, column, weight, kZero});
+        words.push_back({row, column, weight, kNone, false, false});
       }
     }
   }
-  if (per_word == 2) {
-    // What is left over is read with the neighbour before it, which may be infinite only if the result is so anyway.
-    for (RowWord& word : words) {
-      if (word.second == kZero) word = {word.row, word.column - 1, kZero, word.first};
-    }
+  for (std::size_t i = 1; per_word == 2 && i < words.size(); ++i) {
+    // What is left over is read with the neighbour before it, which the word before ends with.
+    RowWord &word = words[i], &before = words[i - 1];
+    if (word.second != kNone) continue;
+    word = {word.row, word.column - 1, before.second, word.first, true, false};
+    before.half_second = true;
   }
   return words;
 }

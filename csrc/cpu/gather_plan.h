@@ -47,10 +47,11 @@ std::vector<Tap> phase_taps(const AxisPhase& y, const AxisPhase& x, int64_t plan
 void order_by_place(std::vector<Tap>& taps, const AxisPlan& axis_y, const AxisPlan& axis_x);
 
 // A word of an input row: where it begins, in elements from a pixel's own place, and the weights of what it holds, as channel * taps of the
-// kernel + tap; -1: zero.
+// kernel + tap. An element that two words hold has half of its weight in each: a zero would make NaN of infinity.
 struct RowWord {
   int64_t row, column;
   int64_t first, second;
+  bool half_first, half_second;
 };
 
 // Whether every element that a pixel reads has a neighbour that it reads too, so that words of two hold nothing else.

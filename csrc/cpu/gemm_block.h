@@ -28,7 +28,7 @@ constexpr int runs_of(int length) {
 template <int L>
 constexpr bool kFetches = runs_of(L) <= 4;
 
-// A pair of bf16 may begin at any of them.
+// In a tile of rows a pair of bf16 begins at any element, odd ones too.
 template <class W>
 GF_INLINE W unaligned(const char* from) {
   W word;

@@ -1,7 +1,6 @@
 // Kernel text: copies of the input's own rows (PackLine in gather_conv.h).
 #pragma once
 
-#include <algorithm>
 #include <type_traits>
 
 #include "common/activation.h"
@@ -15,7 +14,7 @@ namespace GF_LEVEL {
 template <int ACT, class S, class T>
 void pack_line_impl(const PackLine<S, T>& line) {
   if constexpr (ACT == kNone && std::is_same_v<S, T>) {
-    std::copy_n(line.input, line.n, line.out);
+    __builtin_memcpy(line.out, line.input, line.n * sizeof(S));
     return;
   }
   using V = Arithmetic<S>;

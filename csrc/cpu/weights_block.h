@@ -78,18 +78,6 @@ void pack_word(const S* lines, const WeightsBlock& block, int64_t w, int64_t tap
   }
 }
 
-// Words of input rows, of such lines.
-template <class W, class S>
-void pack_row_words(const S* lines, const WeightsBlock& block, const std::vector<RowWord>& words, W* out) {
-  static const S zeros[2 * kMostLanes] = {};
-  const auto line = [&](int64_t weight) { return weight < 0 ? zeros : lines + weight * block.lanes; };
-  for (const RowWord& word : words) {
-    const S *const first = line(word.first), *const second = line(word.second);
-    for (int64_t o = 0; o < block.lanes; ++o) out[o] = word_of<W>(first[o], second[o]);
-    out += block.lanes;
-  }
-}
-
 // The same of one channel, around the cache where that is possible.
 template <class W, class S>
 void stream_word(const S* lines, const WeightsBlock& block, int64_t w, int64_t tap, W* out) {
@@ -103,6 +91,24 @@ void stream_word(const S* lines, const WeightsBlock& block, int64_t w, int64_t t
   }
 #endif
   pack_word<W>(lines, block, w, tap, out);
+}
+
+// Words of input rows, of such lines.
+template <class W, class S>
+void pack_row_words(const S* lines, const WeightsBlock& block, const std::vector<RowWord>& words, W* out) {
+  for (const RowWord& word : words) {
+    const S* const first = lines + word.first * block.lanes;
+    if constexpr (kPerWord<W> == 1) {
+      for (int64_t o = 0; o < block.lanes; ++o) out[o] = word_of<W>(first[o], S{});
+    } else {
+      const S* const second = lines + word.second * block.lanes;
+      const float of_first = word.half_first ? 0.5f : 1.0f, of_second = word.half_second ? 0.5f : 1.0f;
+      for (int64_t o = 0; o < block.lanes; ++o) {
+        out[o] = word_of<W>(narrow<S>(of_first * widen(first[o])), narrow<S>(of_second * widen(second[o])));
+      }
+    }
+    out += block.lanes;
+  }
 }
 
 }  // namespace gan_fast
