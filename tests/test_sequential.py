@@ -18,6 +18,9 @@ from gan_fast.choice_table import Choice
 from gan_fast.sequential import Sequential, fused_activation
 
 CL = torch.channels_last
+WITH_KERNELS = pytest.mark.skipif(
+    backends.extension() is None, reason="without the compiled module images stay as they come"
+)
 
 
 @pytest.mark.parametrize("backend", ["reference", "auto"])
@@ -312,7 +315,7 @@ def rows_seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return seen
 
 
-@pytest.mark.skipif(backends.extension() is None, reason="without the compiled module images stay as they come")
+@WITH_KERNELS
 @pytest.mark.parametrize("name", ["few features", "as many as rows", "hooked", "hooked flatten", "flatten of a part"])
 def test_flattened_images_are_rows_as_they_lie(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the weights are the smaller of the two and nothing looks on."""
@@ -365,7 +368,7 @@ def test_the_caller_s_own_image_may_change_after_it_was_flattened() -> None:
     close(network[1].weight.grad[0], expected)
 
 
-@pytest.mark.skipif(backends.extension() is None, reason="without the compiled module images stay as they come")
+@WITH_KERNELS
 @pytest.mark.parametrize(
     "norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm]
 )
@@ -381,7 +384,7 @@ def test_flattened_images_meet_weights_that_are_computed(norm: Callable[[nn.Modu
         agree(plain, fast, torch.randn(8, 3, 12, 20))
 
 
-@pytest.mark.skipif(backends.extension() is None, reason="without the compiled module images stay as they come")
+@WITH_KERNELS
 def test_flattened_images_in_bfloat16_and_none_at_all() -> None:
     plain, fast = pair(scorer)
     accelerate(fast)
@@ -397,7 +400,7 @@ def test_flattened_images_in_bfloat16_and_none_at_all() -> None:
     assert fast(x[:0]).shape == (0, 1)
 
 
-@pytest.mark.skipif(backends.extension() is None, reason="without the compiled module images stay as they come")
+@WITH_KERNELS
 def test_flattened_images_have_gradients_of_second_order() -> None:
     plain, fast = pair(scorer)
     accelerate(fast)

@@ -50,7 +50,7 @@ void order_by_place(std::vector<Tap>& taps, const AxisPlan& axis_y, const AxisPl
 // kernel + tap. An element that two words hold has half of its weight in each: a zero would make NaN of infinity.
 struct RowWord {
   int64_t row, column;
-  int64_t first, second;
+  int64_t first, second;  // the second: of words of two
   bool half_first, half_second;
 };
 

@@ -22,15 +22,7 @@ struct SumOf<Bf16Pair> {
 
 // What words are made of, as it lies in memory.
 template <class W>
-struct ElementOf {
-  using type = W;
-};
-template <>
-struct ElementOf<Bf16Pair> {
-  using type = Bf16;
-};
-template <class W>
-using Element = typename ElementOf<W>::type;
+using Element = std::conditional_t<std::is_same_v<W, Bf16Pair>, Bf16, W>;
 
 // A word is a float, a pair of bf16, or a double where a kernel text is proved in it. Sums of products have the type Sum<W>.
 template <class W>
