@@ -1,9 +1,8 @@
 // Kernels of matrix_kernels.h.
-#include <utility>
-
 #include "bf16_parts.h"
 #include "common/activation.h"
 #include "matrix_kernels.h"
+#include "matrix_pack.h"
 #include "matrix_registers.h"
 #include "vec.h"
 #include "vec_math.h"
@@ -45,48 +44,64 @@ GF_INLINE void store_sums(float* sums) {
   store_register<3>(sums + THIRD + SECOND, kSumsStride);
 }
 
-// Two runs x 32 lanes: each loaded register is multiplied twice.
-GF_INLINE void multiply_two(const MatrixJob& job, const int64_t* run_in, int64_t first_step, int64_t last_step, float* sums) {
-  const int64_t a_stride = job.position_words * 4, b_step = job.depth * kMatrixLanes;
+// Two runs x 32 lanes: each loaded register is multiplied twice. With several parts, those whose numbers add up to less than there are parts
+// are multiplied, so that a part of the right operands is loaded once.
+template <class S>
+GF_INLINE void multiply_two(const MatrixJob<S>& job, const int64_t* run_in, int64_t first_step, int64_t last_step, float* sums) {
+  const int64_t a_stride = job.position_words * 4, b_part = job.depth * kMatrixLanes, b_step = kParts<S> * b_part;
   const Bf16Pair *first = job.tile + run_in[0], *second = job.tile + run_in[1];
   const Bf16Pair* panel = job.panel + first_step * b_step;
   begin_sums<16, kRunSums>(sums, first_step > 0);
   for (int64_t s = first_step; s < last_step; ++s, panel += b_step) {
-    load_register<6>(panel, kSumsStride);
-    load_register<4>(first + job.steps[s], a_stride);
-    multiply_registers<0, 4, 6>();
-    load_register<7>(panel + 16, kSumsStride);
-    multiply_registers<1, 4, 7>();
-    load_register<5>(second + job.steps[s], a_stride);
-    multiply_registers<2, 5, 6>();
-    multiply_registers<3, 5, 7>();
+#pragma GCC unroll 3
+    for (int64_t right = 0; right < kParts<S>; ++right) {
+      load_register<6>(panel + right * b_part, kSumsStride);
+#pragma GCC unroll 3
+      for (int64_t left = 0; left < kParts<S> - right; ++left) {
+        const int64_t at = job.steps[s] + left * job.tile_part;
+        load_register<4>(first + at, a_stride);
+        multiply_registers<0, 4, 6>();
+        if (left == 0) load_register<7>(panel + right * b_part + 16, kSumsStride);
+        multiply_registers<1, 4, 7>();
+        load_register<5>(second + at, a_stride);
+        multiply_registers<2, 5, 6>();
+        multiply_registers<3, 5, 7>();
+      }
+    }
   }
   store_sums<16, kRunSums>(sums);
 }
 
 // Four runs x 16 lanes.
-GF_INLINE void multiply_four(const MatrixJob& job, const int64_t* run_in, int64_t first_step, int64_t last_step, float* sums) {
-  const int64_t a_stride = job.position_words * 4, b_step = job.depth * kMatrixLanes;
+template <class S>
+GF_INLINE void multiply_four(const MatrixJob<S>& job, const int64_t* run_in, int64_t first_step, int64_t last_step, float* sums) {
+  const int64_t a_stride = job.position_words * 4, b_part = job.depth * kMatrixLanes, b_step = kParts<S> * b_part;
   const Bf16Pair *tile = job.tile, *panel = job.panel + first_step * b_step;
   begin_sums<kRunSums, 2 * kRunSums>(sums, first_step > 0);
   for (int64_t s = first_step; s < last_step; ++s, panel += b_step) {
-    const Bf16Pair* at = tile + job.steps[s];
-    load_register<6>(panel, kSumsStride);
-    load_register<4>(at + run_in[0], a_stride);
-    multiply_registers<0, 4, 6>();
-    load_register<5>(at + run_in[1], a_stride);
-    multiply_registers<1, 5, 6>();
-    load_register<4>(at + run_in[2], a_stride);
-    multiply_registers<2, 4, 6>();
-    load_register<5>(at + run_in[3], a_stride);
-    multiply_registers<3, 5, 6>();
+#pragma GCC unroll 3
+    for (int64_t right = 0; right < kParts<S>; ++right) {
+      load_register<6>(panel + right * b_part, kSumsStride);
+#pragma GCC unroll 3
+      for (int64_t left = 0; left < kParts<S> - right; ++left) {
+        const Bf16Pair* at = tile + job.steps[s] + left * job.tile_part;
+        load_register<4>(at + run_in[0], a_stride);
+        multiply_registers<0, 4, 6>();
+        load_register<5>(at + run_in[1], a_stride);
+        multiply_registers<1, 5, 6>();
+        load_register<4>(at + run_in[2], a_stride);
+        multiply_registers<2, 4, 6>();
+        load_register<5>(at + run_in[3], a_stride);
+        multiply_registers<3, 5, 6>();
+      }
+    }
   }
   store_sums<kRunSums, 2 * kRunSums>(sums);
 }
 
 // Rounds 32 lanes at once; 16 and fewer, and a block's last channels, as the other kernels do.
-template <int ACT>
-void store_rows(const MatrixJob& job, const int64_t* row_out, const float* sums, int64_t runs) {
+template <int ACT, class S>
+void store_rows(const MatrixJob<S>& job, const int64_t* row_out, const float* sums, int64_t runs) {
   Vec<float> bias[kMatrixLanes / kVectorLanes];
   for (int64_t v = 0; v < kMatrixLanes; v += kVectorLanes) {
     bias[v / kVectorLanes] = job.bias == nullptr ? Vec<float>{} : load<float>(job.bias + v);
@@ -96,15 +111,20 @@ void store_rows(const MatrixJob& job, const int64_t* row_out, const float* sums,
       const int64_t at = row_out[r * kMatrixRows + i];
       if (at < 0) continue;
       const float* sum = sums + r * kRunSums + i * kMatrixLanes;
-      Bf16* out = job.output + at;
+      S* out = job.output + at;
       const auto value = [&](int64_t v) __attribute__((always_inline)) {
         return activate<ACT>(load<float>(sum + v) + bias[v / kVectorLanes], job.slope);
       };
       if (job.out_lanes == kMatrixLanes) {
 #pragma GCC unroll 4
         for (int64_t v = 0; v < kMatrixLanes; v += 2 * kVectorLanes) {
-          const Vec<Bf16Pair> words = pair_neighbours(value(v), value(v + kVectorLanes));
-          __builtin_memcpy(out + v, &words, sizeof(words));
+          if constexpr (kParts<S> == 1) {
+            const Vec<Bf16Pair> words = pair_neighbours(value(v), value(v + kVectorLanes));
+            __builtin_memcpy(out + v, &words, sizeof(words));
+          } else {
+            store<float>(out + v, value(v));
+            store<float>(out + v + kVectorLanes, value(v + kVectorLanes));
+          }
         }
         continue;
       }
@@ -115,7 +135,8 @@ void store_rows(const MatrixJob& job, const int64_t* row_out, const float* sums,
   }
 }
 
-void store_wide(const MatrixJob& job, const int64_t* row_out, const float* sums, int64_t runs) {
+template <class S>
+void store_wide(const MatrixJob<S>& job, const int64_t* row_out, const float* sums, int64_t runs) {
   for (int64_t r = 0; r < runs; ++r) {
     for (int i = 0; i < job.rows; ++i) {
       if (row_out[r * kMatrixRows + i] < 0) continue;
@@ -128,7 +149,8 @@ void store_wide(const MatrixJob& job, const int64_t* row_out, const float* sums,
   }
 }
 
-void store_rows_for(const MatrixJob& job, const int64_t* row_out, const float* sums, int64_t runs) {
+template <class S>
+void store_rows_for(const MatrixJob<S>& job, const int64_t* row_out, const float* sums, int64_t runs) {
   if (job.wide_output != nullptr) return store_wide(job, row_out, sums, runs);
   switch (job.activation) {
     case kRelu:
@@ -148,9 +170,10 @@ void store_rows_for(const MatrixJob& job, const int64_t* row_out, const float* s
 // whole panel streaming from L2 a step took a quarter longer.
 constexpr int64_t kPartBytes = 32 * 1024;
 
-void multiply(const MatrixJob& job) {
+template <class S>
+void multiply(const MatrixJob<S>& job) {
   const int64_t runs = matrix_runs(job.out_lanes), block_sums = runs * kRunSums;
-  const int64_t fitting = kPartBytes / (job.depth * kSumsStride), parts = job.step_count <= fitting ? 1 : ceil_div(job.step_count, fitting);
+  const int64_t fitting = kPartBytes / (kParts<S> * job.depth * kSumsStride), parts = job.step_count <= fitting ? 1 : ceil_div(job.step_count, fitting);
   configure(job.rows, job.depth);
   for (int64_t first = 0; first < job.blocks; first += kMatrixBlocks) {
     const int64_t last = first + kMatrixBlocks < job.blocks ? first + kMatrixBlocks : job.blocks;
@@ -190,7 +213,8 @@ void add_lanes(const MatrixLanes& job) {
   }
 }
 
-void activate_row(const float* in, int64_t count, int activation, float slope, Bf16* out) {
+template <class S>
+void activate_row(const float* in, int64_t count, int activation, float slope, S* out) {
   for (int64_t i = 0; i < count; i += kVectorLanes) {
     const int64_t left = count - i;
     const Vec<float> value = left >= kVectorLanes ? load<float>(in + i) : load_first<float>(in + i, left);
@@ -198,113 +222,19 @@ void activate_row(const float* in, int64_t count, int activation, float slope, B
   }
 }
 
-// ---- packing --------------------------------------------------------------------------------------------------------------------
-
-template <int ACT>
-void pack_pixels_impl(const MatrixPixels& row) {
-  const int64_t words = ceil_div(row.elements, 2);
-  Bf16* out = reinterpret_cast<Bf16*>(row.out);
-  const int64_t first = row.input == nullptr ? row.columns : row.first, last = row.input == nullptr ? row.columns : row.last;
-  __builtin_memset(out, 0, static_cast<size_t>(first * words) * sizeof(Bf16Pair));
-  out += first * 2 * words;
-  for (int64_t j = first; j < last; ++j, out += 2 * words) {
-    const int64_t at = (j - first) * row.pixel_stride;
-    const Bf16* in = row.input + at;
-    if constexpr (ACT == kNone) {
-#if defined(__AVX512BW__)
-      const __m512i pixel = _mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << row.elements) - 1), in);
-      _mm512_mask_storeu_epi32(out, static_cast<__mmask16>((1u << words) - 1), pixel);
-#else
-      for (int64_t c = 0; c < row.elements; ++c) out[c] = in[c];
-      if (row.elements % 2 != 0) out[row.elements] = Bf16{};
-#endif
-    } else {
-      const Bf16* y = row.prologue_y + at;
-      for (int64_t c = 0; c < 2 * words; c += kVectorLanes) {
-        write_part(out + c, read_part<ACT>(in + c, y + c, row.elements - c, row.prologue_slope), 2 * words - c);
-      }
-    }
-  }
-  __builtin_memset(out, 0, static_cast<size_t>((row.columns - last) * words) * sizeof(Bf16Pair));
-}
-
-void pack_pixels(const MatrixPixels& row) {
-  switch (row.prologue_y == nullptr ? kNone : row.prologue_activation) {
-    case kRelu:
-      return pack_pixels_impl<kRelu>(row);
-    case kLeakyRelu:
-      return pack_pixels_impl<kLeakyRelu>(row);
-    case kTanh:
-      return pack_pixels_impl<kTanh>(row);
-    case kSigmoid:
-      return pack_pixels_impl<kSigmoid>(row);
-    default:
-      return pack_pixels_impl<kNone>(row);
-  }
-}
-
-// One step of a transposing network: exchanges the odd groups of HALF lanes of a row with the even ones of the row HALF below.
-#if GF_VECTOR_BYTES == 64
-template <int HALF, int... LANE>
-GF_INLINE void exchange(Vec<uint32_t>& upper, Vec<uint32_t>& lower, std::integer_sequence<int, LANE...>) {
-  const Vec<uint32_t> first = upper;
-#ifdef __clang__
-  upper = __builtin_shufflevector(first, lower, ((LANE & HALF) != 0 ? LANE - HALF + 16 : LANE)...);
-  lower = __builtin_shufflevector(first, lower, ((LANE & HALF) != 0 ? LANE + 16 : LANE + HALF)...);
-#else
-  upper = __builtin_shuffle(first, lower, Vec<uint32_t>{((LANE & HALF) != 0 ? LANE - HALF + 16u : LANE + 0u)...});
-  lower = __builtin_shuffle(first, lower, Vec<uint32_t>{((LANE & HALF) != 0 ? LANE + 16u : LANE + HALF + 0u)...});
-#endif
-}
-
-template <int HALF>
-GF_INLINE void exchange_rows(Vec<uint32_t>* rows) {
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) {
-    if ((i & HALF) == 0) exchange<HALF>(rows[i], rows[i + HALF], std::make_integer_sequence<int, 16>{});
-  }
-}
-#endif
-
-GF_INLINE void transpose_block(uint32_t* block) {
-#if GF_VECTOR_BYTES == 64
-  Vec<uint32_t> rows[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) rows[i] = load<uint32_t>(block + i * 16);
-  exchange_rows<1>(rows);
-  exchange_rows<2>(rows);
-  exchange_rows<4>(rows);
-  exchange_rows<8>(rows);
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) store<uint32_t>(block + i * 16, rows[i]);
-#else
-  for (int i = 0; i < 16; ++i) {
-    for (int j = 0; j < i; ++j) {
-      const uint32_t word = block[i * 16 + j];
-      block[i * 16 + j] = block[j * 16 + i];
-      block[j * 16 + i] = word;
-    }
-  }
-#endif
-}
-
-void transpose(Bf16Pair* blocks, int64_t count) {
-  for (int64_t n = 0; n < count; ++n) transpose_block(blocks + n * kMatrixRows * kRegisterWords);
-}
-
 // ---- conv_weight_grad -----------------------------------------------------------------------------------------------------------
 
 // One left operand for up to six right ones, which are one another's neighbours or near by: taps of the same channels. Two left and two
 // right operands would load as much, but all of it from L2: 40 instead of 28 cycles a product.
-template <int COUNT>
-void outer_of(const MatrixOuterJob& job) {
+template <int COUNT, class S>
+void outer_of(const MatrixOuterJob<S>& job) {
   constexpr int64_t row = kRegisterWords * 4, step = kMatrixRows * kRegisterWords;
   const auto each_sum = [&](auto&& use) __attribute__((always_inline)) {
     use(Number<0>{});
     if constexpr (COUNT > 1) use(Number<1>{});
     if constexpr (COUNT > 2) use(Number<2>{});
     if constexpr (COUNT > 3) use(Number<3>{});
-    if constexpr (COUNT > 4) use(Number<4>{});
+    if constexpr (COUNT > 4) use(Number<4>{});  // of one part, which takes none of these registers
     if constexpr (COUNT > 5) use(Number<5>{});
   };
   each_sum([&](auto n) __attribute__((always_inline)) { load_register<n.value>(job.sums[n.value], row); });
@@ -313,30 +243,47 @@ void outer_of(const MatrixOuterJob& job) {
     int64_t at = image * job.b_image;
     for (int64_t s = 0; s < job.steps; ++s, a += step, at += step) {
       load_register<6>(a, row);
+      if constexpr (kParts<S> > 1) {
+        load_register<5>(a + job.a_part, row);
+        load_register<4>(a + 2 * job.a_part, row);
+      }
       each_sum([&](auto n) __attribute__((always_inline)) {
         load_register<7>(job.b[n.value] + at, row);
         multiply_registers<n.value, 6, 7>();
+        if constexpr (kParts<S> > 1) {
+          multiply_registers<n.value, 5, 7>();
+          multiply_registers<n.value, 4, 7>();
+          load_register<7>(job.b[n.value] + job.b_part + at, row);
+          multiply_registers<n.value, 6, 7>();
+          multiply_registers<n.value, 5, 7>();
+          load_register<7>(job.b[n.value] + 2 * job.b_part + at, row);
+          multiply_registers<n.value, 6, 7>();
+        }
       });
     }
   }
   each_sum([&](auto n) __attribute__((always_inline)) { store_register<n.value>(job.sums[n.value], row); });
 }
 
-void outer_matrix(const MatrixOuterJob& job) {
+template <class S>
+void outer_matrix(const MatrixOuterJob<S>& job) {
   configure(kMatrixRows, kRegisterWords);
   switch (job.count) {
     case 1: outer_of<1>(job); break;
     case 2: outer_of<2>(job); break;
     case 3: outer_of<3>(job); break;
     case 4: outer_of<4>(job); break;
-    case 5: outer_of<5>(job); break;
-    case 6: outer_of<6>(job); break;
+  }
+  if constexpr (kMatrixOperands<S> == 6) {
+    if (job.count == 5) outer_of<5>(job);
+    if (job.count == 6) outer_of<6>(job);
   }
   release();
 }
 
 // Sixteen taps at a time: their rows are the output's where channels are neighbours there, and its columns where taps are.
-void store_gradient(const MatrixGradient& job) {
+template <class S>
+void store_gradient(const MatrixGradient<S>& job) {
   for (int64_t first = 0; first < job.taps; first += 16) {
     const int64_t count = job.taps - first < 16 ? job.taps - first : 16;
     alignas(64) uint32_t block[16 * 16] = {};
@@ -352,7 +299,7 @@ void store_gradient(const MatrixGradient& job) {
     if (!by_tap) transpose_block(block);
     const int64_t lines = by_tap ? count : job.channels, length = by_tap ? job.channels : count;
     for (int64_t i = 0; i < lines; ++i) {
-      Bf16* out = job.out + (by_tap ? (first + i) * job.tap_step : i * job.channel_step + first);
+      S* out = job.out + (by_tap ? (first + i) * job.tap_step : i * job.channel_step + first);
       for (int64_t v = 0; v < length; v += kVectorLanes) {
         write_part(out + v, reinterpret_cast<Vec<float>>(load<uint32_t>(block + i * 16 + v)), length - v);
       }
@@ -360,7 +307,12 @@ void store_gradient(const MatrixGradient& job) {
   }
 }
 
-extern const MatrixKernels matrix_kernels_table = {multiply, pack_pixels, add_lanes, activate_row, transpose, outer_matrix, store_gradient};
+template <class S>
+constexpr MatrixFunctions<S> kFunctions = {multiply<S>, pack_pixels<S>, copy_pixels, activate_row<S>, outer_matrix<S>, store_gradient<S>};
+
+extern const MatrixKernels matrix_kernels_table = {
+    kFunctions<Bf16>, kFunctions<float>, add_lanes, transpose, split_row, {nullptr, split_channels, nullptr, nullptr}, split_lines,
+};
 
 }  // namespace GF_LEVEL
 }  // namespace gan_fast

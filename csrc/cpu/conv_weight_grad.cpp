@@ -162,7 +162,8 @@ void weight_and_bias_sums(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S>&
   const int64_t m = p.gathered.channels, n = p.dense.channels;
   const bool empty = g.batch == 0 || p.dense.h * p.dense.w == 0 || p.gathered.h * p.gathered.w == 0;
   const bool few = g.groups == 1 && std::min(m, n) <= kFewChannels && m != n;
-  const bool matrix_registers = std::is_same_v<S, Bf16> && matrix_kernels() != nullptr;
+  // Of a single image words would be half empty: floats are as fast without them then.
+  const bool matrix_registers = !std::is_same_v<S, double> && matrix_kernels() != nullptr && (std::is_same_v<S, Bf16> || g.batch > 1);
   if (m != 0 && n != 0 && !empty && !few && !matrix_registers) {
     if (const WinogradForm form = winograd_form<S>(p); form.outputs != 0) return winograd<S>(p, form, bias, grad_weight);
   }
@@ -180,6 +181,13 @@ void weight_and_bias_sums(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S>&
       // A single image would be half of every word: the matrix registers are fast enough for that.
       if (matrix_registers) return matrix_folds(paired) ? matrix_folded(paired, grad_weight) : matrix(paired, grad_weight);
       if (g.batch > 1) return few ? folded(paired, m < n, grad_weight) : blocked_weight_grad(paired, grad_weight);
+    }
+  }
+  if constexpr (std::is_same_v<S, float>) {
+    if (matrix_registers) {
+      const Problem<float, Bf16Pair> split{g, p.gathered, p.dense, p.prologue, 0, matrix_kernels()->split_weight_grad, p.lanes, p.taps,
+                                           p.channel_step, p.tap_step, p.threads};
+      return matrix_folds(split) ? matrix_folded(split, grad_weight) : matrix(split, grad_weight);
     }
   }
   if (few) {

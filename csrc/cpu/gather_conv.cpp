@@ -333,7 +333,7 @@ template <class S>
 void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
                  const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
   if (g.batch == 0 || g.out_channels == 0 || g.out_h == 0 || g.out_w == 0) return;
-  if constexpr (std::is_same_v<S, Bf16>) {
+  if constexpr (!std::is_same_v<S, double>) {
     if (matrix_kernels() != nullptr) {
       if (matrix_few_pays(g, axis_x)) return matrix_few_conv(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
       return matrix_conv(g, axis_y, axis_x, strides, x, weight, y, nullptr, epilogue, prologue, threads);

@@ -31,6 +31,7 @@ struct PackRow {
   int64_t columns, channels;
   W* tile;
   int64_t block_stride;  // between channel blocks
+  int64_t part_stride;   // from a word to its next part (matrix_kernels.h), if it has any
   int prologue_activation;
   Arithmetic<S> prologue_slope;
 };

@@ -45,6 +45,7 @@ struct Call : TileGrid {
   const AxisPlan &axis_y, &axis_x;
   int64_t in_channels, out_channels, out_blocks;  // per group
   bool shallow;
+  int64_t parts;           // of a word (matrix_kernels.h)
   int64_t pixel_words;     // of a packed pixel
   int64_t position_words;  // between the places of neighbouring outputs
   int64_t in_blocks;       // of kChannelBlock words
@@ -55,7 +56,7 @@ struct Call : TileGrid {
   int64_t row_positions, image_positions;  // from a row of outputs to the next, from an image to the next
   int64_t tile_words;
 
-  Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int threads);
+  Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int64_t word_parts, int threads);
   void choose_tile(int threads);
   void lay_out();
   int64_t shared_zeros() const;
@@ -63,8 +64,8 @@ struct Call : TileGrid {
   void add_shallow_steps(Phase& phase);
 };
 
-Call::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int threads)
-    : g(geometry), axis_y(y_plan), axis_x(x_plan) {
+Call::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan& x_plan, int64_t word_parts, int threads)
+    : g(geometry), axis_y(y_plan), axis_x(x_plan), parts(word_parts) {
   in_channels = g.in_channels / g.groups;
   out_channels = g.out_channels / g.groups;
   out_blocks = ceil_div(out_channels, kMatrixLanes);
@@ -88,7 +89,7 @@ Call::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan&
 
 void Call::choose_tile(int threads) {
   const int64_t budget = kTileBytes / static_cast<int64_t>(sizeof(Bf16Pair));
-  const int64_t per_position = (shallow ? pixel_words : in_blocks * kChannelBlock) * axis_y.planes * axis_x.planes;
+  const int64_t per_position = parts * (shallow ? pixel_words : in_blocks * kChannelBlock) * axis_y.planes * axis_x.planes;
   tile_t = axis_y.max_count;
   tile_u = axis_x.max_count;
   const auto row = [&] { return std::max<int64_t>(1, per_position * (tile_u + axis_x.span - 1)); };
@@ -118,22 +119,24 @@ void Call::lay_out() {
   layout.columns = tile_u + axis_x.span - 1;
   layout.row_pixels = layout.columns - (shallow ? 0 : shared_zeros());
   layout.planes = axis_y.planes * axis_x.planes;
+  // The rows of a last run, a step's last words, and zeros that no row follows to share them reach over the end.
+  const int64_t over = (kMatrixRows + 1 + layout.columns - layout.row_pixels) * std::max(position_words, kMatrixRows);
   if (shallow) {  // rows and columns of the input itself
     layout.rows *= axis_y.planes;
     layout.columns *= axis_x.planes;
     layout.image_stride = layout.rows * layout.columns * pixel_words;
-    layout.plane_stride = layout.block_stride = tile_images * layout.image_stride;
+    layout.plane_stride = tile_images * layout.image_stride;
+    layout.part_stride = layout.plane_stride + over;
     row_positions = axis_y.planes * layout.columns / axis_x.planes;
   } else {
     layout.image_stride = layout.rows * layout.row_pixels * kChannelBlock;
     layout.plane_stride = tile_images * layout.image_stride + kPadWords;
-    layout.block_stride = layout.planes * layout.plane_stride;
+    layout.part_stride = layout.planes * layout.plane_stride + (parts > 1 ? over : 0);
     row_positions = layout.row_pixels;
   }
+  layout.block_stride = parts * layout.part_stride;
   image_positions = layout.image_stride / position_words;
-  // The rows of a last run, a step's last words, and zeros that no row follows to share them reach over the end.
-  const int64_t over = kMatrixRows + 1 + layout.columns - layout.row_pixels;
-  tile_words = (shallow ? layout.block_stride : in_blocks * layout.block_stride) + over * std::max(position_words, kMatrixRows);
+  tile_words = (shallow ? 1 : in_blocks) * layout.block_stride + over;
   weights_per_group = 0;
   for (Phase& phase : phases) {
     if (shallow) {
@@ -142,7 +145,7 @@ void Call::lay_out() {
       add_steps(phase);
     }
     phase.panels = weights_per_group;
-    weights_per_group += static_cast<int64_t>(phase.words.size()) * out_blocks * kMatrixLanes;
+    weights_per_group += static_cast<int64_t>(phase.words.size()) * parts * out_blocks * kMatrixLanes;
   }
 }
 
@@ -191,26 +194,37 @@ void Call::add_shallow_steps(Phase& phase) {
   }
 }
 
-// [phase][output block][step][word][lane].
-void pack_weights(const Call& call, const WeightStrides& strides, const Bf16* weight, Bf16Pair* packed, int threads) {
+// Word w of a tap of a block's lines, part by part.
+void put_word(const Bf16* lines, const WeightsBlock& block, int64_t w, int64_t tap, Bf16Pair* out, int64_t) {
+  pack_word<Bf16Pair>(lines, block, w, tap, out);
+}
+void put_word(const float* lines, const WeightsBlock& block, int64_t w, int64_t tap, Bf16Pair* out, int64_t out_part) {
+  const float* const first = lines + (2 * w * block.taps + tap) * block.lanes;
+  matrix_kernels()->split_lines(first, 2 * w + 1 < block.channels ? first + block.taps * block.lanes : nullptr, out, out_part);
+}
+
+// [phase][output block][step][part][word][lane].
+template <class S>
+void pack_weights(const Call& call, const WeightStrides& strides, const S* weight, Bf16Pair* packed, int threads) {
   const int64_t all_taps = call.g.kernel_h * call.g.kernel_w, blocks = std::max<int64_t>(call.in_blocks, 1);
+  const int64_t part = call.depth * kMatrixLanes;
   parallel_tasks(call.g.groups * call.out_blocks * blocks, threads, [&](int64_t task) {
     const int64_t block = task % blocks, unit = task / blocks % call.out_blocks, group = task / blocks / call.out_blocks;
     const int64_t first = block * 2 * kChannelBlock, channels = std::min(2 * kChannelBlock, 2 * ceil_div(call.in_channels - first, 2));
     const int64_t first_out = unit * kMatrixLanes;
     const WeightsBlock lines{std::min(channels, call.in_channels - first), all_taps, kMatrixLanes,
                              std::min(kMatrixLanes, call.out_channels - first_out)};
-    const Bf16* const weights = weight_lines(weight + group * strides.group + first_out * strides.out + first * strides.in, strides, lines);
+    const S* const weights = weight_lines(weight + group * strides.group + first_out * strides.out + first * strides.in, strides, lines);
     for (const Phase& phase : call.phases) {
       const int64_t words = static_cast<int64_t>(phase.words.size()), own = words / blocks;
-      Bf16Pair* const panel = packed + group * call.weights_per_group + phase.panels + unit * words * kMatrixLanes;
+      Bf16Pair* const panel = packed + group * call.weights_per_group + phase.panels + unit * words * call.parts * kMatrixLanes;
       for (int64_t i = block * own; i < (block + 1) * own; ++i) {
         const PanelWord& word = phase.words[i];
-        Bf16Pair* out = panel + i * kMatrixLanes;
+        Bf16Pair* out = panel + (i / call.depth * call.parts * call.depth + i % call.depth) * kMatrixLanes;
         if (word.kernel < 0 || word.channel >= first + channels) {
-          std::fill_n(out, kMatrixLanes, Bf16Pair{0});
+          for (int64_t n = 0; n < call.parts; ++n) std::fill_n(out + n * part, kMatrixLanes, Bf16Pair{0});
         } else {
-          pack_word<Bf16Pair>(weights, lines, (word.channel - first) / 2, word.kernel, out);
+          put_word(weights, lines, (word.channel - first) / 2, word.kernel, out, part);
         }
       }
     }
@@ -248,16 +262,18 @@ Runs make_runs(const Call& call, const Phase& phase, int64_t images, int64_t lin
   return runs;
 }
 
-void pack_shallow(const Call& call, const Tile& tile, const Bf16* x, const Prologue& prologue, Bf16Pair* packed) {
+template <class S>
+void pack_shallow(const Call& call, const Tile& tile, const S* x, const Prologue& prologue, Bf16Pair* packed) {
   const ConvGeometry& g = call.g;
-  const Bf16* y = static_cast<const Bf16*>(prologue.y);
-  const auto pack_pixels = matrix_kernels()->pack_pixels;
+  const S* y = static_cast<const S*>(prologue.y);
+  const auto pack_pixels = functions_of<S>(*matrix_kernels()).pack_pixels;
   const int64_t column = tile.u * call.axis_x.planes - call.axis_x.lead;  // of the input, of the tile's first
-  MatrixPixels row{};
+  MatrixPixels<S> row{};
   row.columns = call.layout.columns;
   row.first = std::clamp<int64_t>(-column, 0, row.columns);
   row.last = std::clamp<int64_t>(g.in_w - column, row.first, row.columns);
   row.elements = row.pixel_stride = g.in_channels;
+  row.out_part = call.layout.part_stride;
   row.prologue_activation = prologue.activation;
   row.prologue_slope = static_cast<float>(prologue.slope);
   for (int64_t n = 0; n < tile.images; ++n) {
@@ -273,8 +289,9 @@ void pack_shallow(const Call& call, const Tile& tile, const Bf16* x, const Prolo
   }
 }
 
+template <class S>
 void run_phase(const Call& call, const Tile& tile, const Phase& phase, const Bf16Pair* packed, const Bf16Pair* weights, const float* bias,
-               Bf16* y, float* wide, const Epilogue& epilogue) {
+               S* y, float* wide, const Epilogue& epilogue) {
   const ConvGeometry& g = call.g;
   const int64_t lines = std::min(call.tile_t, phase.y->count - tile.t), width = std::min(call.tile_u, phase.x->count - tile.u);
   const bool whole = tile.images == call.tile_images && lines == phase.whole.lines && width == phase.whole.width;
@@ -282,8 +299,9 @@ void run_phase(const Call& call, const Tile& tile, const Phase& phase, const Bf1
   const Runs& runs = whole ? phase.whole : own;
   const int64_t first = ((tile.image * g.out_h + phase.y->out_start + tile.t * phase.y->out_step) * g.out_w + phase.x->out_start +
                          tile.u * phase.x->out_step) * g.out_channels + tile.group * call.out_channels;
-  MatrixJob job{};
+  MatrixJob<S> job{};
   job.tile = packed;
+  job.tile_part = call.layout.part_stride;
   job.position_words = call.position_words;
   job.run_in = runs.in.data();
   job.row_out = runs.row_out.data();
@@ -300,16 +318,27 @@ void run_phase(const Call& call, const Tile& tile, const Phase& phase, const Bf1
     job.out_lanes = std::min(kMatrixLanes, call.out_channels - block * kMatrixLanes);
     job.blocks = ceil_div(runs.count, matrix_runs(job.out_lanes));
     job.bias = bias == nullptr ? nullptr : bias + (tile.group * call.out_blocks + block) * kMatrixLanes;
-    job.panel = weights + phase.panels + block * job.step_count * call.depth * kMatrixLanes;
-    matrix_kernels()->multiply(job);
+    job.panel = weights + phase.panels + block * job.step_count * call.parts * call.depth * kMatrixLanes;
+    functions_of<S>(*matrix_kernels()).multiply(job);
+  }
+}
+
+// How a tile's rows are packed.
+template <class S>
+auto row_packer() {
+  if constexpr (kParts<S> == 1) {
+    return pair_kernels()->gather.pack_row;
+  } else {
+    return matrix_kernels()->split_row;
   }
 }
 
 }  // namespace
 
-void matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const Bf16* x,
-                 const Bf16* weight, Bf16* y, float* wide, const Epilogue& epilogue, const Prologue& prologue, int threads) {
-  Call call(g, axis_y, axis_x, threads);
+template <class S>
+void matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
+                 const S* weight, S* y, float* wide, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+  Call call(g, axis_y, axis_x, kParts<S>, threads);
   for (Phase& phase : call.phases) {
     phase.whole = make_runs(call, phase, call.tile_images, std::min(call.tile_t, phase.y->count), std::min(call.tile_u, phase.x->count));
   }
@@ -320,7 +349,7 @@ void matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   float* bias = nullptr;
   if (biases != 0) {
     bias = reinterpret_cast<float*>(packed_weights + words);
-    pad_bias(static_cast<const Bf16*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * kMatrixLanes, bias);
+    pad_bias(static_cast<const S*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * kMatrixLanes, bias);
   }
   const int64_t tiles = call.count(g.groups), splits = output_splits(tiles, call.out_blocks, threads);
   parallel_tasks(tiles * splits, threads, [&](int64_t task) {
@@ -330,7 +359,7 @@ void matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     if (call.shallow) {
       pack_shallow(call, tile, x, prologue, packed);
     } else {
-      pack_tile(g, axis_y, axis_x, call.layout, tile, x, prologue, pair_kernels()->gather.pack_row, packed);
+      pack_tile(g, axis_y, axis_x, call.layout, tile, x, prologue, row_packer<S>(), packed);
     }
     const Bf16Pair* weights = packed_weights + tile.group * call.weights_per_group;
     for (const Phase& phase : call.phases) {
@@ -338,5 +367,10 @@ void matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     }
   });
 }
+
+template void matrix_conv<Bf16>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const Bf16*, const Bf16*, Bf16*,
+                                float*, const Epilogue&, const Prologue&, int);
+template void matrix_conv<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const float*, const float*,
+                                 float*, float*, const Epilogue&, const Prologue&, int);
 
 }  // namespace gan_fast

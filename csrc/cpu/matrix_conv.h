@@ -1,4 +1,4 @@
-// The engine of conv and conv_transpose for the matrix registers (matrix_kernels.h): bf16, direct, channels-last.
+// The engine of conv and conv_transpose for the matrix registers (matrix_kernels.h): bf16 or floats in three parts, direct, channels-last.
 //
 // As the gather engine (gather_conv.h), with two differences. A register's 16 rows are positions of the packed input that follow each
 // other, over the ends of rows and images too: what lies between an image's rows is multiplied and not stored. And where input channels
@@ -15,12 +15,14 @@
 namespace gan_fast {
 
 // As gather_conv, which calls it where there are matrix registers. If `wide` is not null, what is added up goes there as it is, and not to y.
+template <class S>
 void matrix_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides,
-                 const Bf16* x, const Bf16* weight, Bf16* y, float* wide, const Epilogue& epilogue, const Prologue& prologue, int threads);
+                 const S* x, const S* weight, S* y, float* wide, const Epilogue& epilogue, const Prologue& prologue, int threads);
 
 // Few output channels (matrix_few_conv.cpp): the taps of a kernel's row are lanes, and what they give is added up along the row afterwards.
 bool matrix_few_pays(const ConvGeometry& geometry, const AxisPlan& axis_x);
+template <class S>
 void matrix_few_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides,
-                     const Bf16* x, const Bf16* weight, Bf16* y, const Epilogue& epilogue, const Prologue& prologue, int threads);
+                     const S* x, const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads);
 
 }  // namespace gan_fast

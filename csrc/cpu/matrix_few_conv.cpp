@@ -31,8 +31,9 @@ bool matrix_few_pays(const ConvGeometry& g, const AxisPlan& axis_x) {
   return plain * blocks(g.out_channels) >= kLeastSaving * columns * blocks(g.kernel_w * g.out_channels);
 }
 
-void matrix_few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const Bf16* x,
-                     const Bf16* weight, Bf16* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+template <class S>
+void matrix_few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
+                     const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
   const int64_t outs = g.out_channels, lanes = g.kernel_w * outs, columns = axis_x.max_count + axis_x.span - 1;
   ConvGeometry along_y = g;
   along_y.out_channels = lanes;
@@ -40,7 +41,7 @@ void matrix_few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPl
   along_y.kernel_w = along_y.stride_w = along_y.dilation_w = 1;
   const AxisPlan every_column{g.in_w, 1, axis_x.lead, 1, columns, {{0, 1, columns, {{0, 0, 0}}}}};
   const WeightStrides lane_strides{0, g.in_channels * g.kernel_h, g.kernel_h, 1};
-  std::vector<Bf16> lane_weights(lanes * g.in_channels * g.kernel_h);
+  std::vector<S> lane_weights(lanes * g.in_channels * g.kernel_h);
   for (int64_t lane = 0; lane < lanes; ++lane) {
     for (int64_t c = 0; c < g.in_channels; ++c) {
       for (int64_t ky = 0; ky < g.kernel_h; ++ky) {
@@ -57,7 +58,7 @@ void matrix_few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPl
   const CallScratch call_memory(kWholeCall, together * std::min(g.out_h, band * step) * columns * lanes * sizeof(float));
   float* const wide = call_memory.as<float>();
   float biases[16] = {};
-  if (epilogue.bias != nullptr) pad_bias(static_cast<const Bf16*>(epilogue.bias), 1, outs, 16, biases);
+  if (epilogue.bias != nullptr) pad_bias(static_cast<const S*>(epilogue.bias), 1, outs, 16, biases);
   std::vector<std::vector<int64_t>> taps_of(axis_x.phases.size());
   for (std::size_t phase = 0; phase < axis_x.phases.size(); ++phase) {
     for (const AxisTap& tap : axis_x.phases[phase].taps) taps_of[phase].push_back(tap.offset * lanes + tap.kernel * outs);
@@ -66,17 +67,17 @@ void matrix_few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPl
   for (int64_t first = 0; first < g.batch; first += together) {
     along_y.batch = std::min(together, g.batch - first);
     Prologue part = prologue;
-    if (part.y != nullptr) part.y = static_cast<const Bf16*>(prologue.y) + first * in_image;
+    if (part.y != nullptr) part.y = static_cast<const S*>(prologue.y) + first * in_image;
     for (int64_t t = 0; t < axis_y.max_count; t += band) {
       AxisPlan rows_of_band = axis_y;
       rows_of_band.lead -= t * axis_y.planes;
       rows_of_band.max_count = std::min(band, axis_y.max_count - t);
       for (AxisPhase& phase : rows_of_band.phases) phase.count = std::clamp<int64_t>(phase.count - t, 0, rows_of_band.max_count);
       along_y.out_h = std::min(g.out_h - t * step, rows_of_band.max_count * step);
-      matrix_conv(along_y, rows_of_band, every_column, lane_strides, x + first * in_image, lane_weights.data(), nullptr, wide,
-                  Epilogue{nullptr, 0, 0}, part, threads);
+      matrix_conv<S>(along_y, rows_of_band, every_column, lane_strides, x + first * in_image, lane_weights.data(), nullptr, wide,
+                     Epilogue{nullptr, 0, 0}, part, threads);
       const int64_t rows = along_y.batch * along_y.out_h;
-      Bf16* const out = y + (first * g.out_h + t * step) * out_row;
+      S* const out = y + (first * g.out_h + t * step) * out_row;
       parallel_tasks(ceil_div(rows, kRowsPerTask), threads, [&](int64_t task) {
         float* const line = static_cast<float*>(scratch(kTileC, out_row * sizeof(float)));
         for (int64_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
@@ -87,11 +88,16 @@ void matrix_few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPl
             matrix_kernels()->add_lanes({from, lanes, taps.data(), static_cast<int64_t>(taps.size()), along_x.count, outs, biases,
                                          line + along_x.out_start * outs, along_x.out_step});
           }
-          matrix_kernels()->activate(line, out_row, epilogue.activation, static_cast<float>(epilogue.slope), out + row * out_row);
+          functions_of<S>(*matrix_kernels()).activate(line, out_row, epilogue.activation, static_cast<float>(epilogue.slope), out + row * out_row);
         }
       });
     }
   }
 }
+
+template void matrix_few_conv<Bf16>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const Bf16*, const Bf16*,
+                                    Bf16*, const Epilogue&, const Prologue&, int);
+template void matrix_few_conv<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const float*, const float*,
+                                     float*, const Epilogue&, const Prologue&, int);
 
 }  // namespace gan_fast

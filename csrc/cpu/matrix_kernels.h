@@ -2,32 +2,49 @@
 //
 // They take what the pair kernels pack: a pixel's words lie side by side as a row of the left operand wants them, and a panel of weights
 // [word][lane] is a right operand. Native at the level amx_bf16; tests have them emulated elsewhere.
+//
+// A float is the sum of three bf16: of 24 bits each holds the 8 that those before it leave. Of the nine products of two floats' parts the
+// three smallest are below 2^-25 of the product and left out; six are still made in less time than a product of floats takes the vectors.
+// Sums are as exact as theirs, but infinity becomes NaN (it leaves infinity minus infinity), and the instruction takes parts below
+// 2^-126 for zeros: floats below 2^-109 lose their last bits, and those below 2^-126 are zeros.
+//   Source: Henry, Tang, Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations",
+//   https://arxiv.org/abs/1904.06376.
 #pragma once
 
 #include <cstdint>
 
 #include "common/bf16.h"
 #include "common/geometry.h"
+#include "conv_weight_grad.h"
+#include "gather_conv.h"
 #include "words.h"
 
 namespace gan_fast {
+
+// Words of bf16 that hold one of S.
+template <class S>
+constexpr int64_t kParts = 1;
+template <>
+inline constexpr int64_t kParts<float> = 3;
 
 constexpr int64_t kMatrixRows = 16;   // of a register: positions or channels
 constexpr int64_t kMatrixLanes = 32;  // output channels of a block: two registers side by side
 
 // blocks x (runs of `rows` positions) x kMatrixLanes: act(A * B over the steps, each of `depth` words, + bias).
+template <class S>
 struct MatrixJob {
   const Bf16Pair* tile;
+  int64_t tile_part;       // from a word to its next part
   int64_t position_words;  // between neighbouring positions of a run
   const int64_t* run_in;   // [blocks][runs] offsets into the tile
   int64_t blocks;
   int rows, depth;         // at most 16
   const int64_t* steps;    // offsets into the tile
   int64_t step_count;
-  const Bf16Pair* panel;   // [step][depth][kMatrixLanes]
+  const Bf16Pair* panel;   // [step][part][depth][kMatrixLanes]
   float* sums;             // room for kMatrixSums
   const int64_t* row_out;  // [blocks][runs][16] offsets into the output, or -1: not an output
-  Bf16* output;
+  S* output;
   float* wide_output;      // instead, if not null: what is added up, as it is
   int64_t out_lanes;  // valid output channels of this block; from 16 down there are 4 runs in a block, else 2
   const float* bias;  // padded to the block, or null
@@ -42,12 +59,14 @@ constexpr int64_t kMatrixBlocks = 2;  // that are multiplied together
 constexpr int64_t kMatrixSums = kMatrixBlocks * 4 * kMatrixRows * kMatrixLanes;
 
 // Copy of `columns` pixels, at most 32 elements of each, filled up with a zero to whole words. Pixels may share elements.
+template <class S>
 struct MatrixPixels {
-  const Bf16* input;       // of the first column that lies inside, or null: all are zero
-  const Bf16* prologue_y;  // or null
+  const S* input;       // of the first column that lies inside, or null: all are zero
+  const S* prologue_y;  // or null
   int64_t first, last;     // columns outside [first, last) are zero
   int64_t columns, elements, pixel_stride;
-  Bf16Pair* out;
+  void* out;         // Bf16Pair, or S
+  int64_t out_part;  // from a word to its next part
   int prologue_activation;
   float prologue_slope;
 };
@@ -65,33 +84,49 @@ struct MatrixLanes {
 
 // For each of `count` right operands: sums[16][16] += over `images` x `steps` x 16 words: a[step][row][word] * b[word][lane]. A step's words
 // of b follow those of the step before.
-constexpr int kMatrixOperands = 6;
+template <class S>
+constexpr int kMatrixOperands = kParts<S> == 1 ? 6 : 4;
+template <class S>
 struct MatrixOuterJob {
   const Bf16Pair* a;
-  const Bf16Pair* b[kMatrixOperands];
+  const Bf16Pair* b[kMatrixOperands<S>];
+  int64_t a_part, b_part;  // from a word to its next part
   int64_t a_image, b_image;
   int64_t images, steps;
-  float* sums[kMatrixOperands];
+  float* sums[kMatrixOperands<S>];
   int count;
 };
 
 // out[channel * channel_step + tap * tap_step] = the sum over parts, for the first `channels` of 16; one of the steps is 1.
+template <class S>
 struct MatrixGradient {
   const float* sums;  // a row of 16 channels for each tap
   int64_t tap_sums, part_sums, parts;  // strides, and how many parts
   int64_t taps, channels;
-  Bf16* out;
+  S* out;
   int64_t channel_step, tap_step;
 };
 
+template <class S>
+struct MatrixFunctions {
+  void (*multiply)(const MatrixJob<S>&);
+  void (*pack_pixels)(const MatrixPixels<S>&);
+  void (*copy_pixels)(const MatrixPixels<S>&);  // the same of elements as they are: no words, no prologue
+  void (*activate)(const float* in, int64_t count, int activation, float slope, S* out);
+  void (*outer)(const MatrixOuterJob<S>&);
+  void (*store_gradient)(const MatrixGradient<S>&);
+};
+
 struct MatrixKernels {
-  void (*multiply)(const MatrixJob&);
-  void (*pack_pixels)(const MatrixPixels&);
+  MatrixFunctions<Bf16> bf16;
+  MatrixFunctions<float> f32;
   void (*add_lanes)(const MatrixLanes&);
-  void (*activate)(const float* in, int64_t count, int activation, float slope, Bf16* out);
   void (*transpose)(Bf16Pair* blocks, int64_t count);  // of 16 x 16 words, each in its place
-  void (*outer)(const MatrixOuterJob&);
-  void (*store_gradient)(const MatrixGradient&);
+  // Of floats, what the pair kernels have for bf16.
+  void (*split_row)(const PackRow<float, Bf16Pair>&);
+  WeightGradFunctions<float, Bf16Pair> split_weight_grad;  // pack_channels alone
+  // Words of two lines of kMatrixLanes floats, the second of which may be null.
+  void (*split_lines)(const float* first, const float* second, Bf16Pair* out, int64_t out_part);
 };
 
 // Those of the level in use; null where there are none.

@@ -24,25 +24,27 @@ constexpr int64_t kRows = kMatrixRows, kStepWords = kRows * kRows, kBlockSums = 
 constexpr int64_t kWantedTasks = 8;
 constexpr int64_t kFewestSteps = 16;
 
+template <class S>
 struct Call {
-  const Problem<Bf16, Bf16Pair>& p;
+  const Problem<S, Bf16Pair>& p;
   AxisPlan axis_y, axis_x;
   int64_t m_channels, n_channels, m_blocks, n_blocks;  // of the gathered and the dense operand
   int64_t m_step, n_step, m_ranges, n_ranges, splits, members;
   Tiling tile;
   int64_t planes, columns;                      // of a tile
-  int64_t plane_words, gathered_image, gathered_block;
-  int64_t dense_image, dense_block;
+  int64_t plane_words, gathered_image, gathered_part, gathered_block;
+  int64_t dense_image, dense_part, dense_block;
   int64_t range_sums;
 
-  explicit Call(const Problem<Bf16, Bf16Pair>& problem);
+  explicit Call(const Problem<S, Bf16Pair>& problem);
   int64_t steps(int64_t lines, int64_t length) const { return ceil_div((lines - 1) * columns + length, kRows); }
   int64_t ranges() const { return p.g.groups * m_ranges * n_ranges; }
   // Of a range's sums: [dense block][gathered block][tap][dense channel][gathered channel].
   int64_t sums_at(int64_t n, int64_t m, int64_t tap) const { return ((n * m_step + m) * p.taps + tap) * kBlockSums; }
 };
 
-Call::Call(const Problem<Bf16, Bf16Pair>& problem) : p(problem) {
+template <class S>
+Call<S>::Call(const Problem<S, Bf16Pair>& problem) : p(problem) {
   const ConvGeometry& g = p.g;
   axis_y = plan_conv_axis(p.gathered.h, p.dense.h, g.kernel_h, g.stride_h, g.pad_h, g.dilation_h);
   axis_x = plan_conv_axis(p.gathered.w, p.dense.w, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
@@ -59,7 +61,7 @@ Call::Call(const Problem<Bf16, Bf16Pair>& problem) : p(problem) {
   splits = std::clamp<int64_t>(members * member_steps / kFewestSteps, 1, std::min(members, ceil_div(kWantedTasks, cut.count())));
   const auto words = [&](int64_t images, int64_t t, int64_t u) {
     const int64_t row = u + axis_x.span - 1;
-    return images * kRows * row * (cut.m_step * planes * (t + axis_y.span - 1) + cut.n_step * t);
+    return kParts<S> * images * kRows * row * (cut.m_step * planes * (t + axis_y.span - 1) + cut.n_step * t);
   };
   tile = choose_tile(ceil_div(members, splits), p.dense.h, p.dense.w, kOperandBytes / static_cast<int64_t>(sizeof(Bf16Pair)), words);
   cut.spread(splits, p.threads);
@@ -70,9 +72,11 @@ Call::Call(const Problem<Bf16, Bf16Pair>& problem) : p(problem) {
   columns = tile.u + axis_x.span - 1;
   plane_words = (tile.t + axis_y.span - 1) * columns * kRows;
   gathered_image = planes * plane_words;
-  gathered_block = tile.images * gathered_image + kStepWords;  // the last step may reach over the end
+  gathered_part = tile.images * gathered_image + kStepWords;  // the last step may reach over the end
+  gathered_block = kParts<S> * gathered_part;
   dense_image = steps(tile.t, tile.u) * kStepWords;
-  dense_block = tile.images * dense_image + kRows;  // off multiples of 4 KB, which would share L1 sets
+  dense_part = tile.images * dense_image + kRows;  // off multiples of 4 KB, which would share L1 sets
+  dense_block = kParts<S> * dense_part;
   range_sums = n_step * m_step * p.taps * kBlockSums;
 }
 
@@ -85,13 +89,15 @@ struct Place {
   int64_t member, images, t, u, lines, length;  // a member is a pair of images
 };
 
-void pack_gathered(const Call& call, const Range& range, const Place& place, Bf16Pair* packed) {
-  const Problem<Bf16, Bf16Pair>& p = call.p;
+template <class S>
+void pack_gathered(const Call<S>& call, const Range& range, const Place& place, Bf16Pair* packed) {
+  const Problem<S, Bf16Pair>& p = call.p;
   const int64_t first = range.m_first * kRows, count = std::min(range.m_last * kRows, call.m_channels) - first;
   const int64_t rows = place.lines + call.axis_y.span - 1, end = rows * call.columns * kRows;
+  const int64_t copies = (range.m_last - range.m_first) * kParts<S>;  // blocks, and their parts
   // What the last step reads behind packed rows is multiplied by zeros, so it must be numbers. Before packing: it may lie in the next plane.
-  for (int64_t block = 0; block < range.m_last - range.m_first; ++block) {
-    Bf16Pair* const to = packed + block * call.gathered_block;
+  for (int64_t copy = 0; copy < copies; ++copy) {
+    Bf16Pair* const to = packed + copy * call.gathered_part;
     for (int64_t i = 0; end < call.plane_words && i < place.images * call.planes; ++i) {
       std::fill_n(to + i * call.plane_words + end, kStepWords, Bf16Pair{0});
     }
@@ -102,45 +108,45 @@ void pack_gathered(const Call& call, const Range& range, const Place& place, Bf1
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t plane = 0; plane < call.planes; ++plane) {
         const int64_t py = plane / call.axis_x.planes, px = plane % call.axis_x.planes;
+        const int64_t line = i * call.gathered_image + plane * call.plane_words + r * call.columns * kRows;
         p.pack_line(p.gathered, image, image + 1 < p.g.batch, (place.t + r) * call.axis_y.planes + py - call.axis_y.lead,
                     place.u * call.axis_x.planes + px - call.axis_x.lead, call.axis_x.planes, place.length + call.axis_x.span - 1,
-                    range.group * call.m_channels + first, count, kRows,
-                    packed + i * call.gathered_image + plane * call.plane_words + r * call.columns * kRows, kRows, call.gathered_block);
-        if (place.length < call.tile.u) {
-          for (int64_t block = 0; block < range.m_last - range.m_first; ++block) {
-            Bf16Pair* const row = packed + block * call.gathered_block + i * call.gathered_image + plane * call.plane_words + r * call.columns * kRows;
-            std::fill(row + (place.length + call.axis_x.span - 1) * kRows, row + call.columns * kRows, Bf16Pair{0});
-          }
+                    range.group * call.m_channels + first, count, kRows, packed + line, kRows, call.gathered_block, call.gathered_part);
+        for (int64_t copy = 0; place.length < call.tile.u && copy < copies; ++copy) {
+          Bf16Pair* const row = packed + copy * call.gathered_part + line;
+          std::fill(row + (place.length + call.axis_x.span - 1) * kRows, row + call.columns * kRows, Bf16Pair{0});
         }
       }
     }
   }
 }
 
-void pack_dense(const Call& call, const Range& range, const Place& place, Bf16Pair* packed) {
-  const Problem<Bf16, Bf16Pair>& p = call.p;
+template <class S>
+void pack_dense(const Call<S>& call, const Range& range, const Place& place, Bf16Pair* packed) {
+  const Problem<S, Bf16Pair>& p = call.p;
   const int64_t first = range.n_first * kRows, count = std::min(range.n_last * kRows, call.n_channels) - first;
-  const int64_t steps = call.steps(place.lines, place.length);
+  const int64_t steps = call.steps(place.lines, place.length), copies = (range.n_last - range.n_first) * kParts<S>;
   for (int64_t i = 0; i < place.images; ++i) {
     const int64_t image = (place.member + i) * 2;
     for (int64_t r = 0; r < place.lines; ++r) {
       Bf16Pair* const line = packed + i * call.dense_image + r * call.columns * kRows;
       p.pack_line(p.dense, image, image + 1 < p.g.batch, place.t + r, place.u, 1, place.length, range.group * call.n_channels + first, count,
-                  kRows, line, kRows, call.dense_block);
+                  kRows, line, kRows, call.dense_block, call.dense_part);
       const int64_t end = r + 1 < place.lines ? call.columns : steps * kRows - r * call.columns;
-      for (int64_t block = 0; block < range.n_last - range.n_first; ++block) {
-        Bf16Pair* const row = line + block * call.dense_block;
+      for (int64_t copy = 0; copy < copies; ++copy) {
+        Bf16Pair* const row = line + copy * call.dense_part;
         std::fill(row + place.length * kRows, row + end * kRows, Bf16Pair{0});
       }
     }
-    for (int64_t block = 0; block < range.n_last - range.n_first; ++block) {
-      matrix_kernels()->transpose(packed + block * call.dense_block + i * call.dense_image, steps);
+    for (int64_t copy = 0; copy < copies; ++copy) {
+      matrix_kernels()->transpose(packed + copy * call.dense_part + i * call.dense_image, steps);
     }
   }
 }
 
 // Adds the products of a packed tile to the sums. The taps of a plane follow each other: what they read of both operands is the same.
-void multiply_tile(const Call& call, const Range& range, const Place& place, const Bf16Pair* gathered, const Bf16Pair* dense, float* sums) {
+template <class S>
+void multiply_tile(const Call<S>& call, const Range& range, const Place& place, const Bf16Pair* gathered, const Bf16Pair* dense, float* sums) {
   struct Operand {
     int64_t at, sums;
   };
@@ -157,8 +163,9 @@ void multiply_tile(const Call& call, const Range& range, const Place& place, con
       }
     }
   }
-  const MatrixKernels& run = *matrix_kernels();
-  MatrixOuterJob job{};
+  MatrixOuterJob<S> job{};
+  job.a_part = call.dense_part;
+  job.b_part = call.gathered_part;
   job.a_image = call.dense_image;
   job.b_image = call.gathered_image;
   job.images = place.images;
@@ -166,7 +173,7 @@ void multiply_tile(const Call& call, const Range& range, const Place& place, con
   for (int64_t n = 0; n < range.n_last - range.n_first; ++n) {
     job.a = dense + n * call.dense_block;
     for (const auto& operands : planes) {
-      const int64_t all = static_cast<int64_t>(operands.size()), groups = ceil_div(all, int64_t{kMatrixOperands});
+      const int64_t all = static_cast<int64_t>(operands.size()), groups = ceil_div(all, int64_t{kMatrixOperands<S>});
       for (int64_t group = 0; group < groups; ++group) {
         const int64_t begin = all * group / groups;
         job.count = static_cast<int>(all * (group + 1) / groups - begin);
@@ -174,7 +181,7 @@ void multiply_tile(const Call& call, const Range& range, const Place& place, con
           job.b[i] = gathered + operands[begin + i].at;
           job.sums[i] = sums + call.sums_at(n, 0, 0) + operands[begin + i].sums;
         }
-        run.outer(job);
+        functions_of<S>(*matrix_kernels()).outer(job);
       }
     }
   }
@@ -182,8 +189,9 @@ void multiply_tile(const Call& call, const Range& range, const Place& place, con
 
 }  // namespace
 
-void matrix(const Problem<Bf16, Bf16Pair>& p, Bf16* grad_weight) {
-  const Call call(p);
+template <class S>
+void matrix(const Problem<S, Bf16Pair>& p, S* grad_weight) {
+  const Call<S> call(p);
   const int64_t ranges = call.ranges(), tasks = ranges * call.splits;
   const CallScratch sums_memory(kPartialSums, tasks * call.range_sums * sizeof(float));
   float* const partial = sums_memory.as<float>();
@@ -221,12 +229,15 @@ void matrix(const Problem<Bf16, Bf16Pair>& p, Bf16* grad_weight) {
     const int64_t n_valid = std::min(kRows, call.n_channels - n * kRows), m_valid = std::min(kRows, call.m_channels - m * kRows);
     const float* block = partial + range * call.range_sums + call.sums_at(n % call.n_step, m % call.m_step, 0);
     for (int64_t j = 0; j < n_valid; ++j) {
-      Bf16* const out = grad_weight + (group * call.n_channels + n * kRows + j) * call.m_channels * p.taps + m * kRows * p.channel_step;
-      matrix_kernels()->store_gradient({block + j * kRows, kBlockSums, ranges * call.range_sums, call.splits, p.taps, m_valid, out,
-                                        p.channel_step, p.tap_step});
+      S* const out = grad_weight + (group * call.n_channels + n * kRows + j) * call.m_channels * p.taps + m * kRows * p.channel_step;
+      functions_of<S>(*matrix_kernels()).store_gradient({block + j * kRows, kBlockSums, ranges * call.range_sums, call.splits, p.taps,
+                                                         m_valid, out, p.channel_step, p.tap_step});
     }
   });
 }
+
+template void matrix<Bf16>(const Problem<Bf16, Bf16Pair>&, Bf16*);
+template void matrix<float>(const Problem<float, Bf16Pair>&, float*);
 
 }  // namespace weight_grad
 }  // namespace gan_fast

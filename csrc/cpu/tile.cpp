@@ -81,6 +81,7 @@ void pack_tile_row(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan
   row.columns = layout.columns;
   row.channels = channels;
   row.block_stride = layout.block_stride;
+  row.part_stride = layout.part_stride;
   row.prologue_activation = prologue.activation;
   row.prologue_slope = static_cast<Arithmetic<S>>(prologue.slope);
   // Input rows in the order in which they lie in memory; the planes of a row share its lines.
@@ -144,6 +145,7 @@ GAN_FAST_TILE_ROW(float, float)
 GAN_FAST_TILE_ROW(Bf16, float)
 GAN_FAST_TILE_ROW(double, double)
 GAN_FAST_TILE_ROW(Bf16, Bf16Pair)
+GAN_FAST_TILE_ROW(float, Bf16Pair)
 #define GAN_FAST_TILE(S, W)                                                                                                         \
   template void pack_tile<S, W>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const TileLayout&, const TilePlace&,         \
                                 const S*, const Prologue&, void (*)(const PackRow<S, W>&), W*);                                     \
@@ -153,5 +155,7 @@ GAN_FAST_TILE(float, float)
 GAN_FAST_TILE(Bf16, float)
 GAN_FAST_TILE(double, double)
 GAN_FAST_TILE(Bf16, Bf16Pair)
+template void pack_tile<float, Bf16Pair>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const TileLayout&, const TilePlace&,
+                                         const float*, const Prologue&, void (*)(const PackRow<float, Bf16Pair>&), Bf16Pair*);
 
 }  // namespace gan_fast
