@@ -238,9 +238,9 @@ void outer_of(const MatrixOuterJob<S>& job) {
     if constexpr (COUNT > 5) use(Number<5>{});
   };
   each_sum([&](auto n) __attribute__((always_inline)) { load_register<n.value>(job.sums[n.value], row); });
-  for (int64_t image = 0; image < job.images; ++image) {
-    const Bf16Pair* a = job.a + image * job.a_image;
-    int64_t at = image * job.b_image;
+  for (int64_t line = 0; line < job.lines; ++line) {
+    const Bf16Pair* a = job.a + line * job.a_line;
+    int64_t at = line * job.b_line;
     for (int64_t s = 0; s < job.steps; ++s, a += step, at += step) {
       load_register<6>(a, row);
       if constexpr (kParts<S> > 1) {

@@ -23,7 +23,7 @@ void pack_row_impl(const PackRow<Bf16, Bf16Pair>& row) {
     const Bf16* in = inside ? row.input + column * row.pixel_stride : nullptr;
     const Bf16* y = ACT == kNone || !inside ? nullptr : row.prologue_y + column * row.pixel_stride;
     if (inside) prefetch(in + kPrefetchPixels * row.step * row.pixel_stride, row.channels * static_cast<int64_t>(sizeof(Bf16)));
-    Bf16Pair* out = row.tile + j * kChannelBlock;
+    Bf16Pair* out = row.tile + j * row.pixel;
     for (int64_t b = 0; b < blocks; ++b, out += row.block_stride) {
       for (int64_t v = 0; v < kChannelBlock; v += kVectorLanes) {
         const int64_t c = b * block_channels + 2 * v, left = row.channels - c;

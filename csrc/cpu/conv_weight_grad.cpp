@@ -179,7 +179,10 @@ void weight_and_bias_sums(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S>&
       const Problem<Bf16, Bf16Pair> paired{g, p.gathered, p.dense, p.prologue, pairs->rows, pairs->weight_grad, p.lanes, p.taps,
                                            p.channel_step, p.tap_step, p.threads};
       // A single image would be half of every word: the matrix registers are fast enough for that.
-      if (matrix_registers) return matrix_folds(paired) ? matrix_folded(paired, grad_weight) : matrix(paired, grad_weight);
+      if (matrix_registers) {
+        matrix_folds(paired) ? matrix_folded(paired, grad_weight) : matrix(paired, grad_weight);
+        return;
+      }
       if (g.batch > 1) return few ? folded(paired, m < n, grad_weight) : blocked_weight_grad(paired, grad_weight);
     }
   }
@@ -187,7 +190,7 @@ void weight_and_bias_sums(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S>&
     if (matrix_registers) {
       const Problem<float, Bf16Pair> split{g, p.gathered, p.dense, p.prologue, 0, matrix_kernels()->split_weight_grad, p.lanes, p.taps,
                                            p.channel_step, p.tap_step, p.threads};
-      return matrix_folds(split) ? matrix_folded(split, grad_weight) : matrix(split, grad_weight);
+      if (matrix_folds(split) ? matrix_folded(split, grad_weight) : matrix(split, grad_weight)) return;
     }
   }
   if (few) {

@@ -46,7 +46,7 @@ struct PackChannels {
   int64_t columns, channels, packed;
   W* out;
   int64_t out_pixel, out_block;
-  int64_t out_part;  // as in PackRow
+  Parts parts;  // as in PackRow
   int prologue_activation;
   Arithmetic<S> prologue_slope;
 };

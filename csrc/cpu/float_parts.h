@@ -10,15 +10,32 @@
 namespace gan_fast {
 namespace GF_LEVEL {
 
+// What is left for the last parts of two vectors: whether they hold it.
+GF_INLINE void check_last(Vec<float> first, Vec<float> second, const Parts& parts) {
+#if defined(__AVX512DQ__)
+  constexpr int nan_infinity_denormal = 0x01 | 0x80 | 0x08 | 0x10 | 0x20;
+  const bool lost = (_mm512_fpclass_ps_mask(reinterpret_cast<__m512>(first), nan_infinity_denormal) |
+                     _mm512_fpclass_ps_mask(reinterpret_cast<__m512>(second), nan_infinity_denormal)) != 0;
+#else
+  bool lost = false;
+  for (int i = 0; i < 2 * kVectorLanes; ++i) {
+    const uint32_t size = reinterpret_cast<Vec<uint32_t>>(i < kVectorLanes ? first : second)[i % kVectorLanes] & 0x7fffffffu;
+    lost |= size != 0 && (size < 0x00800000u || size >= 0x7f800000u);
+  }
+#endif
+  if (__builtin_expect(lost, false)) __atomic_store_n(parts.lost, 1, __ATOMIC_RELAXED);
+}
+
 // The parts of words of neighbours, of which the first `count` are wanted, or more than there are.
-GF_INLINE void split_neighbours(Vec<float> first, Vec<float> second, Bf16Pair* out, int64_t out_part, int64_t count = kVectorLanes) {
+GF_INLINE void split_neighbours(Vec<float> first, Vec<float> second, Bf16Pair* out, const Parts& parts, int64_t count = kVectorLanes) {
 #pragma GCC unroll 3
   for (int64_t part = 0; part < kParts<float>; ++part) {
+    if (part + 1 == kParts<float>) check_last(first, second, parts);
     const Vec<Bf16Pair> words = pair_neighbours(first, second);
     if (count >= kVectorLanes) {
-      store<Bf16Pair>(out + part * out_part, words);
+      store<Bf16Pair>(out + part * parts.stride, words);
     } else {
-      store_first<Bf16Pair>(out + part * out_part, words, count);
+      store_first<Bf16Pair>(out + part * parts.stride, words, count);
     }
     Halves halves[2];
     __builtin_memcpy(halves, &words, sizeof(words));
@@ -28,11 +45,12 @@ GF_INLINE void split_neighbours(Vec<float> first, Vec<float> second, Bf16Pair* o
 }
 
 // The parts of words whose lower half is a lane of the first and whose upper half is the same lane of the second.
-GF_INLINE void split_pairs(Vec<float> first, Vec<float> second, Bf16Pair* out, int64_t out_part) {
+GF_INLINE void split_pairs(Vec<float> first, Vec<float> second, Bf16Pair* out, const Parts& parts) {
 #pragma GCC unroll 3
   for (int64_t part = 0; part < kParts<float>; ++part) {
+    if (part + 1 == kParts<float>) check_last(first, second, parts);
     const Vec<Bf16Pair> words = pair_lanes(first, second);
-    store<Bf16Pair>(out + part * out_part, words);
+    store<Bf16Pair>(out + part * parts.stride, words);
     first -= reinterpret_cast<Vec<float>>(words << 16);
     second -= reinterpret_cast<Vec<float>>(words & 0xffff0000u);
   }
@@ -48,7 +66,7 @@ void split_row_impl(const PackRow<float, Bf16Pair>& row) {
     const float* in = inside ? row.input + column * row.pixel_stride : nullptr;
     const float* y = ACT == kNone || !inside ? nullptr : row.prologue_y + column * row.pixel_stride;
     if (inside) prefetch(in + kPrefetchPixels * row.step * row.pixel_stride, row.channels * static_cast<int64_t>(sizeof(float)));
-    Bf16Pair* out = row.tile + j * kChannelBlock;
+    Bf16Pair* out = row.tile + j * row.pixel;
     for (int64_t b = 0; b < blocks; ++b, out += row.block_stride) {
       for (int64_t v = 0; v < kChannelBlock; v += kVectorLanes) {
         const int64_t c = b * block_channels + 2 * v;
@@ -56,9 +74,9 @@ void split_row_impl(const PackRow<float, Bf16Pair>& row) {
           const auto values = [&](int64_t at) __attribute__((always_inline)) {
             return read_part<ACT>(in + at, ACT == kNone ? nullptr : y + at, row.channels - at, row.prologue_slope);
           };
-          split_neighbours(values(c), values(c + kVectorLanes), out + v, row.part_stride);
+          split_neighbours(values(c), values(c + kVectorLanes), out + v, row.parts);
         } else {
-          for (int64_t part = 0; part < kParts<float>; ++part) store<Bf16Pair>(out + part * row.part_stride + v, Vec<Bf16Pair>{});
+          for (int64_t part = 0; part < kParts<float>; ++part) store<Bf16Pair>(out + part * row.parts.stride + v, Vec<Bf16Pair>{});
         }
       }
     }
@@ -100,7 +118,7 @@ void split_channels_impl(const PackChannels<float, Bf16Pair>& job) {
         const auto values = [&](int64_t image, int64_t left) __attribute__((always_inline)) {
           return read_part<ACT>(in + image + c + v, ACT == kNone ? nullptr : y + image + c + v, left, job.prologue_slope);
         };
-        split_pairs(values(0, valid - v), values(job.second, job.second == 0 ? 0 : valid - v), block + v, job.out_part);
+        split_pairs(values(0, valid - v), values(job.second, job.second == 0 ? 0 : valid - v), block + v, job.parts);
       }
     }
   }
@@ -121,9 +139,9 @@ void split_channels(const PackChannels<float, Bf16Pair>& job) {
   }
 }
 
-void split_lines(const float* first, const float* second, Bf16Pair* out, int64_t out_part) {
+void split_lines(const float* first, const float* second, Bf16Pair* out, const Parts& parts) {
   for (int64_t v = 0; v < kMatrixLanes; v += kVectorLanes) {
-    split_pairs(load<float>(first + v), second == nullptr ? Vec<float>{} : load<float>(second + v), out + v, out_part);
+    split_pairs(load<float>(first + v), second == nullptr ? Vec<float>{} : load<float>(second + v), out + v, parts);
   }
 }
 

@@ -20,7 +20,7 @@ void pack_row_impl(const PackRow<S, Arithmetic<S>>& row) {
   const int64_t rest = row.channels % kChannelBlock;
   for (int64_t j = 0; j < row.columns; ++j) {
     const int64_t column = row.first + j * row.step;
-    T* out = row.tile + j * kChannelBlock;
+    T* out = row.tile + j * row.pixel;
     if (row.input == nullptr || column < 0 || column >= row.width) {
       for (int64_t b = 0; b < whole + (rest != 0); ++b, out += row.block_stride) {
         for (int v = 0; v < kChannelBlock; v += lanes) store<T>(out + v, Vec<T>{});

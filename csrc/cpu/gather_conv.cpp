@@ -335,8 +335,9 @@ void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   if (g.batch == 0 || g.out_channels == 0 || g.out_h == 0 || g.out_w == 0) return;
   if constexpr (!std::is_same_v<S, double>) {
     if (matrix_kernels() != nullptr) {
-      if (matrix_few_pays(g, axis_x)) return matrix_few_conv(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads);
-      return matrix_conv(g, axis_y, axis_x, strides, x, weight, y, nullptr, epilogue, prologue, threads);
+      const bool served = matrix_few_pays(g, axis_x) ? matrix_few_conv(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads)
+                                                     : matrix_conv(g, axis_y, axis_x, strides, x, weight, y, nullptr, epilogue, prologue, threads);
+      if (served) return;
     }
   }
   if (const WinogradForm form = winograd_form<S>(g, axis_y, axis_x, strides); form.outputs != 0) {

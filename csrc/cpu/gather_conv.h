@@ -30,8 +30,9 @@ struct PackRow {
   int64_t first, step, width;  // input columns outside [0, width) are zero
   int64_t columns, channels;
   W* tile;
+  int64_t pixel;         // from a packed pixel to the next
   int64_t block_stride;  // between channel blocks
-  int64_t part_stride;   // from a word to its next part (matrix_kernels.h), if it has any
+  Parts parts;           // if words have any
   int prologue_activation;
   Arithmetic<S> prologue_slope;
 };

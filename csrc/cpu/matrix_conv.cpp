@@ -53,7 +53,7 @@ struct Call : TileGrid {
   std::vector<Phase> phases;
   int64_t weights_per_group;
   TileLayout layout;
-  int64_t row_positions, image_positions;  // from a row of outputs to the next, from an image to the next
+  int64_t column_positions, row_positions, image_positions;  // from an output to the next one of its row, of its column, to the next image's
   int64_t tile_words;
 
   Call(const ConvGeometry& geometry, const AxisPlan& y, const AxisPlan& x, int64_t word_parts, int threads);
@@ -102,7 +102,11 @@ void Call::choose_tile(int threads) {
   tile_images = 1;
   if (tile_t == axis_y.max_count && tile_u == axis_x.max_count) {
     const int64_t fitting = std::max<int64_t>(1, budget / std::max<int64_t>(size(), 1));
-    tile_images = std::min(fitting, std::max<int64_t>(1, g.batch / (4 * std::max(threads, 1))));
+    const int64_t most = std::min(fitting, std::max<int64_t>(1, g.batch / (4 * std::max(threads, 1))));
+    // So many that their rows, side by side, fill whole registers.
+    tile_images = shallow ? most : least_of((most + 1) / 2, most, [&](int64_t images) {
+      return busiest_thread(ceil_div(g.batch, images), axis_y.max_count * ceil_div(images * axis_x.max_count, kMatrixRows), threads);
+    });
   }
   tiles_n = ceil_div(g.batch, tile_images);
   tiles_u = ceil_div(axis_x.max_count, tile_u);
@@ -119,23 +123,26 @@ void Call::lay_out() {
   layout.columns = tile_u + axis_x.span - 1;
   layout.row_pixels = layout.columns - (shallow ? 0 : shared_zeros());
   layout.planes = axis_y.planes * axis_x.planes;
+  column_positions = shallow ? 1 : tile_images;
   // The rows of a last run, a step's last words, and zeros that no row follows to share them reach over the end.
-  const int64_t over = (kMatrixRows + 1 + layout.columns - layout.row_pixels) * std::max(position_words, kMatrixRows);
+  const int64_t over = (kMatrixRows + (1 + layout.columns - layout.row_pixels) * column_positions) * std::max(position_words, kMatrixRows);
   if (shallow) {  // rows and columns of the input itself
     layout.rows *= axis_y.planes;
     layout.columns *= axis_x.planes;
     layout.image_stride = layout.rows * layout.columns * pixel_words;
     layout.plane_stride = tile_images * layout.image_stride;
-    layout.part_stride = layout.plane_stride + over;
+    layout.parts.stride = layout.plane_stride + over;
     row_positions = axis_y.planes * layout.columns / axis_x.planes;
-  } else {
-    layout.image_stride = layout.rows * layout.row_pixels * kChannelBlock;
-    layout.plane_stride = tile_images * layout.image_stride + kPadWords;
-    layout.part_stride = layout.planes * layout.plane_stride + (parts > 1 ? over : 0);
-    row_positions = layout.row_pixels;
+    image_positions = layout.image_stride / position_words;
+  } else {  // the images side by side: [row][column][image]
+    layout.pixel = tile_images * kChannelBlock;
+    layout.image_stride = kChannelBlock;
+    layout.plane_stride = layout.rows * layout.row_pixels * layout.pixel + kPadWords;
+    layout.parts.stride = layout.planes * layout.plane_stride + (parts > 1 ? over : 0);
+    row_positions = layout.row_pixels * tile_images;
+    image_positions = 1;
   }
-  layout.block_stride = parts * layout.part_stride;
-  image_positions = layout.image_stride / position_words;
+  layout.block_stride = parts * layout.parts.stride;
   tile_words = (shallow ? 1 : in_blocks) * layout.block_stride + over;
   weights_per_group = 0;
   for (Phase& phase : phases) {
@@ -169,7 +176,7 @@ void Call::add_steps(Phase& phase) {
   for (int64_t block = 0; block < in_blocks; ++block) {
     for (const Tap& tap : phase.taps) {
       phase.steps.push_back(block * layout.block_stride + tap.plane * layout.plane_stride +
-                            (tap.dy * layout.row_pixels + tap.dx) * kChannelBlock);
+                            (tap.dy * layout.row_pixels + tap.dx) * layout.pixel);
       for (int64_t w = 0; w < depth; ++w) phase.words.push_back({2 * (block * kChannelBlock + w), tap.kernel});
     }
   }
@@ -195,12 +202,12 @@ void Call::add_shallow_steps(Phase& phase) {
 }
 
 // Word w of a tap of a block's lines, part by part.
-void put_word(const Bf16* lines, const WeightsBlock& block, int64_t w, int64_t tap, Bf16Pair* out, int64_t) {
+void put_word(const Bf16* lines, const WeightsBlock& block, int64_t w, int64_t tap, Bf16Pair* out, const Parts&) {
   pack_word<Bf16Pair>(lines, block, w, tap, out);
 }
-void put_word(const float* lines, const WeightsBlock& block, int64_t w, int64_t tap, Bf16Pair* out, int64_t out_part) {
+void put_word(const float* lines, const WeightsBlock& block, int64_t w, int64_t tap, Bf16Pair* out, const Parts& parts) {
   const float* const first = lines + (2 * w * block.taps + tap) * block.lanes;
-  matrix_kernels()->split_lines(first, 2 * w + 1 < block.channels ? first + block.taps * block.lanes : nullptr, out, out_part);
+  matrix_kernels()->split_lines(first, 2 * w + 1 < block.channels ? first + block.taps * block.lanes : nullptr, out, parts);
 }
 
 // [phase][output block][step][part][word][lane].
@@ -224,7 +231,7 @@ void pack_weights(const Call& call, const WeightStrides& strides, const S* weigh
         if (word.kernel < 0 || word.channel >= first + channels) {
           for (int64_t n = 0; n < call.parts; ++n) std::fill_n(out + n * part, kMatrixLanes, Bf16Pair{0});
         } else {
-          put_word(weights, lines, (word.channel - first) / 2, word.kernel, out, part);
+          put_word(weights, lines, (word.channel - first) / 2, word.kernel, out, {part, call.layout.parts.lost});
         }
       }
     }
@@ -239,20 +246,28 @@ Runs make_runs(const Call& call, const Phase& phase, int64_t images, int64_t lin
   const ConvGeometry& g = call.g;
   Runs runs{lines, width, 0, 0, {}, {}};
   int64_t end = 0;  // of what the last run reaches
-  for (int64_t n = 0; n < images; ++n) {
+  const auto add = [&](int64_t n, int64_t t, int64_t u) {
+    const int64_t position = n * call.image_positions + t * call.row_positions + u * call.column_positions;
+    if (position >= end) {
+      runs.in.push_back(position * call.position_words);
+      runs.row_out.resize(runs.row_out.size() + kMatrixRows, -1);
+      end = position + kMatrixRows;
+    }
+    const int64_t row = position - (end - kMatrixRows);
+    runs.row_out[runs.row_out.size() - kMatrixRows + row] =
+        ((n * g.out_h + t * phase.y->out_step) * g.out_w + u * phase.x->out_step) * g.out_channels;
+    runs.rows = std::max(runs.rows, row + 1);
+  };
+  // In the order in which they lie in the tile.
+  const bool apart = call.shallow;
+  for (int64_t outer = 0; apart && outer < images; ++outer) {
     for (int64_t t = 0; t < lines; ++t) {
-      const int64_t first = n * call.image_positions + t * call.row_positions;
-      int64_t out = (n * g.out_h + t * phase.y->out_step) * g.out_w * g.out_channels;
-      for (int64_t position = first; position < first + width; ++position, out += phase.x->out_step * g.out_channels) {
-        if (position >= end) {
-          runs.in.push_back(position * call.position_words);
-          runs.row_out.resize(runs.row_out.size() + kMatrixRows, -1);
-          end = position + kMatrixRows;
-        }
-        const int64_t row = position - (end - kMatrixRows);
-        runs.row_out[runs.row_out.size() - kMatrixRows + row] = out;
-        runs.rows = std::max(runs.rows, row + 1);
-      }
+      for (int64_t u = 0; u < width; ++u) add(outer, t, u);
+    }
+  }
+  for (int64_t t = 0; !apart && t < lines; ++t) {
+    for (int64_t u = 0; u < width; ++u) {
+      for (int64_t n = 0; n < images; ++n) add(n, t, u);
     }
   }
   runs.count = static_cast<int64_t>(runs.in.size());
@@ -273,7 +288,7 @@ void pack_shallow(const Call& call, const Tile& tile, const S* x, const Prologue
   row.first = std::clamp<int64_t>(-column, 0, row.columns);
   row.last = std::clamp<int64_t>(g.in_w - column, row.first, row.columns);
   row.elements = row.pixel_stride = g.in_channels;
-  row.out_part = call.layout.part_stride;
+  row.parts = call.layout.parts;
   row.prologue_activation = prologue.activation;
   row.prologue_slope = static_cast<float>(prologue.slope);
   for (int64_t n = 0; n < tile.images; ++n) {
@@ -301,7 +316,7 @@ void run_phase(const Call& call, const Tile& tile, const Phase& phase, const Bf1
                          tile.u * phase.x->out_step) * g.out_channels + tile.group * call.out_channels;
   MatrixJob<S> job{};
   job.tile = packed;
-  job.tile_part = call.layout.part_stride;
+  job.tile_part = call.layout.parts.stride;
   job.position_words = call.position_words;
   job.run_in = runs.in.data();
   job.row_out = runs.row_out.data();
@@ -336,9 +351,12 @@ auto row_packer() {
 }  // namespace
 
 template <class S>
-void matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
+bool matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
                  const S* weight, S* y, float* wide, const Epilogue& epilogue, const Prologue& prologue, int threads) {
   Call call(g, axis_y, axis_x, kParts<S>, threads);
+  int lost = 0;
+  call.layout.parts.lost = &lost;
+  const auto any_lost = [&] { return kParts<S> > 1 && __atomic_load_n(&lost, __ATOMIC_RELAXED) != 0; };
   for (Phase& phase : call.phases) {
     phase.whole = make_runs(call, phase, call.tile_images, std::min(call.tile_t, phase.y->count), std::min(call.tile_u, phase.x->count));
   }
@@ -353,6 +371,7 @@ void matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   }
   const int64_t tiles = call.count(g.groups), splits = output_splits(tiles, call.out_blocks, threads);
   parallel_tasks(tiles * splits, threads, [&](int64_t task) {
+    if (any_lost()) return;
     const int64_t split = task % splits;
     const Tile tile{call.place(task / splits, g.batch), call.out_blocks * split / splits, call.out_blocks * (split + 1) / splits};
     Bf16Pair* packed = static_cast<Bf16Pair*>(scratch(kTileA, call.tile_words * sizeof(Bf16Pair)));
@@ -366,11 +385,12 @@ void matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
       if (tile.t < phase.y->count && tile.u < phase.x->count) run_phase(call, tile, phase, packed, weights, bias, y, wide, epilogue);
     }
   });
+  return !any_lost();
 }
 
-template void matrix_conv<Bf16>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const Bf16*, const Bf16*, Bf16*,
+template bool matrix_conv<Bf16>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const Bf16*, const Bf16*, Bf16*,
                                 float*, const Epilogue&, const Prologue&, int);
-template void matrix_conv<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const float*, const float*,
+template bool matrix_conv<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const float*, const float*,
                                  float*, float*, const Epilogue&, const Prologue&, int);
 
 }  // namespace gan_fast

@@ -15,14 +15,15 @@
 namespace gan_fast {
 
 // As gather_conv, which calls it where there are matrix registers. If `wide` is not null, what is added up goes there as it is, and not to y.
+// False, and nothing of use written, where words cannot hold an operand (Parts): never of bf16.
 template <class S>
-void matrix_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides,
+bool matrix_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides,
                  const S* x, const S* weight, S* y, float* wide, const Epilogue& epilogue, const Prologue& prologue, int threads);
 
 // Few output channels (matrix_few_conv.cpp): the taps of a kernel's row are lanes, and what they give is added up along the row afterwards.
 bool matrix_few_pays(const ConvGeometry& geometry, const AxisPlan& axis_x);
 template <class S>
-void matrix_few_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides,
+bool matrix_few_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides,
                      const S* x, const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads);
 
 }  // namespace gan_fast

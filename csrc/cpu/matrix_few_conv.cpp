@@ -32,7 +32,7 @@ bool matrix_few_pays(const ConvGeometry& g, const AxisPlan& axis_x) {
 }
 
 template <class S>
-void matrix_few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
+bool matrix_few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
                      const S* weight, S* y, const Epilogue& epilogue, const Prologue& prologue, int threads) {
   const int64_t outs = g.out_channels, lanes = g.kernel_w * outs, columns = axis_x.max_count + axis_x.span - 1;
   ConvGeometry along_y = g;
@@ -74,8 +74,10 @@ void matrix_few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPl
       rows_of_band.max_count = std::min(band, axis_y.max_count - t);
       for (AxisPhase& phase : rows_of_band.phases) phase.count = std::clamp<int64_t>(phase.count - t, 0, rows_of_band.max_count);
       along_y.out_h = std::min(g.out_h - t * step, rows_of_band.max_count * step);
-      matrix_conv<S>(along_y, rows_of_band, every_column, lane_strides, x + first * in_image, lane_weights.data(), nullptr, wide,
-                     Epilogue{nullptr, 0, 0}, part, threads);
+      if (!matrix_conv<S>(along_y, rows_of_band, every_column, lane_strides, x + first * in_image, lane_weights.data(), nullptr, wide,
+                          Epilogue{nullptr, 0, 0}, part, threads)) {
+        return false;
+      }
       const int64_t rows = along_y.batch * along_y.out_h;
       S* const out = y + (first * g.out_h + t * step) * out_row;
       parallel_tasks(ceil_div(rows, kRowsPerTask), threads, [&](int64_t task) {
@@ -93,11 +95,12 @@ void matrix_few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPl
       });
     }
   }
+  return true;
 }
 
-template void matrix_few_conv<Bf16>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const Bf16*, const Bf16*,
+template bool matrix_few_conv<Bf16>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const Bf16*, const Bf16*,
                                     Bf16*, const Epilogue&, const Prologue&, int);
-template void matrix_few_conv<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const float*, const float*,
+template bool matrix_few_conv<float>(const ConvGeometry&, const AxisPlan&, const AxisPlan&, const WeightStrides&, const float*, const float*,
                                      float*, const Epilogue&, const Prologue&, int);
 
 }  // namespace gan_fast

@@ -33,7 +33,7 @@ bool matrix_folds(const Problem<S, Bf16Pair>& p) {
 }
 
 template <class S>
-void matrix_folded(const Problem<S, Bf16Pair>& p, S* grad_weight) {
+bool matrix_folded(const Problem<S, Bf16Pair>& p, S* grad_weight) {
   const ConvGeometry& g = p.g;
   const bool gathered = gathered_is_few(p);
   const Operand<S>& few = gathered ? p.gathered : p.dense;
@@ -83,8 +83,9 @@ void matrix_folded(const Problem<S, Bf16Pair>& p, S* grad_weight) {
   one_column.pad_w = 0;
   const Operand<S> wide{all, nullptr, folded, folded, few.h, other.w};
   S* const gradients = all + packed;
-  matrix<S>({one_column, gathered ? wide : other, gathered ? other : wide, p.prologue, p.rows, p.run, p.lanes, g.kernel_h, g.kernel_h, 1, p.threads},
+  const bool whole = matrix<S>({one_column, gathered ? wide : other, gathered ? other : wide, p.prologue, p.rows, p.run, p.lanes, g.kernel_h, g.kernel_h, 1, p.threads},
             gradients);
+  if (!whole) return false;
 
   for (int64_t n = 0; n < p.dense.channels; ++n) {
     for (int64_t m = 0; m < p.gathered.channels; ++m) {
@@ -96,12 +97,13 @@ void matrix_folded(const Problem<S, Bf16Pair>& p, S* grad_weight) {
       }
     }
   }
+  return true;
 }
 
 template bool matrix_folds<Bf16>(const Problem<Bf16, Bf16Pair>&);
 template bool matrix_folds<float>(const Problem<float, Bf16Pair>&);
-template void matrix_folded<Bf16>(const Problem<Bf16, Bf16Pair>&, Bf16*);
-template void matrix_folded<float>(const Problem<float, Bf16Pair>&, float*);
+template bool matrix_folded<Bf16>(const Problem<Bf16, Bf16Pair>&, Bf16*);
+template bool matrix_folded<float>(const Problem<float, Bf16Pair>&, float*);
 
 }  // namespace weight_grad
 }  // namespace gan_fast

@@ -5,8 +5,8 @@
 //
 // A float is the sum of three bf16: of 24 bits each holds the 8 that those before it leave. Of the nine products of two floats' parts the
 // three smallest are below 2^-25 of the product and left out; six are still made in less time than a product of floats takes the vectors.
-// Sums are as exact as theirs, but infinity becomes NaN (it leaves infinity minus infinity), and the instruction takes parts below
-// 2^-126 for zeros: floats below 2^-109 lose their last bits, and those below 2^-126 are zeros.
+// Sums are as exact as theirs. But the instruction takes numbers below 2^-126 for zeros, and infinity minus a part of it is NaN: where the
+// last part of a float is so small, or none is finite, packing tells (Parts), and another engine has to serve the call.
 //   Source: Henry, Tang, Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations",
 //   https://arxiv.org/abs/1904.06376.
 #pragma once
@@ -66,7 +66,7 @@ struct MatrixPixels {
   int64_t first, last;     // columns outside [first, last) are zero
   int64_t columns, elements, pixel_stride;
   void* out;         // Bf16Pair, or S
-  int64_t out_part;  // from a word to its next part
+  Parts parts;
   int prologue_activation;
   float prologue_slope;
 };
@@ -82,7 +82,7 @@ struct MatrixLanes {
   int64_t step;
 };
 
-// For each of `count` right operands: sums[16][16] += over `images` x `steps` x 16 words: a[step][row][word] * b[word][lane]. A step's words
+// For each of `count` right operands: sums[16][16] += over `lines` x `steps` x 16 words: a[step][row][word] * b[word][lane]. A step's words
 // of b follow those of the step before.
 template <class S>
 constexpr int kMatrixOperands = kParts<S> == 1 ? 6 : 4;
@@ -91,8 +91,8 @@ struct MatrixOuterJob {
   const Bf16Pair* a;
   const Bf16Pair* b[kMatrixOperands<S>];
   int64_t a_part, b_part;  // from a word to its next part
-  int64_t a_image, b_image;
-  int64_t images, steps;
+  int64_t a_line, b_line;
+  int64_t lines, steps;
   float* sums[kMatrixOperands<S>];
   int count;
 };
@@ -126,7 +126,7 @@ struct MatrixKernels {
   void (*split_row)(const PackRow<float, Bf16Pair>&);
   WeightGradFunctions<float, Bf16Pair> split_weight_grad;  // pack_channels alone
   // Words of two lines of kMatrixLanes floats, the second of which may be null.
-  void (*split_lines)(const float* first, const float* second, Bf16Pair* out, int64_t out_part);
+  void (*split_lines)(const float* first, const float* second, Bf16Pair* out, const Parts& parts);
 };
 
 // Those of the level in use; null where there are none.

@@ -49,7 +49,7 @@ void pack_pixels_impl(const MatrixPixels<float>& row) {
   const int64_t words = ceil_div(row.elements, 2);
   const int64_t first = row.input == nullptr ? row.columns : row.first, last = row.input == nullptr ? row.columns : row.last;
   for (int64_t part = 0; part < kParts<float>; ++part) {
-    Bf16Pair* const out = static_cast<Bf16Pair*>(row.out) + part * row.out_part;
+    Bf16Pair* const out = static_cast<Bf16Pair*>(row.out) + part * row.parts.stride;
     __builtin_memset(out, 0, static_cast<size_t>(first * words) * sizeof(Bf16Pair));
     __builtin_memset(out + last * words, 0, static_cast<size_t>((row.columns - last) * words) * sizeof(Bf16Pair));
   }
@@ -61,7 +61,7 @@ void pack_pixels_impl(const MatrixPixels<float>& row) {
       const auto values = [&](int64_t c) __attribute__((always_inline)) {
         return read_part<ACT>(in + c, ACT == kNone ? nullptr : y + c, row.elements - c, row.prologue_slope);
       };
-      split_neighbours(values(2 * w), values(2 * w + kVectorLanes), out + j * words + w, row.out_part, words - w);
+      split_neighbours(values(2 * w), values(2 * w + kVectorLanes), out + j * words + w, row.parts, words - w);
     }
   }
 }

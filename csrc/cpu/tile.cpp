@@ -80,8 +80,9 @@ void pack_tile_row(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan
   row.width = g.in_w;
   row.columns = layout.columns;
   row.channels = channels;
+  row.pixel = layout.pixel;
   row.block_stride = layout.block_stride;
-  row.part_stride = layout.part_stride;
+  row.parts = layout.parts;
   row.prologue_activation = prologue.activation;
   row.prologue_slope = static_cast<Arithmetic<S>>(prologue.slope);
   // Input rows in the order in which they lie in memory; the planes of a row share its lines.
@@ -104,7 +105,7 @@ void pack_tile(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& ax
   for (int64_t n = 0; n < place.images; ++n) {
     for (int64_t r = 0; r < layout.rows; ++r) {
       pack_tile_row(g, axis_y, axis_x, layout, place, n, r, x, prologue, pack_row,
-                    packed + n * layout.image_stride + r * layout.row_pixels * kChannelBlock);
+                    packed + n * layout.image_stride + r * layout.row_pixels * layout.pixel);
     }
   }
 }

@@ -16,8 +16,9 @@ struct TileLayout {
   int64_t rows, columns;  // packed positions of a plane
   int64_t row_pixels;     // from a row to the next; fewer than columns where zeros at a row's end are those at the next one's beginning
   int64_t planes;
+  int64_t pixel = kChannelBlock;  // from a position of a row to the next
   int64_t plane_stride, block_stride, image_stride;
-  int64_t part_stride = 0;  // as in PackRow
+  Parts parts{};  // as in PackRow
 
   TileLayout() = default;
   TileLayout(int64_t rows, int64_t columns, int64_t planes, int64_t in_blocks);

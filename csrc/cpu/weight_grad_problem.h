@@ -55,7 +55,7 @@ struct Problem {
   // Fills a line of packed pixels of one operand; `row` may lie outside, columns too. With words of pairs, the next image's pixels
   // lie in their upper halves if `second`.
   void pack_line(const Operand<S>& operand, int64_t image, bool second, int64_t row, int64_t first, int64_t step, int64_t columns,
-                 int64_t channel, int64_t channels, int64_t packed, W* out, int64_t out_pixel, int64_t out_block, int64_t out_part = 0) const {
+                 int64_t channel, int64_t channels, int64_t packed, W* out, int64_t out_pixel, int64_t out_block, const Parts& parts = {}) const {
     const bool inside = row >= 0 && row < operand.h;
     const int64_t offset = (image * operand.h + row) * operand.w * operand.all_channels + channel;
     PackChannels<S, W> job{};
@@ -72,7 +72,7 @@ struct Problem {
     job.out = out;
     job.out_pixel = out_pixel;
     job.out_block = out_block;
-    job.out_part = out_part;
+    job.parts = parts;
     job.prologue_activation = prologue.activation;
     job.prologue_slope = static_cast<Arithmetic<S>>(prologue.slope);
     run.pack_channels(job);
@@ -214,13 +214,14 @@ constexpr int64_t kFewChannels = 4;
 template <class S, class W>
 void folded(const Problem<S, W>& problem, bool gathered_is_few, S* grad_weight);
 
-// On matrix registers (matrix_weight_grad.cpp), and where one operand has few channels (matrix_folded_grad.cpp).
+// On matrix registers (matrix_weight_grad.cpp), and where one operand has few channels (matrix_folded_grad.cpp). False, and nothing of use
+// written, where their words cannot hold an operand (Parts): never of bf16.
 template <class S>
-void matrix(const Problem<S, Bf16Pair>& problem, S* grad_weight);
+bool matrix(const Problem<S, Bf16Pair>& problem, S* grad_weight);
 template <class S>
 bool matrix_folds(const Problem<S, Bf16Pair>& problem);
 template <class S>
-void matrix_folded(const Problem<S, Bf16Pair>& problem, S* grad_weight);
+bool matrix_folded(const Problem<S, Bf16Pair>& problem, S* grad_weight);
 
 // Both operands have many channels, in the transform domain (winograd_weight_grad.cpp), in the form that winograd_form chose: as that of
 // winograd_conv.h.

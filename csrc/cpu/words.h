@@ -33,6 +33,13 @@ constexpr int64_t kPerWord = 1;
 template <>
 inline constexpr int64_t kPerWord<Bf16Pair> = 2;
 
+// Of words that hold a part of each element (matrix_kernels.h): from a word to its next part, and what becomes 1 where an element has digits
+// that no part holds.
+struct Parts {
+  int64_t stride;
+  int* lost;
+};
+
 // The word of two elements; of the first, where a word has no room for two.
 template <class W, class S>
 W word_of(S first, S second) {
