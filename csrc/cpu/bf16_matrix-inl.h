@@ -44,10 +44,20 @@ GF_INLINE void store_sums(float* sums) {
   store_register<3>(sums + THIRD + SECOND, kSumsStride);
 }
 
+// The panel of the part after this one, from behind L2, by the blocks that meet it first: so many lines of it for each left operand. Else a
+// step waits for it: 12.3 instead of 10.5 ms for 512 -> 256 channels of 4x4 images in floats, half of whose time is weights'.
+template <class S>
+GF_INLINE void prefetch_panel(const char*& at) {
+  if (at == nullptr) return;
+  constexpr int lines = kParts<S> == 1 ? 16 : 8;
+  prefetch(at, lines * 64);
+  at += lines * 64;
+}
+
 // Two runs x 32 lanes: each loaded register is multiplied twice. With several parts, those whose numbers add up to less than there are parts
 // are multiplied, so that a part of the right operands is loaded once.
 template <class S>
-GF_INLINE void multiply_two(const MatrixJob<S>& job, const int64_t* run_in, int64_t first_step, int64_t last_step, float* sums) {
+GF_INLINE void multiply_two(const MatrixJob<S>& job, const int64_t* run_in, int64_t first_step, int64_t last_step, float* sums, const char* ahead) {
   const int64_t a_stride = job.position_words * 4, b_part = job.depth * kMatrixLanes, b_step = kParts<S> * b_part;
   const Bf16Pair *first = job.tile + run_in[0], *second = job.tile + run_in[1];
   const Bf16Pair* panel = job.panel + first_step * b_step;
@@ -61,6 +71,7 @@ GF_INLINE void multiply_two(const MatrixJob<S>& job, const int64_t* run_in, int6
         const int64_t at = job.steps[s] + left * job.tile_part;
         load_register<4>(first + at, a_stride);
         multiply_registers<0, 4, 6>();
+        prefetch_panel<S>(ahead);
         if (left == 0) load_register<7>(panel + right * b_part + 16, kSumsStride);
         multiply_registers<1, 4, 7>();
         load_register<5>(second + at, a_stride);
@@ -74,7 +85,7 @@ GF_INLINE void multiply_two(const MatrixJob<S>& job, const int64_t* run_in, int6
 
 // Four runs x 16 lanes.
 template <class S>
-GF_INLINE void multiply_four(const MatrixJob<S>& job, const int64_t* run_in, int64_t first_step, int64_t last_step, float* sums) {
+GF_INLINE void multiply_four(const MatrixJob<S>& job, const int64_t* run_in, int64_t first_step, int64_t last_step, float* sums, const char* ahead) {
   const int64_t a_stride = job.position_words * 4, b_part = job.depth * kMatrixLanes, b_step = kParts<S> * b_part;
   const Bf16Pair *tile = job.tile, *panel = job.panel + first_step * b_step;
   begin_sums<kRunSums, 2 * kRunSums>(sums, first_step > 0);
@@ -87,6 +98,7 @@ GF_INLINE void multiply_four(const MatrixJob<S>& job, const int64_t* run_in, int
         const Bf16Pair* at = tile + job.steps[s] + left * job.tile_part;
         load_register<4>(at + run_in[0], a_stride);
         multiply_registers<0, 4, 6>();
+        prefetch_panel<S>(ahead);
         load_register<5>(at + run_in[1], a_stride);
         multiply_registers<1, 5, 6>();
         load_register<4>(at + run_in[2], a_stride);
@@ -97,6 +109,14 @@ GF_INLINE void multiply_four(const MatrixJob<S>& job, const int64_t* run_in, int
     }
   }
   store_sums<kRunSums, 2 * kRunSums>(sums);
+}
+
+GF_INLINE void store_perhaps_around(float* out, Vec<float> value, bool stream) {
+  if (stream) {
+    store_stream<float>(out, value);
+  } else {
+    store<float>(out, value);
+  }
 }
 
 // Rounds 32 lanes at once; 16 and fewer, and a block's last channels, as the other kernels do.
@@ -119,11 +139,11 @@ void store_rows(const MatrixJob<S>& job, const int64_t* row_out, const float* su
 #pragma GCC unroll 4
         for (int64_t v = 0; v < kMatrixLanes; v += 2 * kVectorLanes) {
           if constexpr (kParts<S> == 1) {
-            const Vec<Bf16Pair> words = pair_neighbours(value(v), value(v + kVectorLanes));
-            __builtin_memcpy(out + v, &words, sizeof(words));
+            const Vec<float> words = reinterpret_cast<Vec<float>>(pair_neighbours(value(v), value(v + kVectorLanes)));
+            store_perhaps_around(reinterpret_cast<float*>(out + v), words, job.stream);
           } else {
-            store<float>(out + v, value(v));
-            store<float>(out + v + kVectorLanes, value(v + kVectorLanes));
+            store_perhaps_around(out + v, value(v), job.stream);
+            store_perhaps_around(out + v + kVectorLanes, value(v + kVectorLanes), job.stream);
           }
         }
         continue;
@@ -181,10 +201,13 @@ void multiply(const MatrixJob<S>& job) {
       const int64_t begin = job.step_count * part / parts, end = job.step_count * (part + 1) / parts;
       for (int64_t b = first; b < last; ++b) {
         float* sums = job.sums + (b - first) * block_sums;
+        const bool meets = first == 0 && b < kMatrixBlocks;
+        const Bf16Pair* const next = job.panel + (end + b * (end - begin) / kMatrixBlocks) * kParts<S> * job.depth * kMatrixLanes;
+        const char* const ahead = meets ? reinterpret_cast<const char*>(next) : nullptr;
         if (runs == 2) {
-          multiply_two(job, job.run_in + b * runs, begin, end, sums);
+          multiply_two(job, job.run_in + b * runs, begin, end, sums, ahead);
         } else {
-          multiply_four(job, job.run_in + b * runs, begin, end, sums);
+          multiply_four(job, job.run_in + b * runs, begin, end, sums, ahead);
         }
         if (part + 1 == parts) store_rows_for(job, job.row_out + b * runs * kMatrixRows, sums, runs);
       }

@@ -12,7 +12,8 @@
 namespace gan_fast {
 namespace {
 
-constexpr int64_t kTileBytes = 512 * 1024;  // beside a panel of weights: CPUs with matrix registers have an L2 of 2 MB
+constexpr int64_t kTileBytes = 512 * 1024;  // of the first parts, beside a panel of weights: CPUs with matrix registers have an L2 of 2 MB
+constexpr int64_t kAllPartsBytes = 1024 * 1024;
 constexpr int64_t kShallow = 32;            // channels up to which steps may be pieces of a row of the kernel
 constexpr int64_t kFewestRows = 4;          // of a tile that is cut for the sake of threads
 constexpr int64_t kPadWords = 16;           // keeps plane strides off multiples of 4 KB, which would share L1 sets
@@ -88,7 +89,7 @@ Call::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan&
 }
 
 void Call::choose_tile(int threads) {
-  const int64_t budget = kTileBytes / static_cast<int64_t>(sizeof(Bf16Pair));
+  const int64_t budget = (parts == 1 ? kTileBytes : kAllPartsBytes) / static_cast<int64_t>(sizeof(Bf16Pair));
   const int64_t per_position = parts * (shallow ? pixel_words : in_blocks * kChannelBlock) * axis_y.planes * axis_x.planes;
   tile_t = axis_y.max_count;
   tile_u = axis_x.max_count;
@@ -325,6 +326,7 @@ void run_phase(const Call& call, const Tile& tile, const Phase& phase, const Bf1
   job.rows = static_cast<int>(runs.rows);
   job.depth = static_cast<int>(call.depth);
   job.sums = static_cast<float*>(scratch(kTileC, kMatrixSums * sizeof(float)));
+  job.stream = y != nullptr && leaves_cache(g, y);
   job.activation = epilogue.activation;
   job.slope = static_cast<float>(epilogue.slope);
   for (int64_t block = tile.block_begin; block < tile.block_end; ++block) {

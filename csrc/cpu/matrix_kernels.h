@@ -48,6 +48,7 @@ struct MatrixJob {
   float* wide_output;      // instead, if not null: what is added up, as it is
   int64_t out_lanes;  // valid output channels of this block; from 16 down there are 4 runs in a block, else 2
   const float* bias;  // padded to the block, or null
+  bool stream;        // store around the cache; lines of a block begin lines of it
   int activation;
   float slope;
 };
