@@ -162,8 +162,7 @@ void weight_and_bias_sums(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S>&
   const int64_t m = p.gathered.channels, n = p.dense.channels;
   const bool empty = g.batch == 0 || p.dense.h * p.dense.w == 0 || p.gathered.h * p.gathered.w == 0;
   const bool few = g.groups == 1 && std::min(m, n) <= kFewChannels && m != n;
-  // Of a single image words would be half empty: floats are as fast without them then.
-  const bool matrix_registers = !std::is_same_v<S, double> && matrix_kernels() != nullptr && (std::is_same_v<S, Bf16> || g.batch > 1);
+  const bool matrix_registers = std::is_same_v<S, Bf16> && matrix_kernels() != nullptr;
   if (m != 0 && n != 0 && !empty && !few && !matrix_registers) {
     if (const WinogradForm form = winograd_form<S>(p); form.outputs != 0) return winograd<S>(p, form, bias, grad_weight);
   }
@@ -187,10 +186,13 @@ void weight_and_bias_sums(const Problem<S, Arithmetic<S>>& p, const BiasGrad<S>&
     }
   }
   if constexpr (std::is_same_v<S, float>) {
-    if (matrix_registers) {
+    // As float_parts_pay of the other passes: where no form of Winograd's helps. Of a single image words would be half empty.
+    constexpr double kFullEnough = 0.6;
+    const auto full = [](int64_t channels) { return static_cast<double>(channels) / static_cast<double>(ceil_div(channels, kMatrixRows) * kMatrixRows); };
+    if (matrix_kernels() != nullptr && g.batch > 1 && !few && full(m) * full(n) >= kFullEnough) {
       const Problem<float, Bf16Pair> split{g, p.gathered, p.dense, p.prologue, 0, matrix_kernels()->split_weight_grad, p.lanes, p.taps,
                                            p.channel_step, p.tap_step, p.threads};
-      if (matrix_folds(split) ? matrix_folded(split, grad_weight) : matrix(split, grad_weight)) return;
+      if (matrix(split, grad_weight)) return;
     }
   }
   if (few) {

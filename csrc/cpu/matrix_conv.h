@@ -11,6 +11,7 @@
 #include "common/geometry.h"
 #include "gather_conv.h"
 #include "gather_plan.h"
+#include "winograd_plan.h"
 
 namespace gan_fast {
 
@@ -19,6 +20,9 @@ namespace gan_fast {
 template <class S>
 bool matrix_conv(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides,
                  const S* x, const S* weight, S* y, float* wide, const Epilogue& epilogue, const Prologue& prologue, int threads);
+
+// Whether floats are served faster by their parts than by vectors, which `form` of Winograd's may help (no outputs: none does).
+bool float_parts_pay(const ConvGeometry& geometry, const AxisPlan& axis_y, const AxisPlan& axis_x, const WinogradForm& form);
 
 // Few output channels (matrix_few_conv.cpp): the taps of a kernel's row are lanes, and what they give is added up along the row afterwards.
 bool matrix_few_pays(const ConvGeometry& geometry, const AxisPlan& axis_x);
