@@ -16,15 +16,15 @@ namespace GF_LEVEL {
 template <int ACT>
 void pack_row_impl(const PackRow<Bf16, Bf16Pair>& row) {
   constexpr int64_t block_channels = 2 * kChannelBlock;
-  const int64_t blocks = ceil_div(row.channels, block_channels);
+  const int64_t blocks = ceil_div(row.channels, block_channels), pixel = row.pixel, block_stride = row.block_stride;
   for (int64_t j = 0; j < row.columns; ++j) {
     const int64_t column = row.first + j * row.step;
     const bool inside = row.input != nullptr && column >= 0 && column < row.width;
     const Bf16* in = inside ? row.input + column * row.pixel_stride : nullptr;
     const Bf16* y = ACT == kNone || !inside ? nullptr : row.prologue_y + column * row.pixel_stride;
     if (inside) prefetch(in + kPrefetchPixels * row.step * row.pixel_stride, row.channels * static_cast<int64_t>(sizeof(Bf16)));
-    Bf16Pair* out = row.tile + j * row.pixel;
-    for (int64_t b = 0; b < blocks; ++b, out += row.block_stride) {
+    Bf16Pair* out = row.tile + j * pixel;
+    for (int64_t b = 0; b < blocks; ++b, out += block_stride) {
       for (int64_t v = 0; v < kChannelBlock; v += kVectorLanes) {
         const int64_t c = b * block_channels + 2 * v, left = row.channels - c;
         Vec<Bf16Pair> words{};

@@ -42,6 +42,7 @@ struct MatrixJob {
   const int64_t* steps;    // offsets into the tile
   int64_t step_count;
   const Bf16Pair* panel;   // [step][part][depth][kMatrixLanes]
+  bool fetch;              // the panel from far away, and the next one behind it
   float* sums;             // room for kMatrixSums
   const int64_t* row_out;  // [blocks][runs][16] offsets into the output, or -1: not an output
   S* output;
