@@ -27,6 +27,7 @@ py::dict plan_as_dict() {
   d["shared_weights"] = plan.scratch[gan_fast::kSharedWeights];
   d["partial_sums"] = plan.scratch[gan_fast::kPartialSums];
   d["winograd"] = plan.winograd;
+  d["parts"] = plan.parts;
   return d;
 }
 
@@ -41,7 +42,7 @@ void bind_measuring(py::module_& m) {
         "Test hook: from now on this thread's kernel calls only note how they would split their work; outputs are arbitrary.");
   m.def("end_plan", &plan_as_dict,
         "Ends begin_plan. loops: tasks of each parallel loop; shared_weights, partial_sums: bytes that all threads share; winograd: "
-        "outputs of a piece along each axis, 0 if the call is direct.");
+        "outputs of a piece along each axis, 0 if the call is direct; parts: of an element on matrix registers, 0 if it is not there.");
 }
 
 }  // namespace gan_fast

@@ -225,11 +225,13 @@ def geometries(draw: st.DrawFn, transposed: bool, most: int = 18) -> ConvCase:
     )
 
 
-def random_geometries(transposed: bool, backend: str, monkeypatch: pytest.MonkeyPatch, examples: int) -> None:
-    """check_orders on random geometries."""
+def random_geometries(
+    transposed: bool, backend: str, monkeypatch: pytest.MonkeyPatch, examples: int, most: int = 18
+) -> None:
+    """check_orders on random geometries of up to ``most`` channels in a group."""
 
     @settings(max_examples=examples, derandomize=True, deadline=None, database=None)
-    @given(geometries(transposed))
+    @given(geometries(transposed, most))
     def inner(case: ConvCase) -> None:
         check_orders(case, backend, monkeypatch)
 

@@ -75,7 +75,8 @@ def test_matrix_registers_are_loaded_once_a_product() -> None:
     found = collections.Counter((counted(loop, "tdpbf16ps"), counted(loop, "tileloadd")) for loop in blocks)
     # Two runs x 32 lanes; four runs x 16 lanes; the weight gradient's one left operand for 1 to 6 right ones.
     wanted = collections.Counter([(4, 4), (4, 5), *((n, n + 1) for n in range(1, 7))])
-    # The same of floats, six products of three parts: a right operand's are loaded once, and in weight gradients the left one's too.
+    # The same of floats, six products of three parts: a right operand's are loaded once, in weight gradients the
+    # left one's too.
     wanted += collections.Counter([(24, 18), (24, 27), *((6 * n, 3 * n + 3) for n in range(1, 5))])
     assert wanted <= found, f"(products, loads) of loops: {found}, expected {wanted} among them"
     assert not any(counted(loop, "tilestored") for loop in blocks)

@@ -34,7 +34,7 @@ def test_a_plan_computes_nothing_and_ends() -> None:
     plan = module.end_plan()
     assert len(plan["loops"]) == 2 and min(plan["loops"]) >= 1 and plan["shared_weights"] >= 4 * weight.numel()
     assert torch.equal(functional.conv2d(x, weight, backend="cpu"), expected)
-    assert module.end_plan() == {"loops": [], "shared_weights": 0, "partial_sums": 0, "winograd": 0}
+    assert module.end_plan() == {"loops": [], "shared_weights": 0, "partial_sums": 0, "winograd": 0, "parts": 0}
 
 
 def test_busy(threads: object) -> None:

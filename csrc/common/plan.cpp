@@ -29,6 +29,10 @@ void note_winograd(int outputs) {
   if (recorder.on) recorder.plan.winograd = outputs;
 }
 
+void note_parts(int parts) {
+  if (recorder.on) recorder.plan.parts = parts;
+}
+
 void begin_plan() {
   recorder.plan = Plan{};
   recorder.on = true;

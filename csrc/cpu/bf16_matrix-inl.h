@@ -45,10 +45,10 @@ GF_INLINE void store_sums(float* sums) {
 }
 
 // The panel of the part after this one, from behind L2, by the blocks that meet it first: so many lines of it for each left operand.
-template <bool FETCH, class S>
+template <bool FETCH>
 GF_INLINE void prefetch_panel(const char*& at) {
   if constexpr (!FETCH) return;
-  constexpr int lines = kParts<S> == 1 ? 16 : 8;
+  constexpr int lines = 8;
   prefetch(at, lines * 64);
   at += lines * 64;
 }
@@ -70,7 +70,7 @@ GF_INLINE void multiply_two(const MatrixJob<S>& job, const int64_t* run_in, int6
         const int64_t at = job.steps[s] + left * job.tile_part;
         load_register<4>(first + at, a_stride);
         multiply_registers<0, 4, 6>();
-        prefetch_panel<FETCH, S>(ahead);
+        prefetch_panel<FETCH>(ahead);
         if (left == 0) load_register<7>(panel + right * b_part + 16, kSumsStride);
         multiply_registers<1, 4, 7>();
         load_register<5>(second + at, a_stride);
@@ -97,7 +97,7 @@ GF_INLINE void multiply_four(const MatrixJob<S>& job, const int64_t* run_in, int
         const Bf16Pair* at = tile + job.steps[s] + left * job.tile_part;
         load_register<4>(at + run_in[0], a_stride);
         multiply_registers<0, 4, 6>();
-        prefetch_panel<FETCH, S>(ahead);
+        prefetch_panel<FETCH>(ahead);
         load_register<5>(at + run_in[1], a_stride);
         multiply_registers<1, 5, 6>();
         load_register<4>(at + run_in[2], a_stride);
@@ -119,7 +119,7 @@ GF_INLINE void store_line(float* out, Vec<float> value) {
   }
 }
 
-// Rounds 32 lanes at once; 16 and fewer, and a block's last channels, as the other kernels do.
+// bf16 rounds 32 lanes at once; 16 and fewer, and a block's last channels, as the other kernels do.
 template <int ACT, bool STREAM, class S>
 void store_rows(const MatrixJob<S>& job, const int64_t* row_out, const float* sums, int64_t runs) {
   Vec<float> bias[kMatrixLanes / kVectorLanes];
@@ -203,7 +203,8 @@ constexpr int64_t kPartBytes = 32 * 1024;
 template <bool FETCH, int64_t RUNS, class S>
 void multiply_blocks(const MatrixJob<S>& job, int64_t begin_block, int64_t end_block) {
   constexpr int64_t block_sums = RUNS * kRunSums;
-  const int64_t fitting = kPartBytes / (kParts<S> * job.depth * kSumsStride), parts = job.step_count <= fitting ? 1 : ceil_div(job.step_count, fitting);
+  const int64_t fitting = kPartBytes / (kParts<S> * job.depth * kSumsStride);
+  const int64_t parts = job.step_count <= fitting ? 1 : ceil_div(job.step_count, fitting);
   for (int64_t first = begin_block; first < end_block; first += kMatrixBlocks) {
     const int64_t last = first + kMatrixBlocks < end_block ? first + kMatrixBlocks : end_block;
     for (int64_t part = 0; part < parts; ++part) {
@@ -225,9 +226,14 @@ void multiply_blocks(const MatrixJob<S>& job, int64_t begin_block, int64_t end_b
 
 template <int64_t RUNS, class S>
 void multiply_with(const MatrixJob<S>& job) {
-  const int64_t meeting = !job.fetch ? 0 : job.blocks < kMatrixBlocks ? job.blocks : kMatrixBlocks;
-  if (meeting != 0) multiply_blocks<true, RUNS>(job, 0, meeting);
-  multiply_blocks<false, RUNS>(job, meeting, job.blocks);
+  int64_t first = 0;
+  if constexpr (kParts<S> > 1) {
+    if (job.fetch) {
+      first = job.blocks < kMatrixBlocks ? job.blocks : kMatrixBlocks;
+      multiply_blocks<true, RUNS>(job, 0, first);
+    }
+  }
+  multiply_blocks<false, RUNS>(job, first, job.blocks);
 }
 
 template <class S>
@@ -239,6 +245,9 @@ void multiply(const MatrixJob<S>& job) {
     multiply_with<4>(job);
   }
   release();
+#if GF_VECTOR_BYTES > 16
+  if (job.stream) _mm_sfence();
+#endif
 }
 
 void add_lanes(const MatrixLanes& job) {
@@ -356,7 +365,7 @@ void store_gradient(const MatrixGradient<S>& job) {
 }
 
 template <class S>
-constexpr MatrixFunctions<S> kFunctions = {multiply<S>, pack_pixels<S>, copy_pixels, activate_row<S>, outer_matrix<S>, store_gradient<S>};
+constexpr MatrixFunctions<S> kFunctions = {multiply<S>, pack_pixels<S>, activate_row<S>, outer_matrix<S>, store_gradient<S>};
 
 extern const MatrixKernels matrix_kernels_table = {
     kFunctions<Bf16>, kFunctions<float>, add_lanes, transpose, split_row, {nullptr, split_channels, nullptr, nullptr}, split_lines,

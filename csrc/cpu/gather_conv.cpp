@@ -335,14 +335,17 @@ void gather_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   if (g.batch == 0 || g.out_channels == 0 || g.out_h == 0 || g.out_w == 0) return;
   const bool bf16_registers = std::is_same_v<S, Bf16> && matrix_kernels() != nullptr;
   const WinogradForm form = bf16_registers ? WinogradForm{} : winograd_form<S>(g, axis_y, axis_x, strides);
+  bool lost = false;
   if constexpr (!std::is_same_v<S, double>) {
     if (matrix_kernels() != nullptr && (bf16_registers || float_parts_pay(g, axis_y, axis_x, form))) {
       const bool served = matrix_few_pays(g, axis_x) ? matrix_few_conv(g, axis_y, axis_x, strides, x, weight, y, epilogue, prologue, threads)
                                                      : matrix_conv(g, axis_y, axis_x, strides, x, weight, y, nullptr, epilogue, prologue, threads);
       if (served) return;
+      lost = true;
     }
   }
-  if (form.outputs != 0) return winograd_conv(g, axis_y, axis_x, form, strides, x, weight, y, epilogue, prologue, threads);
+  // Not of what parts cannot hold: the transforms would spread infinity.
+  if (form.outputs != 0 && !lost) return winograd_conv(g, axis_y, axis_x, form, strides, x, weight, y, epilogue, prologue, threads);
   if constexpr (std::is_same_v<S, Bf16>) {
     if (pair_kernels() != nullptr && makes_pairs(g, axis_y, axis_x)) {
       if (few_outputs(g, gather_kernels_for<S>().vector_bytes / static_cast<int64_t>(sizeof(float)))) {

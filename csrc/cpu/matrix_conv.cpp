@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/parallel.h"
+#include "common/plan.h"
 #include "common/scratch.h"
 #include "matrix_kernels.h"
 #include "pair_kernels.h"
@@ -12,11 +13,11 @@
 namespace gan_fast {
 namespace {
 
-constexpr int64_t kTileBytes = 512 * 1024;  // of the first parts, beside a panel of weights: CPUs with matrix registers have an L2 of 2 MB
-constexpr int64_t kAllPartsBytes = 1024 * 1024;
+constexpr int64_t kTileBytes = 512 * 1024;         // beside a panel of weights: CPUs with matrix registers have an L2 of 2 MB
+constexpr int64_t kThreePartsBytes = 1024 * 1024;  // the same of floats, whose products take six times as long
 constexpr int64_t kShallow = 32;            // channels up to which steps may be pieces of a row of the kernel
 constexpr int64_t kFewestRows = 4;          // of a tile that is cut for the sake of threads
-constexpr double kSideBySideGain = 1.05;
+constexpr double kSideBySideGain = 1.05;  // of registers, for lines that are stored apart
 // Packed weights of a call beyond this are not near when they are multiplied. In three parts, fetching them ahead makes 512 -> 256 channels of
 // 4x4 images 1.17 times as fast; with the few products of one part it costs as much as it saves, and where they are near anyway 10 %.
 constexpr int64_t kNearWeights = 1 << 20;
@@ -43,6 +44,22 @@ struct Phase {
   std::vector<PanelWord> words;   // of all steps
   int64_t panels;                 // where its panels start in the packed weights
   Runs whole;                     // those of a whole tile
+};
+
+// A row of the kernel, cut into steps.
+struct RowPieces {
+  int64_t steps, depth;
+  bool pay;  // instead of a step for each tap
+
+  RowPieces(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x) {
+    const int64_t channels = g.in_channels / g.groups;
+    const int64_t taps = axis_x.phases.empty() ? 0 : static_cast<int64_t>(axis_x.phases[0].taps.size());
+    const int64_t words = std::max<int64_t>(1, taps * ceil_div(channels, 2));
+    steps = ceil_div(words, kMatrixRows);
+    depth = ceil_div(words, steps);
+    pay = channels > 0 && channels <= kShallow && g.groups == 1 && axis_y.phases.size() * axis_x.phases.size() == 1 && g.dilation_w == 1 &&
+          steps < std::max<int64_t>(taps, 2);
+  }
 };
 
 struct Call : TileGrid {
@@ -76,13 +93,11 @@ Call::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan&
   out_blocks = ceil_div(out_channels, kMatrixLanes);
   const int64_t in_words = ceil_div(in_channels, 2);
   in_blocks = ceil_div(in_words, kChannelBlock);
-  const int64_t taps_x = axis_x.phases.empty() ? 0 : static_cast<int64_t>(axis_x.phases[0].taps.size());
-  const int64_t row_words = std::max<int64_t>(1, taps_x * in_words), row_steps = ceil_div(row_words, kMatrixRows);
-  shallow = in_channels > 0 && in_channels <= kShallow && g.groups == 1 && axis_y.phases.size() * axis_x.phases.size() == 1 &&
-            g.dilation_w == 1 && row_steps < std::max<int64_t>(taps_x, 2);
+  const RowPieces row(g, axis_y, axis_x);
+  shallow = row.pay;
   pixel_words = shallow ? in_words : kChannelBlock;
   position_words = shallow ? in_words * axis_x.planes : kChannelBlock;
-  depth = shallow ? ceil_div(row_words, row_steps) : std::clamp<int64_t>(in_words, 1, kMatrixRows);
+  depth = shallow ? row.depth : std::clamp<int64_t>(in_words, 1, kMatrixRows);
   for (const AxisPhase& y : axis_y.phases) {
     for (const AxisPhase& x : axis_x.phases) {
       phases.push_back({&y, &x, phase_taps(y, x, axis_x.planes, g.kernel_w), {}, {}, 0, {}});
@@ -93,7 +108,7 @@ Call::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const AxisPlan&
 }
 
 void Call::choose_tile(int threads) {
-  const int64_t budget = (parts == 1 ? kTileBytes : kAllPartsBytes) / static_cast<int64_t>(sizeof(Bf16Pair));
+  const int64_t budget = (parts == 1 ? kTileBytes : kThreePartsBytes) / static_cast<int64_t>(sizeof(Bf16Pair));
   const int64_t per_position = parts * (shallow ? pixel_words : in_blocks * kChannelBlock) * axis_y.planes * axis_x.planes;
   tile_t = axis_y.max_count;
   tile_u = axis_x.max_count;
@@ -151,7 +166,7 @@ void Call::lay_out() {
     row_positions = layout.row_pixels * column_positions;
   }
   image_positions = layout.image_stride / position_words;
-  layout.parts.stride = layout.planes * layout.plane_stride + (parts > 1 ? over : 0);
+  layout.parts.stride = (shallow ? 1 : layout.planes) * layout.plane_stride + (parts > 1 ? over : 0);
   layout.block_stride = parts * layout.parts.stride;
   tile_words = (shallow ? 1 : in_blocks) * layout.block_stride + over;
   weights_per_group = 0;
@@ -285,27 +300,27 @@ Runs make_runs(const Call& call, const Phase& phase, int64_t images, int64_t lin
 }
 
 template <class S>
-void pack_shallow(const Call& call, const Tile& tile, const S* x, const Prologue& prologue, Bf16Pair* packed) {
+void pack_shallow(const Call& call, const TileLayout& layout, const Tile& tile, const S* x, const Prologue& prologue, Bf16Pair* packed) {
   const ConvGeometry& g = call.g;
   const S* y = static_cast<const S*>(prologue.y);
   const auto pack_pixels = functions_of<S>(*matrix_kernels()).pack_pixels;
   const int64_t column = tile.u * call.axis_x.planes - call.axis_x.lead;  // of the input, of the tile's first
   MatrixPixels<S> row{};
-  row.columns = call.layout.columns;
+  row.columns = layout.columns;
   row.first = std::clamp<int64_t>(-column, 0, row.columns);
   row.last = std::clamp<int64_t>(g.in_w - column, row.first, row.columns);
   row.elements = row.pixel_stride = g.in_channels;
-  row.parts = call.layout.parts;
+  row.parts = layout.parts;
   row.prologue_activation = prologue.activation;
   row.prologue_slope = static_cast<float>(prologue.slope);
   for (int64_t n = 0; n < tile.images; ++n) {
-    for (int64_t r = 0; r < call.layout.rows; ++r) {
+    for (int64_t r = 0; r < layout.rows; ++r) {
       const int64_t in_row = tile.t * call.axis_y.planes + r - call.axis_y.lead;
       const bool inside = in_row >= 0 && in_row < g.in_h;
       const int64_t at = (((tile.image + n) * g.in_h + in_row) * g.in_w + column + row.first) * g.in_channels;
       row.input = inside ? x + at : nullptr;
       row.prologue_y = inside && y != nullptr ? y + at : nullptr;
-      row.out = packed + n * call.layout.image_stride + r * call.layout.columns * call.pixel_words;
+      row.out = packed + n * layout.image_stride + r * layout.columns * call.pixel_words;
       pack_pixels(row);
     }
   }
@@ -362,24 +377,26 @@ auto row_packer() {
 // Measured on 2 cores of a Granite Rapids, whose registers make 1.6 products of floats in the time of one of its vectors' multiply-adds. F(4x4)
 // of 3 and 5 taps saves more. Words are mostly empty where channels are few, and then the packing of three parts takes longer than the products.
 bool float_parts_pay(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WinogradForm& form) {
-  constexpr int64_t kFewestTerms = 96, kFewestOutputs = 3;
+  constexpr int64_t kFewestTerms = 96, kFewestOutputs = 3, kMostPadding = 4;
   constexpr double kMostSaving = 2.6;  // of products, by Winograd
-  constexpr double kMostPadding = 4;
   if (form.outputs == 4 && winograd_with(4, axis_y, axis_x).saving > kMostSaving) return false;
   if (matrix_few_pays(g, axis_x)) return g.out_channels >= kFewestOutputs;
   int64_t taps = 0;
   for (const AxisPhase& y : axis_y.phases) {
     for (const AxisPhase& x : axis_x.phases) taps = std::max(taps, static_cast<int64_t>(y.taps.size() * x.taps.size()));
   }
-  if (taps * g.in_channels / g.groups < kFewestTerms) return false;
-  const Call call(g, axis_y, axis_x, kParts<float>, 1);
-  const double words = static_cast<double>(call.shallow ? static_cast<int64_t>(call.phases[0].words.size()) : taps * call.in_blocks * kChannelBlock);
-  return 2 * words <= kMostPadding * static_cast<double>(taps * call.in_channels);
+  const int64_t channels = g.in_channels / g.groups;
+  if (taps * channels < kFewestTerms) return false;
+  const RowPieces row(g, axis_y, axis_x);
+  const int64_t blocks = ceil_div(channels, 2 * kChannelBlock);
+  const int64_t words = row.pay ? g.kernel_h * row.steps * row.depth : taps * blocks * kChannelBlock;
+  return 2 * words <= kMostPadding * taps * channels;
 }
 
 template <class S>
 bool matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axis_x, const WeightStrides& strides, const S* x,
                  const S* weight, S* y, float* wide, const Epilogue& epilogue, const Prologue& prologue, int threads) {
+  note_parts(kParts<S>);
   Call call(g, axis_y, axis_x, kParts<S>, threads);
   int lost = 0;
   call.layout.parts.lost = &lost;
@@ -402,10 +419,14 @@ bool matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     const int64_t split = task % splits;
     const Tile tile{call.place(task / splits, g.batch), call.out_blocks * split / splits, call.out_blocks * (split + 1) / splits};
     Bf16Pair* packed = static_cast<Bf16Pair*>(scratch(kTileA, call.tile_words * sizeof(Bf16Pair)));
+    // Not the rows behind the last output: how far a tile reaches depends on the threads, and what it holds may decide who serves the call.
+    TileLayout layout = call.layout;
+    const int64_t rows = axis_y.max_count - tile.t + axis_y.span - 1;
+    layout.rows = std::min(layout.rows, call.shallow ? rows * axis_y.planes : rows);
     if (call.shallow) {
-      pack_shallow(call, tile, x, prologue, packed);
+      pack_shallow(call, layout, tile, x, prologue, packed);
     } else {
-      pack_tile(g, axis_y, axis_x, call.layout, tile, x, prologue, row_packer<S>(), packed);
+      pack_tile(g, axis_y, axis_x, layout, tile, x, prologue, row_packer<S>(), packed);
     }
     const Bf16Pair* weights = packed_weights + tile.group * call.weights_per_group;
     for (const Phase& phase : call.phases) {

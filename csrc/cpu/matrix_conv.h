@@ -3,7 +3,9 @@
 // As the gather engine (gather_conv.h), with two differences. A register's 16 rows are positions of the packed input that follow each
 // other, over the ends of rows and images too: what lies between an image's rows is multiplied and not stored. And where input channels
 // are few, a step takes a piece of the kernel's row, whose pixels' channels lie side by side.
-// Winograd's transforms would cost more than the products that they save: those take a tenth of the time that FMAs take.
+// Small images lie side by side in the tile, [row][column][image], where that fills more of the registers' rows.
+// Of bf16, Winograd's transforms would cost more than the products that they save: those take a tenth of the time that FMAs take. Floats, in six
+// products of their parts (matrix_kernels.h), take two thirds of it: float_parts_pay.
 #pragma once
 
 #include <cstdint>

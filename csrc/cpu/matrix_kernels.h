@@ -5,8 +5,9 @@
 //
 // A float is the sum of three bf16: of 24 bits each holds the 8 that those before it leave. Of the nine products of two floats' parts the
 // three smallest are below 2^-25 of the product and left out; six are still made in less time than a product of floats takes the vectors.
-// Sums are as exact as theirs. But the instruction takes numbers below 2^-126 for zeros, and infinity minus a part of it is NaN: where the
-// last part of a float is so small, or none is finite, packing tells (Parts), and another engine has to serve the call.
+// Sums are as exact as theirs, down to about 2^-126 for each product: what is below, of operands and of products of parts, the instruction
+// takes for zero. And infinity minus a part of it is NaN. Where a float's own last part is so small, or not finite, packing tells (Parts), and
+// another engine has to serve the call. A first part is rounded: products just below the largest float may overflow.
 //   Source: Henry, Tang, Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations",
 //   https://arxiv.org/abs/1904.06376.
 #pragma once
@@ -67,7 +68,7 @@ struct MatrixPixels {
   const S* prologue_y;  // or null
   int64_t first, last;     // columns outside [first, last) are zero
   int64_t columns, elements, pixel_stride;
-  void* out;         // Bf16Pair, or S
+  Bf16Pair* out;
   Parts parts;
   int prologue_activation;
   float prologue_slope;
@@ -113,7 +114,6 @@ template <class S>
 struct MatrixFunctions {
   void (*multiply)(const MatrixJob<S>&);
   void (*pack_pixels)(const MatrixPixels<S>&);
-  void (*copy_pixels)(const MatrixPixels<S>&);  // the same of elements as they are: no words, no prologue
   void (*activate)(const float* in, int64_t count, int activation, float slope, S* out);
   void (*outer)(const MatrixOuterJob<S>&);
   void (*store_gradient)(const MatrixGradient<S>&);

@@ -19,7 +19,7 @@ namespace GF_LEVEL {
 template <int ACT>
 void pack_pixels_impl(const MatrixPixels<Bf16>& row) {
   const int64_t words = ceil_div(row.elements, 2);
-  Bf16* out = static_cast<Bf16*>(row.out);
+  Bf16* out = reinterpret_cast<Bf16*>(row.out);
   const int64_t first = row.input == nullptr ? row.columns : row.first, last = row.input == nullptr ? row.columns : row.last;
   __builtin_memset(out, 0, static_cast<size_t>(first * words) * sizeof(Bf16Pair));
   out += first * 2 * words;
@@ -49,11 +49,10 @@ void pack_pixels_impl(const MatrixPixels<float>& row) {
   const int64_t words = ceil_div(row.elements, 2);
   const int64_t first = row.input == nullptr ? row.columns : row.first, last = row.input == nullptr ? row.columns : row.last;
   for (int64_t part = 0; part < kParts<float>; ++part) {
-    Bf16Pair* const out = static_cast<Bf16Pair*>(row.out) + part * row.parts.stride;
+    Bf16Pair* const out = row.out + part * row.parts.stride;
     __builtin_memset(out, 0, static_cast<size_t>(first * words) * sizeof(Bf16Pair));
     __builtin_memset(out + last * words, 0, static_cast<size_t>((row.columns - last) * words) * sizeof(Bf16Pair));
   }
-  Bf16Pair* const out = static_cast<Bf16Pair*>(row.out);
   for (int64_t j = first; j < last; ++j) {
     const float* in = row.input + (j - first) * row.pixel_stride;
     const float* y = ACT == kNone ? nullptr : row.prologue_y + (j - first) * row.pixel_stride;
@@ -61,7 +60,7 @@ void pack_pixels_impl(const MatrixPixels<float>& row) {
       const auto values = [&](int64_t c) __attribute__((always_inline)) {
         return read_part<ACT>(in + c, ACT == kNone ? nullptr : y + c, row.elements - c, row.prologue_slope);
       };
-      split_neighbours(values(2 * w), values(2 * w + kVectorLanes), out + j * words + w, row.parts, words - w);
+      split_neighbours(values(2 * w), values(2 * w + kVectorLanes), row.out + j * words + w, row.parts, words - w);
     }
   }
 }
@@ -80,23 +79,6 @@ void pack_pixels(const MatrixPixels<S>& row) {
     default:
       return pack_pixels_impl<kNone>(row);
   }
-}
-
-void copy_pixels(const MatrixPixels<Bf16>& row) { pack_pixels_impl<kNone>(row); }  // words are elements as they lie in memory
-
-void copy_pixels(const MatrixPixels<float>& row) {
-  const int64_t elements = 2 * ceil_div(row.elements, 2);
-  float* out = static_cast<float*>(row.out);
-  const int64_t first = row.input == nullptr ? row.columns : row.first, last = row.input == nullptr ? row.columns : row.last;
-  __builtin_memset(out, 0, static_cast<size_t>(first * elements) * sizeof(float));
-  out += first * elements;
-  for (int64_t j = first; j < last; ++j, out += elements) {
-    const float* in = row.input + (j - first) * row.pixel_stride;
-    for (int64_t c = 0; c < elements; c += kVectorLanes) {
-      write_part(out + c, read_part<kNone>(in + c, in, row.elements - c, 0.0f), elements - c);
-    }
-  }
-  __builtin_memset(out, 0, static_cast<size_t>((row.columns - last) * elements) * sizeof(float));
 }
 
 // ---- transposition --------------------------------------------------------------------------------------------------------------

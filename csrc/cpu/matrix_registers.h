@@ -98,12 +98,13 @@ GF_INLINE void multiply_registers() {
   constexpr int lanes = VecOf<float>::lanes;
   for (int i = 0; i < registers.rows[LEFT]; ++i) {
     float* sums = reinterpret_cast<float*>(registers.word[SUMS][i]);
-    for (int k = 0; k < registers.words[LEFT]; ++k) {
-      for (int v = 0; v < kRegisterWords; v += lanes) {
-        Vec<float> sum = load<float>(sums + v);
+    // The instruction adds up its products before it adds them to a sum.
+    for (int v = 0; v < kRegisterWords; v += lanes) {
+      Vec<float> sum{};
+      for (int k = 0; k < registers.words[LEFT]; ++k) {
         add_product(sum, splat<uint32_t>(registers.word[LEFT][i][k]), load<uint32_t>(registers.word[RIGHT][k] + v));
-        store<float>(sums + v, sum);
       }
+      store<float>(sums + v, load<float>(sums + v) + sum);
     }
   }
 }

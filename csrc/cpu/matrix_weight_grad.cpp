@@ -1,6 +1,6 @@
 // The weight gradient on matrix registers (matrix_kernels.h): for each tap, 16 channels of the dense operand x 16 of the gathered one.
 //
-// K runs over positions. Both operands are packed [channel block][row][column][image][16 channels], zeros where the gathered one's rows
+// K runs over positions. Both operands are packed [channel block][part][plane][row][column][image][16 channels], zeros where the gathered one's rows
 // reach over the edge: so a tap is an offset. A step is 16 positions: of a row, filled up with zeros in the dense operand, or over the ends
 // of rows, with as many zeros between the dense one's as make its rows as long as the gathered one's; whichever takes fewer. The dense one's
 // steps are then transposed. A word is one position of two images. Zeros are multiplied too: what is not a number in the
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/parallel.h"
+#include "common/plan.h"
 #include "common/scratch.h"
 #include "gather_plan.h"
 #include "matrix_kernels.h"
@@ -208,6 +209,7 @@ void multiply_tile(const Call<S>& call, const Range& range, const Place& place, 
 
 template <class S>
 bool matrix(const Problem<S, Bf16Pair>& p, S* grad_weight) {
+  note_parts(kParts<S>);
   int lost = 0;
   const Call<S> call(p, &lost);
   const auto any_lost = [&] { return kParts<S> > 1 && __atomic_load_n(&lost, __ATOMIC_RELAXED) != 0; };

@@ -215,13 +215,11 @@ template <class S, class W>
 void folded(const Problem<S, W>& problem, bool gathered_is_few, S* grad_weight);
 
 // On matrix registers (matrix_weight_grad.cpp), and where one operand has few channels (matrix_folded_grad.cpp). False, and nothing of use
-// written, where their words cannot hold an operand (Parts): never of bf16.
+// written, where words cannot hold an operand (Parts): never of bf16.
 template <class S>
 bool matrix(const Problem<S, Bf16Pair>& problem, S* grad_weight);
-template <class S>
-bool matrix_folds(const Problem<S, Bf16Pair>& problem);
-template <class S>
-bool matrix_folded(const Problem<S, Bf16Pair>& problem, S* grad_weight);
+bool matrix_folds(const Problem<Bf16, Bf16Pair>& problem);
+void matrix_folded(const Problem<Bf16, Bf16Pair>& problem, Bf16* grad_weight);
 
 // Both operands have many channels, in the transform domain (winograd_weight_grad.cpp), in the form that winograd_form chose: as that of
 // winograd_conv.h.
