@@ -250,13 +250,15 @@ void pack_weights(const Call& call, const WeightStrides& strides, const S* weigh
     for (const Phase& phase : call.phases) {
       const int64_t words = static_cast<int64_t>(phase.words.size()), own = words / blocks;
       Bf16Pair* const panel = packed + group * call.weights_per_group + phase.panels + unit * words * call.parts * kMatrixLanes;
-      for (int64_t i = block * own; i < (block + 1) * own; ++i) {
-        const PanelWord& word = phase.words[i];
-        Bf16Pair* out = panel + (i / call.depth * call.parts * call.depth + i % call.depth) * kMatrixLanes;
-        if (word.kernel < 0 || word.channel >= first + channels) {
-          for (int64_t n = 0; n < call.parts; ++n) std::fill_n(out + n * part, kMatrixLanes, Bf16Pair{0});
-        } else {
-          put_word(weights, lines, (word.channel - first) / 2, word.kernel, out, {part, call.layout.parts.lost});
+      for (int64_t step = block * own; step < (block + 1) * own; step += call.depth) {
+        for (int64_t w = 0; w < call.depth; ++w) {
+          const PanelWord& word = phase.words[step + w];
+          Bf16Pair* const out = panel + (step * call.parts + w) * kMatrixLanes;
+          if (word.kernel < 0 || word.channel >= first + channels) {
+            for (int64_t n = 0; n < call.parts; ++n) std::fill_n(out + n * part, kMatrixLanes, Bf16Pair{0});
+          } else {
+            put_word(weights, lines, (word.channel - first) / 2, word.kernel, out, {part, call.layout.parts.lost});
+          }
         }
       }
     }
