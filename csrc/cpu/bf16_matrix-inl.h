@@ -110,15 +110,6 @@ GF_INLINE void multiply_four(const MatrixJob<S>& job, const int64_t* run_in, int
   store_sums<kRunSums, 2 * kRunSums>(sums);
 }
 
-template <bool STREAM>
-GF_INLINE void store_line(float* out, Vec<float> value) {
-  if constexpr (STREAM) {
-    store_stream<float>(out, value);
-  } else {
-    store<float>(out, value);
-  }
-}
-
 // bf16 rounds 32 lanes at once; 16 and fewer, and a block's last channels, as the other kernels do.
 template <int ACT, bool STREAM, class S>
 void store_rows(const MatrixJob<S>& job, const int64_t* row_out, const float* sums, int64_t runs) {
@@ -138,13 +129,7 @@ void store_rows(const MatrixJob<S>& job, const int64_t* row_out, const float* su
       if (job.out_lanes == kMatrixLanes) {
 #pragma GCC unroll 4
         for (int64_t v = 0; v < kMatrixLanes; v += 2 * kVectorLanes) {
-          if constexpr (kParts<S> == 1) {
-            const Vec<float> words = reinterpret_cast<Vec<float>>(pair_neighbours(value(v), value(v + kVectorLanes)));
-            store_line<STREAM>(reinterpret_cast<float*>(out + v), words);
-          } else {
-            store_line<STREAM>(out + v, value(v));
-            store_line<STREAM>(out + v + kVectorLanes, value(v + kVectorLanes));
-          }
+          write_two<S>(out + v, value(v), value(v + kVectorLanes), STREAM);
         }
         continue;
       }
