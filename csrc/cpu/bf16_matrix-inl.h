@@ -172,13 +172,11 @@ void store_rows_for(const MatrixJob<S>& job, const int64_t* row_out, const float
 
 template <class S>
 void store_sums_of(const MatrixJob<S>& job, const int64_t* row_out, const float* sums, int64_t runs) {
-  if (job.wide_output != nullptr) {
-    store_wide(job, row_out, sums, runs);
-  } else if (job.stream) {
-    store_rows_for<true>(job, row_out, sums, runs);
-  } else {
-    store_rows_for<false>(job, row_out, sums, runs);
+  if (job.wide_output != nullptr) return store_wide(job, row_out, sums, runs);
+  if constexpr (kParts<S> > 1) {
+    if (job.stream) return store_rows_for<true>(job, row_out, sums, runs);
   }
+  store_rows_for<false>(job, row_out, sums, runs);
 }
 
 // Some blocks at a time, a part of the panel after the other: the part, which all of them multiply, and their sums then stay in L1. With the
