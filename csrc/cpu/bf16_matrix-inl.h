@@ -13,11 +13,6 @@ namespace GF_LEVEL {
 constexpr int64_t kSumsStride = kMatrixLanes * static_cast<int64_t>(sizeof(float));
 constexpr int64_t kRunSums = kMatrixRows * kMatrixLanes;
 
-template <int N>
-struct Number {
-  static constexpr int value = N;
-};
-
 // ---- conv and conv_transpose ----------------------------------------------------------------------------------------------------
 
 // The four registers of sums lie SECOND and THIRD elements behind the first, and both together.
@@ -154,29 +149,15 @@ void store_wide(const MatrixJob<S>& job, const int64_t* row_out, const float* su
   }
 }
 
-template <bool STREAM, class S>
-void store_rows_for(const MatrixJob<S>& job, const int64_t* row_out, const float* sums, int64_t runs) {
-  switch (job.activation) {
-    case kRelu:
-      return store_rows<kRelu, STREAM>(job, row_out, sums, runs);
-    case kLeakyRelu:
-      return store_rows<kLeakyRelu, STREAM>(job, row_out, sums, runs);
-    case kTanh:
-      return store_rows<kTanh, STREAM>(job, row_out, sums, runs);
-    case kSigmoid:
-      return store_rows<kSigmoid, STREAM>(job, row_out, sums, runs);
-    default:
-      return store_rows<kNone, STREAM>(job, row_out, sums, runs);
-  }
-}
-
 template <class S>
 void store_sums_of(const MatrixJob<S>& job, const int64_t* row_out, const float* sums, int64_t runs) {
   if (job.wide_output != nullptr) return store_wide(job, row_out, sums, runs);
-  if constexpr (kParts<S> > 1) {
-    if (job.stream) return store_rows_for<true>(job, row_out, sums, runs);
-  }
-  store_rows_for<false>(job, row_out, sums, runs);
+  with_activation(true, job.activation, [&](auto act) {
+    if constexpr (kParts<S> > 1) {
+      if (job.stream) return store_rows<act.value, true>(job, row_out, sums, runs);
+    }
+    store_rows<act.value, false>(job, row_out, sums, runs);
+  });
 }
 
 // Some blocks at a time, a part of the panel after the other: the part, which all of them multiply, and their sums then stay in L1. With the

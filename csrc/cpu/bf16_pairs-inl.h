@@ -15,54 +15,31 @@ namespace GF_LEVEL {
 
 template <int ACT>
 void pack_row_impl(const PackRow<Bf16, Bf16Pair>& row) {
-  constexpr int64_t block_channels = 2 * kChannelBlock;
-  const int64_t blocks = ceil_div(row.channels, block_channels), pixel = row.pixel, block_stride = row.block_stride;
-  for (int64_t j = 0; j < row.columns; ++j) {
-    const int64_t column = row.first + j * row.step;
-    const bool inside = row.input != nullptr && column >= 0 && column < row.width;
-    const Bf16* in = inside ? row.input + column * row.pixel_stride : nullptr;
-    const Bf16* y = ACT == kNone || !inside ? nullptr : row.prologue_y + column * row.pixel_stride;
-    if (inside) prefetch(in + kPrefetchPixels * row.step * row.pixel_stride, row.channels * static_cast<int64_t>(sizeof(Bf16)));
-    Bf16Pair* out = row.tile + j * pixel;
-    for (int64_t b = 0; b < blocks; ++b, out += block_stride) {
-      for (int64_t v = 0; v < kChannelBlock; v += kVectorLanes) {
-        const int64_t c = b * block_channels + 2 * v, left = row.channels - c;
-        Vec<Bf16Pair> words{};
-        if (!inside || left <= 0) {
-        } else if (ACT == kNone && left >= 2 * kVectorLanes) {  // neighbours lie in memory as words do
-          __builtin_memcpy(&words, in + c, sizeof(words));
-        } else if (ACT == kNone) {
-          Halves halves[2] = {};
-          if (left > kVectorLanes) {
-            __builtin_memcpy(&halves[0], in + c, sizeof(Halves));
-            halves[1] = load_first_halves(in + c + kVectorLanes, left - kVectorLanes);
-          } else {
-            halves[0] = left == kVectorLanes ? *reinterpret_cast<const Halves*>(in + c) : load_first_halves(in + c, left);
-          }
-          __builtin_memcpy(&words, halves, sizeof(words));
-        } else {
-          words = pair_neighbours(read_part<ACT>(in + c, y + c, left, row.prologue_slope),
-                                  read_part<ACT>(in + c + kVectorLanes, y + c + kVectorLanes, left - kVectorLanes, row.prologue_slope));
-        }
-        store<Bf16Pair>(out + v, words);
+  each_row_word<ACT>(row, [&](const Bf16* in, const Bf16* y, int64_t c, Bf16Pair* out) __attribute__((always_inline)) {
+    const int64_t left = row.channels - c;
+    Vec<Bf16Pair> words{};
+    if (in == nullptr || left <= 0) {
+    } else if (ACT == kNone && left >= 2 * kVectorLanes) {  // neighbours lie in memory as words do
+      __builtin_memcpy(&words, in + c, sizeof(words));
+    } else if (ACT == kNone) {
+      Halves halves[2] = {};
+      if (left > kVectorLanes) {
+        __builtin_memcpy(&halves[0], in + c, sizeof(Halves));
+        halves[1] = load_first_halves(in + c + kVectorLanes, left - kVectorLanes);
+      } else {
+        halves[0] = left == kVectorLanes ? *reinterpret_cast<const Halves*>(in + c) : load_first_halves(in + c, left);
       }
+      __builtin_memcpy(&words, halves, sizeof(words));
+    } else {
+      words = pair_neighbours(read_part<ACT>(in + c, y + c, left, row.prologue_slope),
+                              read_part<ACT>(in + c + kVectorLanes, y + c + kVectorLanes, left - kVectorLanes, row.prologue_slope));
     }
-  }
+    store<Bf16Pair>(out, words);
+  });
 }
 
 void pack_row(const PackRow<Bf16, Bf16Pair>& row) {
-  switch (row.prologue_y == nullptr ? kNone : row.prologue_activation) {
-    case kRelu:
-      return pack_row_impl<kRelu>(row);
-    case kLeakyRelu:
-      return pack_row_impl<kLeakyRelu>(row);
-    case kTanh:
-      return pack_row_impl<kTanh>(row);
-    case kSigmoid:
-      return pack_row_impl<kSigmoid>(row);
-    default:
-      return pack_row_impl<kNone>(row);
-  }
+  with_activation(row.prologue_y != nullptr, row.prologue_activation, [&](auto act) { pack_row_impl<act.value>(row); });
 }
 
 // Words of a channel of two images, the first `left` of a vector. Without an activation nothing is computed.
@@ -84,40 +61,13 @@ GF_INLINE Vec<Bf16Pair> shared_words(const PackChannels<Bf16, Bf16Pair>& job, co
 
 template <int ACT>
 void pack_channels_impl(const PackChannels<Bf16, Bf16Pair>& job) {
-  for (int64_t j = 0; j < job.columns; ++j) {
-    const int64_t column = job.first + j * job.step;
-    const bool inside = job.input != nullptr && column >= 0 && column < job.width;
-    const Bf16* in = inside ? job.input + column * job.pixel_stride : nullptr;
-    const Bf16* y = ACT == kNone || !inside ? nullptr : job.prologue_y + column * job.pixel_stride;
-    if (inside) {
-      const int64_t ahead = kPrefetchPixels * job.step * job.pixel_stride;
-      prefetch(in + ahead, job.channels * static_cast<int64_t>(sizeof(Bf16)));
-      prefetch(in + job.second + ahead, job.channels * static_cast<int64_t>(sizeof(Bf16)));
-    }
-    Bf16Pair* block = job.out + j * job.out_pixel;
-    for (int64_t c = 0; c < job.channels; c += job.packed, block += job.out_block) {
-      const int64_t valid = inside ? (job.channels - c < job.packed ? job.channels - c : job.packed) : 0;
-      // Pixels are written in order, so what a whole vector writes too far is overwritten by the next pixel.
-      for (int64_t v = 0; v < job.packed; v += kVectorLanes) {
-        store<Bf16Pair>(block + v, shared_words<ACT>(job, in + c + v, ACT == kNone ? nullptr : y + c + v, valid - v));
-      }
-    }
-  }
+  each_shared_word<ACT>(job, [&](const Bf16* in, const Bf16* y, int64_t left, Bf16Pair* out) __attribute__((always_inline)) {
+    store<Bf16Pair>(out, shared_words<ACT>(job, in, y, left));
+  });
 }
 
 void pack_channels(const PackChannels<Bf16, Bf16Pair>& job) {
-  switch (job.prologue_y == nullptr ? kNone : job.prologue_activation) {
-    case kRelu:
-      return pack_channels_impl<kRelu>(job);
-    case kLeakyRelu:
-      return pack_channels_impl<kLeakyRelu>(job);
-    case kTanh:
-      return pack_channels_impl<kTanh>(job);
-    case kSigmoid:
-      return pack_channels_impl<kSigmoid>(job);
-    default:
-      return pack_channels_impl<kNone>(job);
-  }
+  with_activation(job.prologue_y != nullptr, job.prologue_activation, [&](auto act) { pack_channels_impl<act.value>(job); });
 }
 
 // ---- Winograd's operands: transformed in fp32, rounded once ---------------------------------------------------------------------

@@ -58,85 +58,31 @@ GF_INLINE void split_pairs(Vec<float> first, Vec<float> second, Bf16Pair* out, c
 
 template <int ACT>
 void split_row_impl(const PackRow<float, Bf16Pair>& row) {
-  constexpr int64_t block_channels = 2 * kChannelBlock;
-  const int64_t blocks = ceil_div(row.channels, block_channels), pixel = row.pixel, block_stride = row.block_stride;
-  for (int64_t j = 0; j < row.columns; ++j) {
-    const int64_t column = row.first + j * row.step;
-    const bool inside = row.input != nullptr && column >= 0 && column < row.width;
-    const float* in = inside ? row.input + column * row.pixel_stride : nullptr;
-    const float* y = ACT == kNone || !inside ? nullptr : row.prologue_y + column * row.pixel_stride;
-    if (inside) prefetch(in + kPrefetchPixels * row.step * row.pixel_stride, row.channels * static_cast<int64_t>(sizeof(float)));
-    Bf16Pair* out = row.tile + j * pixel;
-    for (int64_t b = 0; b < blocks; ++b, out += block_stride) {
-      for (int64_t v = 0; v < kChannelBlock; v += kVectorLanes) {
-        const int64_t c = b * block_channels + 2 * v;
-        if (inside && c < row.channels) {
-          const auto values = [&](int64_t at) __attribute__((always_inline)) {
-            return read_part<ACT>(in + at, ACT == kNone ? nullptr : y + at, row.channels - at, row.prologue_slope);
-          };
-          split_neighbours(values(c), values(c + kVectorLanes), out + v, row.parts);
-        } else {
-          for (int64_t part = 0; part < kParts<float>; ++part) store<Bf16Pair>(out + part * row.parts.stride + v, Vec<Bf16Pair>{});
-        }
-      }
-    }
-  }
+  each_row_word<ACT>(row, [&](const float* in, const float* y, int64_t c, Bf16Pair* out) __attribute__((always_inline)) {
+    const auto values = [&](int64_t at) __attribute__((always_inline)) {
+      const int64_t left = in == nullptr ? 0 : row.channels - at;
+      return read_part<ACT>(in + at, ACT == kNone ? nullptr : y + at, left, row.prologue_slope);
+    };
+    split_neighbours(values(c), values(c + kVectorLanes), out, row.parts);
+  });
 }
 
 void split_row(const PackRow<float, Bf16Pair>& row) {
-  switch (row.prologue_y == nullptr ? kNone : row.prologue_activation) {
-    case kRelu:
-      return split_row_impl<kRelu>(row);
-    case kLeakyRelu:
-      return split_row_impl<kLeakyRelu>(row);
-    case kTanh:
-      return split_row_impl<kTanh>(row);
-    case kSigmoid:
-      return split_row_impl<kSigmoid>(row);
-    default:
-      return split_row_impl<kNone>(row);
-  }
+  with_activation(row.prologue_y != nullptr, row.prologue_activation, [&](auto act) { split_row_impl<act.value>(row); });
 }
 
 template <int ACT>
 void split_channels_impl(const PackChannels<float, Bf16Pair>& job) {
-  for (int64_t j = 0; j < job.columns; ++j) {
-    const int64_t column = job.first + j * job.step;
-    const bool inside = job.input != nullptr && column >= 0 && column < job.width;
-    const float* in = inside ? job.input + column * job.pixel_stride : nullptr;
-    const float* y = ACT == kNone || !inside ? nullptr : job.prologue_y + column * job.pixel_stride;
-    if (inside) {
-      const int64_t ahead = kPrefetchPixels * job.step * job.pixel_stride;
-      prefetch(in + ahead, job.channels * static_cast<int64_t>(sizeof(float)));
-      prefetch(in + job.second + ahead, job.channels * static_cast<int64_t>(sizeof(float)));
-    }
-    Bf16Pair* block = job.out + j * job.out_pixel;
-    for (int64_t c = 0; c < job.channels; c += job.packed, block += job.out_block) {
-      const int64_t valid = inside ? (job.channels - c < job.packed ? job.channels - c : job.packed) : 0;
-      // Pixels are written in order, so what a whole vector writes too far is overwritten by the next pixel.
-      for (int64_t v = 0; v < job.packed; v += kVectorLanes) {
-        const auto values = [&](int64_t image, int64_t left) __attribute__((always_inline)) {
-          return read_part<ACT>(in + image + c + v, ACT == kNone ? nullptr : y + image + c + v, left, job.prologue_slope);
-        };
-        split_pairs(values(0, valid - v), values(job.second, job.second == 0 ? 0 : valid - v), block + v, job.parts);
-      }
-    }
-  }
+  each_shared_word<ACT>(job, [&](const float* in, const float* y, int64_t left, Bf16Pair* out) __attribute__((always_inline)) {
+    const auto values = [&](int64_t image, int64_t wanted) __attribute__((always_inline)) {
+      return read_part<ACT>(in + image, ACT == kNone ? nullptr : y + image, wanted, job.prologue_slope);
+    };
+    split_pairs(values(0, left), values(job.second, job.second == 0 ? 0 : left), out, job.parts);
+  });
 }
 
 void split_channels(const PackChannels<float, Bf16Pair>& job) {
-  switch (job.prologue_y == nullptr ? kNone : job.prologue_activation) {
-    case kRelu:
-      return split_channels_impl<kRelu>(job);
-    case kLeakyRelu:
-      return split_channels_impl<kLeakyRelu>(job);
-    case kTanh:
-      return split_channels_impl<kTanh>(job);
-    case kSigmoid:
-      return split_channels_impl<kSigmoid>(job);
-    default:
-      return split_channels_impl<kNone>(job);
-  }
+  with_activation(job.prologue_y != nullptr, job.prologue_activation, [&](auto act) { split_channels_impl<act.value>(job); });
 }
 
 void split_lines(const float* first, const float* second, Bf16Pair* out, const Parts& parts) {

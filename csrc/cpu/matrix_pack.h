@@ -67,18 +67,7 @@ void pack_pixels_impl(const MatrixPixels<float>& row) {
 
 template <class S>
 void pack_pixels(const MatrixPixels<S>& row) {
-  switch (row.prologue_y == nullptr ? kNone : row.prologue_activation) {
-    case kRelu:
-      return pack_pixels_impl<kRelu>(row);
-    case kLeakyRelu:
-      return pack_pixels_impl<kLeakyRelu>(row);
-    case kTanh:
-      return pack_pixels_impl<kTanh>(row);
-    case kSigmoid:
-      return pack_pixels_impl<kSigmoid>(row);
-    default:
-      return pack_pixels_impl<kNone>(row);
-  }
+  with_activation(row.prologue_y != nullptr, row.prologue_activation, [&](auto act) { pack_pixels_impl<act.value>(row); });
 }
 
 // ---- transposition --------------------------------------------------------------------------------------------------------------
