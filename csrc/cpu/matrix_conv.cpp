@@ -15,13 +15,13 @@ namespace {
 
 constexpr int64_t kTileBytes = 512 * 1024;         // beside a panel of weights: CPUs with matrix registers have an L2 of 2 MB
 constexpr int64_t kThreePartsBytes = 1024 * 1024;  // the same of floats, whose products take six times as long
-constexpr int64_t kShallow = 32;            // channels up to which steps may be pieces of a row of the kernel
-constexpr int64_t kFewestRows = 4;          // of a tile that is cut for the sake of threads
-constexpr double kSideBySideGain = 1.05;  // of registers, for lines that are stored apart
+constexpr int64_t kShallow = 32;                   // channels up to which steps may be pieces of a row of the kernel
+constexpr int64_t kFewestRows = 4;                 // of a tile that is cut for the sake of threads
+constexpr int64_t kPadWords = 16;                  // keeps plane strides off multiples of 4 KB, which would share L1 sets
+constexpr double kSideBySideGain = 1.05;           // of registers, for lines that are stored apart
 // Packed weights of a call beyond this are not near when they are multiplied. In three parts, fetching them ahead makes 512 -> 256 channels of
 // 4x4 images 1.17 times as fast; with the few products of one part it costs as much as it saves, and where they are near anyway 10 %.
 constexpr int64_t kNearWeights = 1 << 20;
-constexpr int64_t kPadWords = 16;           // keeps plane strides off multiples of 4 KB, which would share L1 sets
 
 // One word of a step: its first channel of two, and the tap; a tap of -1 stands for a weight of zero.
 struct PanelWord {
