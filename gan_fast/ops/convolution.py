@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast.ops import _kernels, activation, geometry, layout
+from gan_fast import backends
+from gan_fast.ops import _kernels, activation, convolution_choice, geometry, layout, registry
 from gan_fast.ops.geometry import Geometry
 from gan_fast.ops.registry import OPERATORS, asked_for, planned
 
@@ -236,6 +237,21 @@ def make_backward(transposed: bool) -> Any:
         if layout.output_format(input, weight) == torch.channels_last:
             # PyTorch's rule for the input's gradient; and both kernels below would convert it, each for itself.
             grad = layout.as_channels_last(grad)
+        if backend == "auto" and prologue_y is None and registry.runs_plainly():
+            left = convolution_choice.left_to_torch(
+                transposed, tuple(input.shape), tuple(weight.shape), g,
+                convolution_choice.Formats(*(layout.is_channels_last(t) for t in (input, grad, weight))), y is not None,
+                input.device.type, input.dtype, backends.circumstances(input.is_cuda),
+            )  # fmt: skip
+            if left is not None and ((need_input and left.input) or (need_weight and left.weight)):
+                theirs = (need_input and left.input, need_weight and left.weight, need_bias and left.weight)
+                inner = through_activation(grad, y, act, slope, backend)
+                bias_sizes = [grad.shape[1]] if theirs[2] else None
+                grads[0], grads[1], grads[2] = torch.ops.aten.convolution_backward(
+                    inner, input, weight, bias_sizes, *left.parameters, theirs
+                )
+                need_input, need_weight = need_input and not theirs[0], need_weight and not theirs[1]
+                need_bias = need_bias and not theirs[2]
         form = (g.stride, g.pad_begin, g.dilation, g.groups)
         if need_input or need_prologue_y:
             inner = OPERATORS[sibling](grad, weight, None, *form, size, "none", 0.01, y, act, slope, backend)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gan_fast import backends, choice_table
 from gan_fast.ops import geometry as geometries
-from gan_fast.ops import layout
+from gan_fast.ops import layout, padding, rows
 from gan_fast.ops.geometry import Geometry
 
 
@@ -113,3 +113,54 @@ def enters(
 
 
 choice_table.on_change(enters.cache_clear)
+
+
+class Left(NamedTuple):
+    """Gradients that are left to PyTorch, and the arguments of ``aten::convolution_backward`` between the weight's
+    bias sizes and the mask of what is wanted."""
+
+    input: bool
+    weight: bool
+    parameters: tuple[Any, ...]
+
+
+@lru_cache(maxsize=4096)
+def left_to_torch(
+    transposed: bool,
+    input: tuple[int, ...],
+    weight: tuple[int, ...],
+    geometry: Geometry,
+    formats: Formats,
+    fused: bool,
+    device: str,
+    dtype: torch.dtype,
+    circumstances: tuple[object, ...],
+) -> Left | None:
+    """Which gradients an automatic choice leaves to PyTorch, or None: then those are PyTorch's own backward pass.
+
+    As calls of our operators they would be a forward convolution of PyTorch's, and one backward pass for each gradient,
+    which in its layer are one. For single sounds that made the layer up to 1.5 times as slow as PyTorch's.
+    """
+    stride, pad_begin, dilation, groups, out_size = geometry
+    kernel, rank = weight[2:], len(input) - 2
+    if rows.is_product(input, out_size, kernel, stride, pad_begin, groups):
+        return None
+    sizes = input[2:], kernel, stride, pad_begin, dilation, out_size
+    if transposed:
+        pads, extra = padding.output_padding(*sizes)
+    else:
+        pads, widths = padding.input_padding(*sizes)
+        extra = [0] * rank if widths is None else None
+    if extra is None:
+        return None
+    calls = passes(transposed, input, weight, geometry, formats, fused)[1:]
+    of_input, of_weight = (
+        backends.choose(op, backend="auto", device=device, dtype=dtype, rank=rank, **facts).backend == "torch"
+        for op, facts in calls
+    )
+    if not (of_input or of_weight):
+        return None
+    return Left(of_input, of_weight, (list(stride), pads, list(dilation), transposed, extra, groups))
+
+
+choice_table.on_change(left_to_torch.cache_clear)

@@ -119,6 +119,24 @@ def is_finished(shape: Sequence[int], memory_format: torch.memory_format) -> boo
     return memory_format == torch.channels_last or last == memory.contiguous_stride(shape)
 
 
+class Format:
+    """The strides of tensors of one shape in one format."""
+
+    def __init__(self, shape: Sequence[int], memory_format: torch.memory_format) -> None:
+        self.memory_format = memory_format
+        last = memory_format == torch.channels_last
+        self.stride = memory.channels_last_stride(shape) if last else memory.contiguous_stride(shape)
+
+    @staticmethod
+    def of_output(shape: Sequence[int], *tensors: Tensor) -> Format:
+        """That of an output of this shape, made of these tensors: see :func:`output_format`."""
+        return Format(shape, output_format(*tensors))
+
+    def of(self, x: Tensor) -> Tensor:
+        """:func:`with_format`, of a tensor with this shape."""
+        return x if x.stride() == self.stride else with_format(x, self.memory_format)
+
+
 def with_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:
     """x with exactly the strides of ``torch.empty(x.shape, memory_format=...)``, copied only if the memory differs.
 

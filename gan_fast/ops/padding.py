@@ -25,28 +25,28 @@ def pad_or_crop(x: Tensor, widths: Sequence[int]) -> Tensor:
     return torch.nn.functional.pad(torch.nn.functional.pad(x, cut), fill)
 
 
-def pad_input(
-    x: Tensor,
+def input_padding(
+    size: Sequence[int],
     kernel: Sequence[int],
     stride: Sequence[int],
     pad_begin: Sequence[int],
     dilation: Sequence[int],
     out_size: Sequence[int],
-) -> tuple[list[int], Tensor]:
-    """(padding for PyTorch's convolution, x padded or cropped for the rest): together they give exactly out_size.
+) -> tuple[list[int], list[int] | None]:
+    """(padding for PyTorch's convolution, widths to pad or crop its input with): together they give exactly out_size.
 
-    Equal padding on both sides, the usual case, needs no pass over x: PyTorch's convolution does it.
+    Equal padding on both sides, the usual case, needs no pass over the input (None): PyTorch's convolution does it.
     """
     begin = list(pad_begin)
     ends = [
-        pad_end(size, k, s, p, d, out)
-        for size, k, s, p, d, out in zip(x.shape[2:], kernel, stride, begin, dilation, out_size, strict=True)
+        pad_end(n, k, s, p, d, out)
+        for n, k, s, p, d, out in zip(size, kernel, stride, begin, dilation, out_size, strict=True)
     ]
     # An end up to stride - 1 short of the beginning gives the same outputs: PyTorch rounds their number down.
     if all(p >= 0 and e <= p < e + s for p, e, s in zip(begin, ends, stride, strict=True)):
-        return begin, x
+        return begin, None
     widths = [w for p, e in zip(reversed(begin), reversed(ends), strict=True) for w in (p, e)]
-    return [0] * len(begin), pad_or_crop(x, widths)
+    return [0] * len(begin), widths
 
 
 def output_padding(

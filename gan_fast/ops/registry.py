@@ -115,6 +115,17 @@ def nobody_looks_on() -> bool:
     )
 
 
+def runs_plainly() -> bool:
+    """Whether a backward pass may do without operators: nothing records, traces or transforms what it does."""
+    return (
+        _recorder is None
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and nobody_looks_on()
+    )
+
+
 class Operator:
     """One operator of the namespace ``gan_fast``; the last argument of every schema is ``str backend="auto"``.
 

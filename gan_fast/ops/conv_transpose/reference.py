@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from gan_fast.ops import activation, layout, rows
 from gan_fast.ops.padding import crop_widths, output_padding, pad_or_crop
+from gan_fast.ops.registry import planned
 
 
-def conv_transpose(
+def _plan(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -26,19 +28,30 @@ def conv_transpose(
     prologue_y: Tensor | None = None,
     prologue_activation: str = "none",
     prologue_slope: float = 0.01,
-) -> Tensor:
-    """PyTorch's transposed convolution, cut or filled with zeros to out_size, then bias and activation."""
-    x = input if prologue_y is None else activation.grad(input, prologue_y, prologue_activation, prologue_slope)
-    padding, extra = output_padding(x.shape[2:], weight.shape[2:], stride, pad_begin, dilation, out_size)
-    parameters = list(stride), padding, list(dilation), True
-    if rows.is_product(x.shape, out_size, weight.shape[2:], stride, pad_begin, groups):
-        out = rows.image(F.linear(rows.matrix(x), weight.flatten(1).t(), bias))
-    elif extra is not None:
-        out = torch.ops.aten.convolution(x, weight, bias, *parameters, extra, groups)
-    else:
-        none = [0] * len(stride)
-        full = torch.ops.aten.convolution(x, weight, None, *parameters, none, groups)
-        out = pad_or_crop(full, crop_widths(full.shape[2:], pad_begin, out_size))
-        if bias is not None:  # after the padding: positions that no input reaches get the bias too
-            out = out + bias.view(-1, *[1] * len(stride))
-    return layout.with_format(activation.apply(out, act, slope), layout.output_format(input, weight))
+) -> Callable[..., Tensor]:
+    size, kernel = input.shape, weight.shape[2:]
+    is_product = rows.is_product(size, out_size, kernel, stride, pad_begin, groups)
+    padding, extra = output_padding(size[2:], kernel, stride, pad_begin, dilation, out_size)
+    cut = extra is None  # PyTorch's result cut or filled with zeros
+    parameters = list(stride), padding, list(dilation), True, extra or [0] * len(stride), groups
+    prologue = prologue_activation if prologue_y is not None else None
+    form = layout.Format.of_output((size[0], weight.shape[1] * groups, *out_size), input, weight)
+
+    def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+        x = input if prologue is None else activation.grad(input, rest[7], prologue, prologue_slope)
+        if is_product:
+            out = rows.image(F.linear(rows.matrix(x), weight.flatten(1).t(), bias))
+        elif not cut:
+            out = torch.ops.aten.convolution(x, weight, bias, *parameters)
+        else:
+            full = torch.ops.aten.convolution(x, weight, None, *parameters)
+            out = pad_or_crop(full, crop_widths(full.shape[2:], pad_begin, out_size))
+            if bias is not None:  # after the padding: positions that no input reaches get the bias too
+                out = out + bias.view(-1, *[1] * len(stride))
+        return form.of(activation.apply(out, act, slope))
+
+    return run
+
+
+#: PyTorch's transposed convolution, cut or filled with zeros to out_size, then bias and activation.
+conv_transpose = planned(_plan)
