@@ -33,7 +33,7 @@ from gan_fast.cache import atomic_write
 from gan_fast.choice_table import Choice
 from gan_fast.machine import cpu_model
 from gan_fast.ops import _triton, first_use
-from gan_fast.ops.registry import OPERATORS, Operator, recording
+from gan_fast.ops.registry import OPERATORS, Operator, prepared, recording
 from gan_fast.precision import float32_products
 
 __all__ = ["UNDECIDED", "Call", "Cell", "calibration", "default_file", "measure", "record", "save", "served"]
@@ -209,7 +209,7 @@ def _take_turns(call: Call, rounds: int, fixed_work: interleaved.Calibration) ->
     operator = OPERATORS[call.op]
     arguments = call.make()
     programs = {name: functools.partial(operator, *arguments, name) for name in call.backends}
-    programs["torch"] = functools.partial(operator.implementations["reference"], *arguments)
+    programs["torch"] = functools.partial(prepared(operator.implementations["reference"], *arguments), *arguments)
     first = interleaved.measure(programs, 1, calibration=fixed_work)
     shortest = min(result["seconds"] for result in first.values())
     repeats = max(1, math.ceil(SHORTEST_TURN / shortest))
@@ -232,7 +232,7 @@ def _race(call: Call, rounds: int, clock: on_device.Clock) -> Cell | None:
         programs = {
             label: functools.partial(_run, tile, operator, *arguments, name) for label, (name, tile) in runs.items()
         }
-        programs["torch"] = functools.partial(operator.implementations["reference"], *arguments)
+        programs["torch"] = functools.partial(prepared(operator.implementations["reference"], *arguments), *arguments)
         times = on_device.measure(programs, rounds, clock)
     order = sorted(runs, key=times.__getitem__)
     fastest = {runs[label][0]: times[label] for label in reversed(order)}

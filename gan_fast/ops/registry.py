@@ -100,6 +100,12 @@ def plan_of(implementation: Callable[..., Any]) -> Callable[..., Callable[..., A
     return _plans.get(implementation)
 
 
+def prepared(implementation: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """What serves calls like this one: the plan's function, or the implementation where it has no plan."""
+    plan = plan_of(implementation)
+    return implementation if plan is None else plan(*arguments)
+
+
 def nobody_looks_on() -> bool:
     """Whether nothing is active that has to see the operators which a program calls: a tracer, a mode (fake tensors,
     counters, selective checkpoints), a profiler, forward-mode derivatives.
@@ -240,8 +246,8 @@ class Operator:
         choice = backends.choose(self.name, backend=backend, **self.facts(*arguments))
         negated = any(isinstance(value, Tensor) and value.is_neg() for value in arguments)
         implementation = self.implementations["reference" if choice.backend == "torch" else choice.backend]
-        plan = None if negated else plan_of(implementation)  # the sign resolved, strides may be others
-        return choice, negated, implementation, implementation if plan is None else plan(*arguments)
+        # The sign resolved, strides may be others.
+        return choice, negated, implementation, implementation if negated else prepared(implementation, *arguments)
 
     def _run_fake(self, *args: Any) -> Any:
         *arguments, _ = args + self._defaults[len(args) :]
