@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -190,9 +190,17 @@ def make_cpu(op: str) -> Any:
 # ---------------------------------------------------------------------------------------------------- derivatives
 
 
-def through_activation(g: Tensor, y: Tensor | None, act: str, slope: float, backend: str) -> Tensor:
+def call_operator(name: str, *arguments: Any) -> Any:
+    """An operator by its name."""
+    return OPERATORS[name](*arguments)
+
+
+def through_activation(
+    g: Tensor, y: Tensor | None, act: str, slope: float, backend: str, call: Callable[..., Any] = call_operator
+) -> Tensor:
     """g * act'(y), or g where there is no activation."""
-    return g if y is None or act == "none" else OPERATORS["act_grad"](g, y, act, slope, backend)
+    result: Tensor = g if y is None or act == "none" else call("act_grad", g, y, act, slope, backend)
+    return result
 
 
 def prologue_grads(
@@ -205,77 +213,119 @@ def prologue_grads(
     return through_activation(grad, y, act, slope, backend), None if factor is None else grad * g * factor
 
 
+class Form(NamedTuple):
+    """A call of conv or conv_transpose, beside its tensors."""
+
+    geometry: Geometry
+    act: str
+    slope: float
+    prologue_act: str
+    prologue_slope: float
+    has_bias: bool
+    backend: str
+
+
 def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Saves conv's or conv_transpose's tensors: the output only if an activation needs it."""
     (input, weight, bias, stride, pad_begin, dilation, groups, out_size, act, slope,
      prologue_y, prologue_activation, prologue_slope, backend) = inputs  # fmt: skip
     ctx.save_for_backward(input, weight, output if act != "none" else None, prologue_y)
-    ctx.geometry = as_geometry(stride, pad_begin, dilation, groups, out_size)
-    ctx.epilogue = (act, slope)
-    ctx.prologue = (prologue_activation, prologue_slope)
-    ctx.has_bias = bias is not None
-    ctx.backend = backend
+    geometry = as_geometry(stride, pad_begin, dilation, groups, out_size)
+    ctx.form = Form(geometry, act, slope, prologue_activation, prologue_slope, bias is not None, backend)
+
+
+def left_to_torch(
+    transposed: bool, input: Tensor, weight: Tensor, grad: Tensor, form: Form
+) -> convolution_choice.Left | None:
+    """:func:`gan_fast.ops.convolution_choice.left_to_torch` of a backward pass, None where it has to be operators."""
+    if form.backend != "auto" or torch.is_grad_enabled() or not registry.runs_plainly():
+        return None
+    return convolution_choice.left_to_torch(
+        transposed, tuple(input.shape), tuple(weight.shape), form.geometry,
+        convolution_choice.Formats(*(layout.is_channels_last(t) for t in (input, grad, weight))), form.act != "none",
+        input.device.type, input.dtype, backends.circumstances(input.is_cuda),
+    )  # fmt: skip
+
+
+#: Gradients with respect to input, weight, bias and prologue_y.
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def gradients(
+    ctx: Any,
+    form: Form,
+    transposed: bool,
+    grad: Tensor,
+    call: Callable[..., Any] = call_operator,
+    left: Callable[..., convolution_choice.Left | None] = left_to_torch,
+) -> Gradients:
+    """The derivative of conv or conv_transpose, by operators that are differentiable again.
+
+    Args:
+        ctx: of the backward pass, with the saved tensors.
+        form: of the call.
+        transposed: conv_transpose rather than conv.
+        grad: with respect to the output.
+        call: as :func:`call_operator`.
+        left: as :func:`left_to_torch`.
+    """
+    input, weight, y, prologue_y = ctx.saved_tensors
+    g, act, slope, prologue_act, prologue_slope, has_bias, backend = form
+    need_input, need_weight = (asked_for(ctx, index, index) for index in (0, 1))
+    need_bias = has_bias and asked_for(ctx, 2, 2)
+    need_prologue_y = prologue_y is not None and asked_for(ctx, 10, 3 if has_bias else 2)
+    if layout.output_format(input, weight) == torch.channels_last:
+        # PyTorch's rule for the input's gradient; and both kernels below would convert it, each for itself.
+        grad = layout.as_channels_last(grad)
+    of_input = of_weight = of_bias = of_prologue_y = None
+    theirs = None if prologue_y is not None else left(transposed, input, weight, grad, form)
+    if theirs is not None and ((need_input and theirs.input) or (need_weight and theirs.weight)):
+        wanted = (need_input and theirs.input, need_weight and theirs.weight, need_bias and theirs.weight)
+        inner = through_activation(grad, y, act, slope, backend, call)
+        bias_sizes = [grad.shape[1]] if wanted[2] else None
+        of_input, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            inner, input, weight, bias_sizes, *theirs.parameters, wanted
+        )
+        need_input, need_weight, need_bias = (
+            need_input and not wanted[0],
+            need_weight and not wanted[1],
+            need_bias and not wanted[2],
+        )
+    size, kernel = tuple(input.shape[2:]), tuple(weight.shape[2:])
+    sides = (g.stride, g.pad_begin, g.dilation, g.groups)
+    if need_input or need_prologue_y:
+        sibling = "conv" if transposed else "conv_transpose"
+        inner = call(sibling, grad, weight, None, *sides, size, "none", 0.01, y, act, slope, backend)
+        of_input, of_prologue_y = prologue_grads(
+            inner, input, prologue_y, prologue_act, prologue_slope, backend, want_y=need_prologue_y
+        )
+    if not need_weight:
+        if need_bias:
+            of_bias = through_activation(grad, y, act, slope, backend, call).sum([0, *range(2, grad.dim())])
+        return of_input, of_weight, of_bias, of_prologue_y
+    as_weight = layout.is_channels_last(weight)  # a gradient in another format would be copied by autograd
+    if prologue_y is not None and y is None and not need_bias:
+        # W(x', g) = W'(g, x') with the roles swapped: the prologue on x fuses, nothing is materialised.
+        of_weight, _ = call(
+            "conv_weight_grad", grad, input, kernel, *sides, not transposed, False, prologue_y, prologue_act,
+            prologue_slope, as_weight, backend,
+        )  # fmt: skip
+    else:
+        x = through_activation(input, prologue_y, prologue_act, prologue_slope, backend, call)
+        of_weight, bias_grad = call(
+            "conv_weight_grad", x, grad, kernel, *sides, transposed, need_bias, y, act, slope, as_weight, backend
+        )
+        of_bias = bias_grad if need_bias else of_bias
+    return of_input, of_weight, of_bias, of_prologue_y
 
 
 def make_backward(transposed: bool) -> Any:
-    """The derivative of conv or conv_transpose, by operators that are differentiable again."""
-    sibling = "conv" if transposed else "conv_transpose"
+    """The backward function of conv or conv_transpose."""
 
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         grads: list[Tensor | None] = [None] * 14
-        if grad is None:
-            return tuple(grads)
-        input, weight, y, prologue_y = ctx.saved_tensors
-        g: Geometry = ctx.geometry
-        backend: str = ctx.backend
-        act, slope = ctx.epilogue
-        prologue_act, prologue_slope = ctx.prologue
-        need_input, need_weight = (asked_for(ctx, index, index) for index in (0, 1))
-        need_bias = ctx.has_bias and asked_for(ctx, 2, 2)
-        need_prologue_y = prologue_y is not None and asked_for(ctx, 10, 3 if ctx.has_bias else 2)
-        size, kernel = tuple(input.shape[2:]), tuple(weight.shape[2:])
-        if layout.output_format(input, weight) == torch.channels_last:
-            # PyTorch's rule for the input's gradient; and both kernels below would convert it, each for itself.
-            grad = layout.as_channels_last(grad)
-        if backend == "auto" and prologue_y is None and registry.runs_plainly():
-            left = convolution_choice.left_to_torch(
-                transposed, tuple(input.shape), tuple(weight.shape), g,
-                convolution_choice.Formats(*(layout.is_channels_last(t) for t in (input, grad, weight))), y is not None,
-                input.device.type, input.dtype, backends.circumstances(input.is_cuda),
-            )  # fmt: skip
-            if left is not None and ((need_input and left.input) or (need_weight and left.weight)):
-                theirs = (need_input and left.input, need_weight and left.weight, need_bias and left.weight)
-                inner = through_activation(grad, y, act, slope, backend)
-                bias_sizes = [grad.shape[1]] if theirs[2] else None
-                grads[0], grads[1], grads[2] = torch.ops.aten.convolution_backward(
-                    inner, input, weight, bias_sizes, *left.parameters, theirs
-                )
-                need_input, need_weight = need_input and not theirs[0], need_weight and not theirs[1]
-                need_bias = need_bias and not theirs[2]
-        form = (g.stride, g.pad_begin, g.dilation, g.groups)
-        if need_input or need_prologue_y:
-            inner = OPERATORS[sibling](grad, weight, None, *form, size, "none", 0.01, y, act, slope, backend)
-            grads[0], grads[10] = prologue_grads(
-                inner, input, prologue_y, prologue_act, prologue_slope, backend, want_y=need_prologue_y
-            )
-        if not need_weight:
-            if need_bias:
-                grads[2] = through_activation(grad, y, act, slope, backend).sum([0, *range(2, grad.dim())])
-            return tuple(grads)
-        weight_grad = OPERATORS["conv_weight_grad"]
-        as_weight = layout.is_channels_last(weight)  # a gradient in another format would be copied by autograd
-        if prologue_y is not None and y is None and not need_bias:
-            # W(x', g) = W'(g, x') with the roles swapped: the prologue on x fuses, nothing is materialised.
-            grads[1], _ = weight_grad(
-                grad, input, kernel, *form, not transposed, False, prologue_y, prologue_act, prologue_slope, as_weight,
-                backend,
-            )  # fmt: skip
-        else:
-            x = through_activation(input, prologue_y, prologue_act, prologue_slope, backend)
-            grads[1], grad_bias = weight_grad(
-                x, grad, kernel, *form, transposed, need_bias, y, act, slope, as_weight, backend
-            )
-            grads[2] = grad_bias if need_bias else None
+        if grad is not None:
+            grads[0], grads[1], grads[2], grads[10] = gradients(ctx, ctx.form, transposed, grad)
         return tuple(grads)
 
     return backward

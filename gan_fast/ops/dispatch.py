@@ -21,6 +21,7 @@ from gan_fast.ops import activation as activations
 from gan_fast.ops import convolution_choice, layout
 from gan_fast.ops import geometry as geometries
 from gan_fast.ops.geometry import Geometry
+from gan_fast.ops.lane import Lane
 from gan_fast.ops.registry import OPERATORS, autocast_enabled, nobody_looks_on
 
 Size = int | Sequence[int]
@@ -36,10 +37,10 @@ _TORCH: dict[int, Callable[..., Tensor]] = {
 }
 
 
-#: What calls come to, by shapes and modes: None where they are PyTorch's, else the operator's name and its arguments
-#: after input, weight and bias. Asked before anything else, and by as few words as can be: where the layer before has
-#: swept the caches, every line of Python costs ten times what it seems to, and a small layer takes hardly longer.
-_known: dict[tuple[Any, ...], tuple[Any, ...] | None] = {}
+#: What calls come to, by shapes and modes: None where they are PyTorch's, else what serves them. Asked before anything
+#: else, and by as few words as can be: where the layer before has swept the caches, every line of Python costs ten
+#: times what it seems to, and a small layer takes hardly longer.
+_known: dict[tuple[Any, ...], Callable[..., Any] | None] = {}
 _MANY = 4096
 choice_table.on_change(_known.clear)
 
@@ -69,7 +70,7 @@ def look_up(backend: str | None, kind: object, input: Tensor, weight: Tensor, *r
         return None, _UNKNOWN
 
 
-def remember(key: tuple[Any, ...] | None, what: tuple[Any, ...] | None) -> None:
+def remember(key: tuple[Any, ...] | None, what: Callable[..., Any] | None) -> None:
     """Have :func:`look_up` tell this call from now on."""
     if key is not None:
         if len(_known) >= _MANY:
@@ -110,7 +111,7 @@ def convolution(
         out = _TORCH[kind](input, weight, bias, *parameters)
         return out if activation is None else activations.apply(out, activation, negative_slope)
     if known is not _UNKNOWN and _is_plain(input, weight, bias):
-        return OPERATORS[known[0]](input, weight, bias, *known[1:])
+        return known(input, weight, bias)
     act = activations.check(activation)
     asked = backends.requested(backend)
 
@@ -138,8 +139,10 @@ def convolution(
         choose(op, asked, device=x.device.type, dtype=x.dtype, rank=abs(kind))  # raises where that one cannot
     if x.dim() == abs(kind) + 1:  # unbatched
         return call(op, x.unsqueeze(0), w, b, geometry, act, negative_slope, asked).squeeze(0)
-    if activations.fusable(act, negative_slope):
-        remember(key, (op, *arguments(geometry, act, negative_slope, asked)))
+    if key is not None and activations.fusable(act, negative_slope) and _is_plain(input, weight, bias):
+        lane = Lane.of(op, input, weight, bias, arguments(geometry, act, negative_slope, asked))
+        if lane is not None:
+            remember(key, lane)
     return call(op, x, w, b, geometry, act, negative_slope, asked)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,6 +106,16 @@ def prepared(implementation: Callable[..., Any], *arguments: Any) -> Callable[..
     return implementation if plan is None else plan(*arguments)
 
 
+class Served(NamedTuple):
+    """What all calls of an operator with one signature share: the choice, whether PyTorch negates a tensor among the
+    arguments when it reads it, and the implementation with its plan for such calls."""
+
+    choice: Choice
+    negated: bool
+    implementation: Callable[..., Any]
+    run: Callable[..., Any]
+
+
 def nobody_looks_on() -> bool:
     """Whether nothing is active that has to see the operators which a program calls: a tracer, a mode (fake tensors,
     counters, selective checkpoints), a profiler, forward-mode derivatives.
@@ -122,10 +132,9 @@ def nobody_looks_on() -> bool:
 
 
 def runs_plainly() -> bool:
-    """Whether a backward pass may do without operators: nothing records, traces or transforms what it does."""
+    """Whether a pass may do without operators: nothing records, traces or transforms what it does."""
     return (
         _recorder is None
-        and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and nobody_looks_on()
@@ -184,9 +193,7 @@ class Operator:
         )
         self._function = _functorch_function(self, setup, backward, vmap)
         self._eager = _eager_function(self, setup, backward)
-        # By signature: the choice, whether PyTorch negates a tensor among the arguments when it reads it, and the
-        # implementation with its plan for such calls.
-        self._choices: dict[tuple[Any, ...], tuple[Choice, bool, Callable[..., Any], Callable[..., Any]]] = {}
+        self._choices: dict[tuple[Any, ...], Served] = {}  # by signature
         choice_table.on_change(self._choices.clear)
         OPERATORS[name] = self
 
@@ -215,19 +222,12 @@ class Operator:
         *arguments, backend = args + self._defaults[len(args) :]  # the dispatcher drops trailing defaults
         if forward_ad._current_level >= 0:  # autograd has dropped the tangents by now: 0 would be the wrong answer
             raise NotImplementedError(f"gan_fast::{self.name} has no forward-mode derivative")
-        key = (backend, *backends.circumstances(arguments[0].is_cuda), *_signature(arguments))
-        known = self._choices.get(key)
-        if known is None:
-            known = self._choose(arguments, backend)
-            if len(self._choices) >= _MANY:
-                self._choices.clear()
-            self._choices[key] = known
-        choice, negated, implementation, run = known
+        choice, negated, implementation, run = self.served(arguments, backend)
         if negated:  # kernels read memory, which has the other sign
             arguments = [value.resolve_neg() if isinstance(value, Tensor) else value for value in arguments]
         if _recorder is not None:
             _recorder(self, arguments, choice)
-        present = self.implementations["reference" if choice.backend == "torch" else choice.backend]
+        present = self.present(choice)
         if present is not implementation:  # somebody put in another
             run = present
         device = arguments[0].device.type
@@ -238,16 +238,29 @@ class Operator:
                 return run(*arguments)
         return run(*arguments)
 
-    def _choose(
-        self, arguments: list[Any], backend: str
-    ) -> tuple[Choice, bool, Callable[..., Any], Callable[..., Any]]:
-        """What all calls with this signature share; raises for those that do not fit."""
+    def served(self, arguments: list[Any], backend: str) -> Served:
+        """How calls like this one are served; raises for those that do not fit. ``arguments``: all but the backend."""
+        key = (backend, *backends.circumstances(arguments[0].is_cuda), *_signature(arguments))
+        known = self._choices.get(key)
+        if known is None:
+            known = self._choose(arguments, backend)
+            if len(self._choices) >= _MANY:
+                self._choices.clear()
+            self._choices[key] = known
+        return known
+
+    def present(self, choice: Choice) -> Callable[..., Any]:
+        """The implementation of that choice now."""
+        return self.implementations["reference" if choice.backend == "torch" else choice.backend]
+
+    def _choose(self, arguments: list[Any], backend: str) -> Served:
         self._check(*arguments)
         choice = backends.choose(self.name, backend=backend, **self.facts(*arguments))
         negated = any(isinstance(value, Tensor) and value.is_neg() for value in arguments)
-        implementation = self.implementations["reference" if choice.backend == "torch" else choice.backend]
+        implementation = self.present(choice)
         # The sign resolved, strides may be others.
-        return choice, negated, implementation, implementation if negated else prepared(implementation, *arguments)
+        run = implementation if negated else prepared(implementation, *arguments)
+        return Served(choice, negated, implementation, run)
 
     def _run_fake(self, *args: Any) -> Any:
         *arguments, _ = args + self._defaults[len(args) :]
