@@ -95,7 +95,7 @@ def test_bits_are_those_of_pytorch(
     forward, sibling = ("conv_transpose", "conv") if layer[0] else ("conv", "conv_transpose")
     assert ran == [forward, *([] if left[0] else [sibling]), *([] if left[1] else ["conv_weight_grad"])]
     for index, (theirs, ours) in enumerate(zip(wanted, found, strict=True)):
-        if left[min(index, 1)]:
+        if left[min(index, 1)] and not (layer[0] and index == 2):  # a transposed one's bias is a sum of its own
             assert torch.equal(theirs, ours) and theirs.stride() == ours.stride()
         else:
             torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)

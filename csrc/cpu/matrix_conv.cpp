@@ -119,6 +119,7 @@ void Call::choose_tile(int threads) {
     const int64_t fitting = budget / std::max<int64_t>(1, per_position * (tile_t + axis_y.span - 1)) - axis_x.span + 1;
     tile_u = std::min(tile_u, std::max(kMatrixRows, fitting / kMatrixRows * kMatrixRows));
   }
+  if (axis_y.max_count == 1) tile_u = share_columns(g, axis_x, tile_u, kMatrixRows, threads);
   tile_images = 1;
   if (tile_t == axis_y.max_count && tile_u == axis_x.max_count) {
     const int64_t fitting = std::max<int64_t>(1, budget / std::max<int64_t>(size(), 1));

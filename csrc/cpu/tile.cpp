@@ -49,6 +49,7 @@ TileGrid choose_tiles(const ConvGeometry& g, const AxisPlan& axis_y, const AxisP
     const int64_t fitting = budget / std::max<int64_t>(column, 1) - axis_x.span + 1;
     tiles.tile_u = std::min(tiles.tile_u, std::max(pixels, fitting / pixels * pixels));
   }
+  if (axis_y.max_count == 1) tiles.tile_u = share_columns(g, axis_x, tiles.tile_u, pixels, threads);
   tiles.tile_images = 1;
   if (tiles.tile_t == axis_y.max_count && tiles.tile_u == axis_x.max_count) {
     const int64_t fitting = std::max<int64_t>(1, budget / std::max<int64_t>(size(), 1));
@@ -61,6 +62,17 @@ TileGrid choose_tiles(const ConvGeometry& g, const AxisPlan& axis_y, const AxisP
   tiles.tiles_t = ceil_div(axis_y.max_count, tiles.tile_t);
   tiles.tiles_u = ceil_div(axis_x.max_count, tiles.tile_u);
   return tiles;
+}
+
+int64_t share_columns(const ConvGeometry& g, const AxisPlan& axis_x, int64_t most, int64_t unit, int threads) {
+  constexpr int64_t kFewest = 64, kFewestSpans = 8;
+  const int64_t count = axis_x.max_count;
+  int64_t tiles = ceil_div(count, std::max<int64_t>(most, 1));
+  if (threads > 1 && g.in_w >= g.kernel_h * g.kernel_w * (g.out_channels / g.groups)) {
+    const int64_t wanted = ceil_div(2 * static_cast<int64_t>(threads), std::max<int64_t>(g.groups * g.batch, 1));
+    tiles = std::max(tiles, std::min(wanted, count / std::max(kFewest, kFewestSpans * (axis_x.span - 1))));
+  }
+  return std::min(count, ceil_div(ceil_div(count, std::max<int64_t>(tiles, 1)), unit) * unit);
 }
 
 int64_t output_splits(int64_t tiles, int64_t out_blocks, int threads) {

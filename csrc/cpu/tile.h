@@ -82,6 +82,12 @@ bool leaves_cache(const ConvGeometry& g, const S* y) {
          g.batch * g.out_h * g.out_w * pixel >= kLeavesCache;
 }
 
+// Columns of a tile of a sound or another image of one row: even shares, multiples of `unit`, of at most so many. More tiles, so that no
+// thread is idle, where weights are few beside the input: each tile reads all of them. None so short that what its taps read besides counts.
+// Tasks that share a tile instead, with some of the output channels each, pack it anew: 64 -> 32 channels, kernel 4, stride 2, 4096 positions
+// took half as long again.
+int64_t share_columns(const ConvGeometry& geometry, const AxisPlan& axis_x, int64_t most, int64_t unit, int threads);
+
 // Few tiles: several tasks share one tile's output channels (each packs the tile again; results do not depend on it).
 int64_t output_splits(int64_t tiles, int64_t out_blocks, int threads);
 

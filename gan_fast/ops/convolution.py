@@ -280,17 +280,18 @@ def gradients(
     of_input = of_weight = of_bias = of_prologue_y = None
     theirs = None if prologue_y is not None else left(transposed, input, weight, grad, form)
     if theirs is not None and ((need_input and theirs.input) or (need_weight and theirs.weight)):
-        wanted = (need_input and theirs.input, need_weight and theirs.weight, need_bias and theirs.weight)
         inner = through_activation(grad, y, act, slope, backend, call)
+        their_bias = need_bias and theirs.weight
+        # A transposed one's takes oneDNN longer than the weight's in bfloat16: 0.75 ms, 0.35 with the sum apart.
+        wanted = (need_input and theirs.input, need_weight and theirs.weight, their_bias and not transposed)
         bias_sizes = [grad.shape[1]] if wanted[2] else None
         of_input, of_weight, of_bias = torch.ops.aten.convolution_backward(
             inner, input, weight, bias_sizes, *theirs.parameters, wanted
         )
-        need_input, need_weight, need_bias = (
-            need_input and not wanted[0],
-            need_weight and not wanted[1],
-            need_bias and not wanted[2],
-        )
+        if their_bias and transposed:
+            of_bias = inner.sum([0, *range(2, inner.dim())])
+        need_input, need_weight = need_input and not wanted[0], need_weight and not wanted[1]
+        need_bias = need_bias and not their_bias
     size, kernel = tuple(input.shape[2:]), tuple(weight.shape[2:])
     sides = (g.stride, g.pad_begin, g.dilation, g.groups)
     if need_input or need_prologue_y:
