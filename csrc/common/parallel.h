@@ -10,6 +10,7 @@
 // What GCC makes of the pragma below. Clang's own runtime would put a second pool of threads beside torch's, which is GNU's.
 extern "C" void GOMP_parallel(void (*function)(void*), void* data, unsigned threads, unsigned flags);
 extern "C" int omp_in_parallel(void);
+extern "C" int omp_get_thread_num(void);
 #define GAN_FAST_THREADS
 #elif defined(_OPENMP)
 #include <omp.h>
@@ -38,21 +39,36 @@ inline int usable_threads(int requested, int64_t tasks) {
 #endif
 }
 
-// A parallel loop that each of its threads works at.
+// Which tasks are a thread's share.
+enum class Shares {
+  kNeighbours,   // what a thread wrote in the loop before is then in its own cache in the next one over the same data
+  kInterleaved,  // of what all threads read afterwards, in one order: none finds all of it in the other's cache at first
+};
+
+// A parallel loop that each of its threads works at. A thread begins with its own share; afterwards it takes what others have left.
 template <class Body>
 class TaskLoop {
  public:
-  TaskLoop(int64_t tasks, const Body& body) : tasks_(tasks), body_(body) {}
+  TaskLoop(int64_t tasks, int threads, Shares kind, const Body& body)
+      : shares_(std::min(threads, kMostShares)), step_(kind == Shares::kInterleaved ? shares_ : 1), body_(body) {
+    for (int s = 0; s < shares_; ++s) {
+      share_[s].next.store(step_ == 1 ? tasks * s / shares_ : s, std::memory_order_relaxed);
+      share_[s].end = step_ == 1 ? tasks * (s + 1) / shares_ : tasks;
+    }
+  }
 
   // Takes tasks until none is left. An exception that left the parallel region would end the process: it waits for rethrow().
-  void work() {
-    while (!failed_.load(std::memory_order_relaxed)) {
-      const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
-      if (task >= tasks_) return;
-      try {
-        body_(task);
-      } catch (...) {
-        if (!failed_.exchange(true)) failure_ = std::current_exception();
+  void work(int thread) {
+    for (int k = 0; k < shares_; ++k) {
+      Share& share = share_[(thread + k) % shares_];
+      while (!failed_.load(std::memory_order_relaxed)) {
+        const int64_t task = share.next.fetch_add(step_, std::memory_order_relaxed);
+        if (task >= share.end) break;
+        try {
+          body_(task);
+        } catch (...) {
+          if (!failed_.exchange(true)) failure_ = std::current_exception();
+        }
       }
     }
   }
@@ -62,17 +78,24 @@ class TaskLoop {
   }
 
  private:
-  const int64_t tasks_;
+  static constexpr int kMostShares = 64;  // with more threads than that several begin with one
+  struct alignas(64) Share {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+
+  Share share_[kMostShares];
+  const int shares_;
+  const int64_t step_;  // from a task of a share to its next
   const Body& body_;
-  std::atomic<int64_t> next_{0};
   std::atomic<bool> failed_{false};
   std::exception_ptr failure_;
 };
 
-// Runs body(task) for task = 0..tasks-1. Tasks are handed out dynamically, so body must not depend on the thread. The first thing
+// Runs body(task) for task = 0..tasks-1, by whichever thread has time: body must not depend on it. The first thing
 // that body throws (std::bad_alloc) is thrown here; tasks that have not begun by then are left out.
 template <class Body>
-void parallel_tasks(int64_t tasks, int requested, const Body& body) {
+void parallel_tasks(int64_t tasks, int requested, Shares shares, const Body& body) {
   if (recording_plan()) {
     note_loop(tasks);
     return;
@@ -83,15 +106,20 @@ void parallel_tasks(int64_t tasks, int requested, const Body& body) {
     return;
   }
 #ifdef GAN_FAST_THREADS
-  TaskLoop<Body> loop(tasks, body);
+  TaskLoop<Body> loop(tasks, threads, shares, body);
 #ifdef GAN_FAST_GOMP
-  GOMP_parallel([](void* shared) { static_cast<TaskLoop<Body>*>(shared)->work(); }, &loop, static_cast<unsigned>(threads), 0);
+  GOMP_parallel([](void* shared) { static_cast<TaskLoop<Body>*>(shared)->work(omp_get_thread_num()); }, &loop, static_cast<unsigned>(threads), 0);
 #else
 #pragma omp parallel num_threads(threads)
-  loop.work();
+  loop.work(omp_get_thread_num());
 #endif
   loop.rethrow();
 #endif
+}
+
+template <class Body>
+void parallel_tasks(int64_t tasks, int requested, const Body& body) {
+  parallel_tasks(tasks, requested, Shares::kNeighbours, body);
 }
 
 // 32 Ki elements: well above what starting a thread costs, and few enough bytes to stay in a core's second-level cache.

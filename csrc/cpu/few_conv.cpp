@@ -88,7 +88,7 @@ Call<S, W>::Call(const ConvGeometry& geometry, const AxisPlan& y_plan, const Axi
 // [phase][output channel][group of taps][channel block][tap][word]
 template <class S, class W>
 void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S* weight, W* packed, int threads) {
-  parallel_tasks(call.g.groups * call.in_blocks, threads, [&](int64_t task) {
+  parallel_tasks(call.g.groups * call.in_blocks, threads, Shares::kInterleaved, [&](int64_t task) {
     const int64_t block = task % call.in_blocks, group = task / call.in_blocks;
     const int64_t words = std::min(kChannelBlock, call.in_words - block * kChannelBlock);
     const int64_t first = block * kChannelBlock * kPerWord<W>;
@@ -253,7 +253,7 @@ void few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axi
   const CallScratch weight_memory(kSharedWeights, g.groups * call.weights_per_group * sizeof(W));
   W* const packed_weights = weight_memory.as<W>();
   pack_weights(call, strides, weight, packed_weights, threads);
-  const int64_t tiles = call.count(g.groups), next = std::max(threads, 1);  // from a thread's tile to its next, if all take as long
+  const int64_t tiles = call.count(g.groups);
   const int64_t segments = ceil_div(call.tile_u, call.engine.few_pixels_wide);
   parallel_tasks(tiles, threads, [&](int64_t task) {
     const TilePlace place = call.place(task, g.batch);
@@ -267,8 +267,8 @@ void few_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& axi
       if (below.t < axis_y.max_count) {
         fetch_tile(ahead, g, axis_y, below, call.tile_t - call.axis_y.span, call.tiles_u == 1, x, prologue);
       }
-    } else if (task + next < tiles) {
-      fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
+    } else if (task + 1 < tiles) {
+      fetch_tile(ahead, g, axis_y, call.place(task + 1, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
     }
     run_tile(call, place, x, prologue, packed, packed_weights + place.group * call.weights_per_group, y, epilogue, ahead);
   });

@@ -155,9 +155,9 @@ void Call<S, W>::lay_out() {
 }
 
 template <class S, class W>
-void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S* weight, W* packed, int threads) {
+void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S* weight, W* packed, int threads, Shares shares) {
   const int64_t all_taps = call.g.kernel_h * call.g.kernel_w;
-  parallel_tasks(call.g.groups * call.out_blocks * call.in_blocks, threads, [&](int64_t task) {
+  parallel_tasks(call.g.groups * call.out_blocks * call.in_blocks, threads, shares, [&](int64_t task) {
     const int64_t block = task % call.in_blocks;
     const int64_t unit = task / call.in_blocks % call.out_blocks;
     const int64_t group = task / call.in_blocks / call.out_blocks;
@@ -294,7 +294,8 @@ void direct_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   const int64_t bias_elements = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * call.lanes;
   const CallScratch weight_memory(kSharedWeights, weight_elements * sizeof(W) + (bias_elements + 1) * sizeof(Sum<W>));
   W* const packed_weights = weight_memory.as<W>();
-  pack_weights(call, strides, weight, packed_weights, threads);
+  const int64_t tiles = call.count(g.groups), splits = output_splits(tiles, call.out_blocks, threads);
+  pack_weights(call, strides, weight, packed_weights, threads, shares_of_weights(splits));
   Sum<W>* bias = nullptr;
   if (bias_elements != 0) {
     bias = reinterpret_cast<Sum<W>*>(packed_weights + weight_elements);
@@ -304,16 +305,14 @@ void direct_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   const int64_t taps = g.kernel_h * g.kernel_w;
   const bool stream = !std::is_same_v<S, double> && call.in_channels * taps <= kStreamDepth && leaves_cache(g, y);
 
-  const int64_t tiles = call.count(g.groups), splits = output_splits(tiles, call.out_blocks, threads);
-  const int64_t next = std::max(threads, 1);  // tasks between this one and the thread's next, if all take as long
   parallel_tasks(tiles * splits, threads, [&](int64_t task) {
-    const int64_t split = task % splits;
-    const Tile tile{call.place(task / splits, g.batch), call.out_blocks * split / splits, call.out_blocks * (split + 1) / splits};
+    const int64_t split = task / tiles;
+    const Tile tile{call.place(task % tiles, g.batch), call.out_blocks * split / splits, call.out_blocks * (split + 1) / splits};
     W* packed = static_cast<W*>(scratch(kTileA, call.tile_words * sizeof(W)));
     const W* weights = packed_weights + tile.group * call.weights_per_group;
     Ahead ahead(call.kernel_steps());
-    if (splits == 1 && task + next < tiles) {
-      fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
+    if (splits == 1 && task + 1 < tiles) {  // most often this thread's next
+      fetch_tile(ahead, g, axis_y, call.place(task + 1, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
     }
     if (call.shallow) {
       pack_rows(g, axis_y, axis_x, call.row_layout, tile, x, prologue, call.run.pack_line, reinterpret_cast<Element<W>*>(packed));

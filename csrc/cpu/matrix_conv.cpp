@@ -238,10 +238,10 @@ void put_word(const float* lines, const WeightsBlock& block, int64_t w, int64_t 
 
 // [phase][output block][step][part][word][lane].
 template <class S>
-void pack_weights(const Call& call, const WeightStrides& strides, const S* weight, Bf16Pair* packed, int threads) {
+void pack_weights(const Call& call, const WeightStrides& strides, const S* weight, Bf16Pair* packed, int threads, Shares shares) {
   const int64_t all_taps = call.g.kernel_h * call.g.kernel_w, blocks = std::max<int64_t>(call.in_blocks, 1);
   const int64_t part = call.depth * kMatrixLanes;
-  parallel_tasks(call.g.groups * call.out_blocks * blocks, threads, [&](int64_t task) {
+  parallel_tasks(call.g.groups * call.out_blocks * blocks, threads, shares, [&](int64_t task) {
     const int64_t block = task % blocks, unit = task / blocks % call.out_blocks, group = task / blocks / call.out_blocks;
     const int64_t first = block * 2 * kChannelBlock, channels = std::min(2 * kChannelBlock, 2 * ceil_div(call.in_channels - first, 2));
     const int64_t first_out = unit * kMatrixLanes;
@@ -411,17 +411,17 @@ bool matrix_conv(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   const int64_t words = g.groups * call.weights_per_group, biases = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * kMatrixLanes;
   const CallScratch weight_memory(kSharedWeights, words * sizeof(Bf16Pair) + (biases + 1) * sizeof(float));
   Bf16Pair* const packed_weights = weight_memory.as<Bf16Pair>();
-  pack_weights(call, strides, weight, packed_weights, threads);
+  const int64_t tiles = call.count(g.groups), splits = output_splits(tiles, call.out_blocks, threads);
+  pack_weights(call, strides, weight, packed_weights, threads, shares_of_weights(splits));
   float* bias = nullptr;
   if (biases != 0) {
     bias = reinterpret_cast<float*>(packed_weights + words);
     pad_bias(static_cast<const S*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * kMatrixLanes, bias);
   }
-  const int64_t tiles = call.count(g.groups), splits = output_splits(tiles, call.out_blocks, threads);
   parallel_tasks(tiles * splits, threads, [&](int64_t task) {
     if (any_lost()) return;
-    const int64_t split = task % splits;
-    const Tile tile{call.place(task / splits, g.batch), call.out_blocks * split / splits, call.out_blocks * (split + 1) / splits};
+    const int64_t split = task / tiles;
+    const Tile tile{call.place(task % tiles, g.batch), call.out_blocks * split / splits, call.out_blocks * (split + 1) / splits};
     Bf16Pair* packed = static_cast<Bf16Pair*>(scratch(kTileA, call.tile_words * sizeof(Bf16Pair)));
     // Not the rows behind the last output: how far a tile reaches depends on the threads, and what it holds may decide who serves the call.
     TileLayout layout = call.layout;

@@ -7,6 +7,7 @@
 
 #include "ahead.h"
 #include "common/geometry.h"
+#include "common/parallel.h"
 #include "gather_conv.h"
 #include "gather_plan.h"
 
@@ -90,6 +91,9 @@ int64_t share_columns(const ConvGeometry& geometry, const AxisPlan& axis_x, int6
 
 // Few tiles: several tasks share one tile's output channels (each packs the tile again; results do not depend on it).
 int64_t output_splits(int64_t tiles, int64_t out_blocks, int threads);
+
+// Who packs which weights: threads that share tiles read those of their own output channels, others read all of them in one order.
+inline Shares shares_of_weights(int64_t splits) { return splits > 1 ? Shares::kNeighbours : Shares::kInterleaved; }
 
 // Copies the place's input, times act'(prologue.y), into `packed`.
 template <class S, class W>

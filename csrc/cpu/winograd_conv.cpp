@@ -31,12 +31,12 @@ const Arithmetic<S>* widened(const S* from, int64_t n) {
 }
 
 template <class S, class W>
-void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S* weight, W* packed, int threads) {
+void pack_weights(const Call<S, W>& call, const WeightStrides& strides, const S* weight, W* packed, int threads, Shares shares) {
   using T = Arithmetic<S>;
   const auto& run = winograd_operands<S, W>(call.form.outputs);
   const int64_t all_taps = call.g.kernel_h * call.g.kernel_w;
   const int64_t lanes = call.lanes;
-  parallel_tasks(call.g.groups * call.out_blocks * call.word_blocks, threads, [&](int64_t task) {
+  parallel_tasks(call.g.groups * call.out_blocks * call.word_blocks, threads, shares, [&](int64_t task) {
     const int64_t in_block = task % call.word_blocks;
     const int64_t out_block = task / call.word_blocks % call.out_blocks;
     const int64_t group = task / call.word_blocks / call.out_blocks;
@@ -273,20 +273,20 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
   const int64_t bias_elements = epilogue.bias == nullptr ? 0 : g.groups * call.out_blocks * call.lanes;
   const CallScratch weight_memory(kSharedWeights, weight_elements * sizeof(W) + bias_elements * sizeof(T));
   W* const packed_weights = weight_memory.as<W>();
-  pack_weights(call, strides, weight, packed_weights, threads);
+  // With fewer tiles than threads, several tasks share one, each with some of the output blocks; what they share is transformed again. As
+  // many tasks as threads at most: one more would take as long as a whole tile.
+  const int64_t tiles = call.count(g.groups);
+  const int64_t splits = std::min(call.out_blocks, std::max<int64_t>(1, std::max(threads, 1) / tiles));
+  pack_weights(call, strides, weight, packed_weights, threads, shares_of_weights(splits));
   T* bias = nullptr;
   if (bias_elements != 0) {
     bias = reinterpret_cast<T*>(packed_weights + weight_elements);
     pad_bias(static_cast<const S*>(epilogue.bias), g.groups, call.out_channels, call.out_blocks * call.lanes, bias);
   }
   const bool stream = std::is_same_v<S, float> && table.vector_bytes >= 32 && leaves_cache(g, y);
-  // With fewer tiles than threads, several tasks share one, each with some of the output blocks; what they share is transformed again. As
-  // many tasks as threads at most: one more would take as long as a whole tile.
-  const int64_t tiles = call.count(g.groups), next = std::max(threads, 1);  // from a thread's task to its next, if all take as long
-  const int64_t splits = std::min(call.out_blocks, std::max<int64_t>(1, next / tiles));
   parallel_tasks(tiles * splits, threads, [&](int64_t task) {
-    const int64_t split = task % splits;
-    const TilePlace place = call.place(task / splits, g.batch);
+    const int64_t split = task / tiles;
+    const TilePlace place = call.place(task % tiles, g.batch);
     const Blocks blocks{call.out_blocks * split / splits, call.out_blocks * (split + 1) / splits};
     const PieceRange rows = call.pieces_in(call.along_y, place.t, call.tile_t), columns = call.pieces_in(call.along_x, place.u, call.tile_u);
     TilePlace packed_at = place;  // from the first piece's first output on, its own or not
@@ -296,8 +296,8 @@ void winograd_in(const ConvGeometry& g, const AxisPlan& axis_y, const AxisPlan& 
     pack_tile(g, axis_y, axis_x, call.layout, packed_at, x, prologue, pack_row, packed);
     const std::vector<Piece> pieces = pieces_of(call, place, rows, columns);
     Ahead ahead(ceil_div(static_cast<int64_t>(pieces.size()), table.pixels) * (call.weights_per_group / call.lanes) / 4);
-    if (splits == 1 && task + next < tiles) {
-      fetch_tile(ahead, g, axis_y, call.place(task + next, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
+    if (splits == 1 && task + 1 < tiles) {  // most often this thread's next
+      fetch_tile(ahead, g, axis_y, call.place(task + 1, g.batch), call.tile_t, call.tiles_u == 1, x, prologue);
     }
     // Of F(2x2), chunks of whole register blocks, so that only the last one pads (without odd ends, all points of it), and as equal as
     // that allows.
