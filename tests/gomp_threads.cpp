@@ -5,15 +5,18 @@
 
 namespace {
 thread_local bool in_parallel = false;
+thread_local int number = 0;
 }
 
 extern "C" int omp_in_parallel(void) { return in_parallel ? 1 : 0; }
+extern "C" int omp_get_thread_num(void) { return number; }
 
 extern "C" void GOMP_parallel(void (*function)(void*), void* data, unsigned threads, unsigned) {
   std::vector<std::thread> others;
   for (unsigned i = 1; i < threads; ++i) {
     others.emplace_back([=] {
       in_parallel = true;
+      number = static_cast<int>(i);
       function(data);
     });
   }

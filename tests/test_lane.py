@@ -38,7 +38,7 @@ def ran(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     choose = backends.choose
 
     def decide(op: str, *, backend: str | None = None, **facts: Any) -> Choice:
-        if backend != "auto":
+        if backend != "auto" or facts.get("device") != "cpu":
             return choose(op, backend=backend, **facts)
         return Choice(str(request.param) if op == "conv_weight_grad" else "cpu", "a test")
 
@@ -202,10 +202,59 @@ def test_weights_that_have_changed_since_are_refused(ran: list[str]) -> None:
 
 def test_results_may_be_changed_in_place(ran: list[str]) -> None:
     call, (x, w, b) = CALLS["conv2d"][0], operands("conv2d")
+    wanted = torch.autograd.grad(torch.nn.functional.conv2d(x, w, b, 2, 1).relu().sum(), (x, w))
     for _ in range(3):
+        x.grad = w.grad = None
+        call(x, w, b).relu_().sum().backward()
+        for t, truth in zip((x, w), wanted, strict=True):
+            assert t.grad is not None
+            torch.testing.assert_close(t.grad, truth, rtol=1e-4, atol=1e-4)
+            t.grad.mul_(2)
+
+
+def test_saved_tensors_in_another_format(ran: list[str]) -> None:
+    """A hook may give a saved tensor back with other strides, and a weight's data may be other since."""
+    call, (x, w, b) = CALLS["conv2d"][0], operands("conv2d", last=True)
+    y = call(x, w, b)
+    g = torch.linspace(-1, 1, y.numel()).view(y.shape)
+    wanted = torch.autograd.grad(y, (x, w, b), g)
+    again = torch.autograd.grad(call(x, w, b), (x, w, b), g)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t.detach().contiguous()):
+        hooked = torch.autograd.grad(call(x, w, b), (x, w, b), g)
+    y = call(x, w, b)
+    w.data = w.data.contiguous()
+    other = torch.autograd.grad(y, (x, w, b), g)
+    for found in (again, hooked, other):
+        for theirs, ours in zip(wanted, found, strict=True):
+            torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+
+
+def test_tables_that_have_changed_since(ran: list[str]) -> None:
+    """A backward pass asks anew where the choices of its forward pass no longer hold."""
+    call, (x, w, b) = CALLS["conv2d"][0], operands("conv2d")
+    for _ in range(2):
         y = call(x, w, b)
-        y.relu_()
-        y.sum().backward()
-    assert x.grad is not None and w.grad is not None
-    x.grad.mul_(2)
-    w.grad.mul_(2)
+        torch.autograd.grad(y, x, torch.ones_like(y), retain_graph=True)
+    choice_table.forget()
+    ran.clear()
+    torch.autograd.grad(y, x, torch.ones_like(y))
+    assert ran == ["conv_transpose"]
+
+
+def test_batched_by_vmap(ran: list[str]) -> None:
+    """A tensor of torch.func.vmap does not tell its format; after it the lane is as before."""
+    call, (x, w, b) = CALLS["conv2d"][0], operands("conv2d")
+    xs = torch.stack([x.detach(), 2 * x.detach()])
+    for _ in range(2):
+        found = torch.func.vmap(lambda x: call(x, w.detach(), b.detach()))(xs)
+    for image, ours in zip(xs, found, strict=True):
+        torch.testing.assert_close(ours, torch.nn.functional.conv2d(image, w, b, 2, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_shapes_are_inferred_on_meta_without_losing_the_lane(ran: list[str]) -> None:
+    call, (x, w, b) = CALLS["conv2d"][0], operands("conv2d")
+    call(x, w, b)
+    call(x.detach().to("meta").requires_grad_(), w.detach().to("meta").requires_grad_(), b.detach().to("meta"))
+    ran.clear()
+    call(x, w, b)
+    assert ran == [] and len(lanes()) == 1

@@ -53,3 +53,25 @@ def test_the_article_s_layers_are_cut_and_share_no_growing_sums(threads: object)
             assert plans[2]["products"] >= 2, what
     threads.summary(rows)  # type: ignore[attr-defined]  # as above
     assert threads.line(rows[0])  # type: ignore[attr-defined]  # as above
+
+
+@pytest.mark.parametrize("threads", [3, 70])
+def test_every_task_is_done_once(threads: int) -> None:
+    """Shares of neighbours, and the interleaved ones of packed weights; 70 threads begin with 64 shares."""
+    kernels()
+    generator = torch.Generator().manual_seed(9)
+    x = torch.randn(3, 512, 9, 8, generator=generator).to(memory_format=torch.channels_last)
+    weight = torch.randn(480, 512, 3, 3, generator=generator)
+    long = torch.randn(90, 32768, generator=generator)
+    before, results = torch.get_num_threads(), []
+    try:
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            results.append(
+                (functional.conv2d(x, weight, backend="cpu"), functional.bias_act(long, None, "relu", backend="cpu"))
+            )
+    finally:
+        torch.set_num_threads(before)
+    for one, many in zip(*results, strict=True):
+        assert torch.equal(one, many)
+    assert torch.equal(results[0][1], long.relu())

@@ -237,7 +237,8 @@ def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def left_to_torch(
     transposed: bool, input: Tensor, weight: Tensor, grad: Tensor, form: Form
 ) -> convolution_choice.Left | None:
-    """:func:`gan_fast.ops.convolution_choice.left_to_torch` of a backward pass, None where it has to be operators."""
+    """:func:`gan_fast.ops.convolution_choice.left_to_torch` of a backward pass, None where it has to be operators.
+    PyTorch's own is no backend: another implementation of "reference" has no say in it."""
     if form.backend != "auto" or torch.is_grad_enabled() or not registry.runs_plainly():
         return None
     return convolution_choice.left_to_torch(
@@ -253,23 +254,27 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 def gradients(
     ctx: Any,
+    saved: Sequence[Tensor | None],
     form: Form,
     transposed: bool,
     grad: Tensor,
     call: Callable[..., Any] = call_operator,
     left: Callable[..., convolution_choice.Left | None] = left_to_torch,
 ) -> Gradients:
-    """The derivative of conv or conv_transpose, by operators that are differentiable again.
+    """The derivative of conv or conv_transpose: by operators that are differentiable again, and where nobody asks for
+    that, by PyTorch's own backward pass what is left to it.
 
     Args:
-        ctx: of the backward pass, with the saved tensors.
+        ctx: of the backward pass.
+        saved: input, weight, output (if the activation needs it) and prologue_y.
         form: of the call.
         transposed: conv_transpose rather than conv.
         grad: with respect to the output.
         call: as :func:`call_operator`.
         left: as :func:`left_to_torch`.
     """
-    input, weight, y, prologue_y = ctx.saved_tensors
+    input, weight, y, prologue_y = saved
+    assert input is not None and weight is not None
     g, act, slope, prologue_act, prologue_slope, has_bias, backend = form
     need_input, need_weight = (asked_for(ctx, index, index) for index in (0, 1))
     need_bias = has_bias and asked_for(ctx, 2, 2)
@@ -281,7 +286,7 @@ def gradients(
     theirs = None if prologue_y is not None else left(transposed, input, weight, grad, form)
     if theirs is not None and ((need_input and theirs.input) or (need_weight and theirs.weight)):
         inner = through_activation(grad, y, act, slope, backend, call)
-        their_bias = need_bias and theirs.weight
+        their_bias = need_bias and need_weight and theirs.weight
         # A transposed one's takes oneDNN longer than the weight's in bfloat16: 0.75 ms, 0.35 with the sum apart.
         wanted = (need_input and theirs.input, need_weight and theirs.weight, their_bias and not transposed)
         bias_sizes = [grad.shape[1]] if wanted[2] else None
@@ -326,7 +331,7 @@ def make_backward(transposed: bool) -> Any:
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         grads: list[Tensor | None] = [None] * 14
         if grad is not None:
-            grads[0], grads[1], grads[2], grads[10] = gradients(ctx, ctx.form, transposed, grad)
+            grads[0], grads[1], grads[2], grads[10] = gradients(ctx, ctx.saved_tensors, ctx.form, transposed, grad)
         return tuple(grads)
 
     return backward

@@ -1,9 +1,9 @@
 """Which backend serves each pass of a convolution: what the table is asked, and whether the layer enters an operator.
 
-A layer's passes are three operator calls (see :mod:`gan_fast.ops.convolution`), and each is chosen for itself when it
-runs. A call therefore enters our operator as soon as one of the passes that will run is ours: the forward pass of a
-first layer may be PyTorch's while its weight gradient is not. Where all of them are PyTorch's, the call is PyTorch's
-and pays for no operator.
+A layer's passes are three operator calls (see :mod:`gan_fast.ops.convolution`), and each is chosen for itself: when it
+runs, or with the first call like it (:mod:`gan_fast.ops.lane`). A call therefore enters our operator as soon as one of
+the passes that will run is ours: the forward pass of a first layer may be PyTorch's while its weight gradient is not.
+Where all of them are PyTorch's, the call is PyTorch's and pays for no operator.
 """
 
 from __future__ import annotations

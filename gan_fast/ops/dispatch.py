@@ -62,7 +62,7 @@ def look_up(backend: str | None, kind: object, input: Tensor, weight: Tensor, *r
         key = (
             kind, input.shape, input.stride(), input.dtype, input.requires_grad, weight.shape, weight.stride(),
             weight.requires_grad, rest, torch.is_grad_enabled(), torch._C._is_any_autocast_enabled(),
-            torch.get_num_threads(), input.is_cuda and backends.circumstances(True),
+            torch.get_num_threads(), input.is_cpu or (input.is_cuda and backends.circumstances(True)),
         )  # fmt: skip
         return key, _known.get(key, _UNKNOWN)
     except (AttributeError, RuntimeError, TypeError):
@@ -139,7 +139,13 @@ def convolution(
         choose(op, asked, device=x.device.type, dtype=x.dtype, rank=abs(kind))  # raises where that one cannot
     if x.dim() == abs(kind) + 1:  # unbatched
         return call(op, x.unsqueeze(0), w, b, geometry, act, negative_slope, asked).squeeze(0)
-    if key is not None and activations.fusable(act, negative_slope) and _is_plain(input, weight, bias):
+    transformed = torch._C._are_functorch_transforms_active()
+    if (
+        key is not None
+        and not transformed
+        and activations.fusable(act, negative_slope)
+        and _is_plain(input, weight, bias)
+    ):
         lane = Lane.of(op, input, weight, bias, arguments(geometry, act, negative_slope, asked))
         if lane is not None:
             remember(key, lane)

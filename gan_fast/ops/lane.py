@@ -2,7 +2,7 @@
 
 By its arguments an operator works out who serves a call, and so does each operator of its backward pass. A call that
 :mod:`gan_fast.ops.dispatch` knows is like an earlier one in all that decides, and so are the operators of its backward
-pass where the output's gradient has the same strides: a :class:`Lane` keeps what serves them. It is for what runs on
+pass where its tensors are alike too: a :class:`Lane` keeps what serves them. It is for what runs on
 the CPU with nobody looking on; everything else goes the operator's way. Where the layer before has swept the caches,
 each line of Python costs some ten times what a warm loop says, and a small layer takes hardly longer.
 """
@@ -15,14 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_fast import backends
+from gan_fast import backends, choice_table
 from gan_fast.ops import convolution, registry
 from gan_fast.ops.convolution_choice import Left
 from gan_fast.ops.registry import OPERATORS, Operator, Served
 
-#: Strides of the output's gradient that a lane keeps calls for.
+#: Kinds of backward passes that a lane keeps calls for.
 _MANY = 8
 _UNKNOWN = object()
+
+#: How often the tables that choices come from have changed.
+_changes = 0
+
+
+def _note_change() -> None:
+    global _changes
+    _changes += 1
+
+
+choice_table.on_change(_note_change)
 
 
 class Lane:
@@ -47,6 +58,7 @@ class Lane:
         self.keeps_output = rest[5] != "none"
         self._served = served
         self._extension = backends.extension()
+        self._changes = _changes
         self._backward: dict[tuple[Any, ...], _Backward] = {}
 
     @staticmethod
@@ -73,18 +85,27 @@ class Lane:
         with torch._C._AutoDispatchBelowAutograd():
             return self._served.run(input, weight, bias, *self.rest)
 
-    def backward(self, grad: Tensor) -> _Backward | None:
-        """What serves a backward pass with this gradient; None where operators have to."""
+    def backward(self, grad: Tensor, *saved: Tensor | None) -> _Backward | None:
+        """What serves a backward pass with this gradient and these saved tensors; None where operators have to."""
         if (
-            type(grad) is not Tensor
-            or torch.is_grad_enabled()
+            torch.is_grad_enabled()
             or torch.is_autocast_enabled("cpu")
             or not registry.runs_plainly()
-            or grad.is_neg()
             or self._extension is not backends.extension()
+            or self._changes != _changes
         ):
             return None
-        key = (grad.stride(), torch.get_num_threads())
+        key: list[Any] = [torch.get_num_threads()]
+        # Saved tensors need not be the forward pass's: hooks may change them, and a weight's data may be other since.
+        for tensor in (grad, *saved):
+            if tensor is None:
+                continue
+            if type(tensor) not in registry.PLAIN or not tensor.is_cpu or tensor.is_neg():
+                return None
+            key += [tensor.dtype, tensor.shape, tensor.stride()]
+        return self._ways(tuple(key))
+
+    def _ways(self, key: tuple[Any, ...]) -> _Backward:
         found = self._backward.get(key)
         if found is None:
             if len(self._backward) >= _MANY:
@@ -98,13 +119,14 @@ class Lane:
             and not torch._C._are_functorch_transforms_active()
             and not torch.compiler.is_compiling()
             and self._extension is backends.extension()
+            and self._changes == _changes
             and self.operator.present(self._served.choice) is self._served.implementation
             and not any(t is not None and t.is_neg() for t in tensors)
         )
 
 
 class _Backward:
-    """What serves the operators of a lane's backward passes whose output's gradients have the same strides."""
+    """What serves the operators of a lane's backward passes whose tensors are alike."""
 
     def __init__(self) -> None:
         self._served: dict[tuple[Any, ...], tuple[Operator, Served]] = {}
@@ -147,11 +169,12 @@ class _Recorded(torch.autograd.Function):
         if grad is None:
             return None, None, None, None
         lane: Lane = ctx.lane
-        ways = lane.backward(grad)
+        saved = ctx.saved_tensors  # once: what unpacks them may take long
+        ways = lane.backward(grad, *saved)
         if ways is None:
-            found = convolution.gradients(ctx, lane.form, lane.transposed, grad)
+            found = convolution.gradients(ctx, saved, lane.form, lane.transposed, grad)
         else:
-            found = convolution.gradients(ctx, lane.form, lane.transposed, grad, ways.call, ways.left)
+            found = convolution.gradients(ctx, saved, lane.form, lane.transposed, grad, ways.call, ways.left)
         return *found[:3], None
 
 

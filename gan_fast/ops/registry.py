@@ -5,7 +5,7 @@ An :class:`Operator` has a schema, implementations by backend, one function that
 (eager mode, torch.compile, direct ``torch.ops.gan_fast.*`` calls) and, under the transforms of ``torch.func``, a
 ``torch.autograd.Function`` with a vmap rule, because operators registered from Python do not pass through those
 transforms. Backward functions call operators through :meth:`Operator.__call__`, so derivatives of any order take the
-right one.
+right one; a convolution that was called before has a shorter way (:mod:`gan_fast.ops.lane`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
 #: Checks and choices that an operator remembers.
 _MANY = 4096
 #: What an operator called without PyTorch's dispatcher may be given; what the second kind holds is no tensor.
-_TENSORS = frozenset({Tensor, torch.nn.Parameter})
+PLAIN = frozenset({Tensor, torch.nn.Parameter})
 _HASHABLE = frozenset({type(None), bool, int, float, str, tuple})
 _VALUES = _HASHABLE | {list}
 
@@ -81,7 +81,8 @@ def planned(plan: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
     """An implementation out of its plan: a function of the implementation's arguments that works out what all calls
     like this one share and returns what serves them, given the same arguments. Alike are calls whose tensors agree in
     shape, strides, dtype and device, whose other arguments are equal, and whose circumstances are
-    (:func:`gan_fast.backends.circumstances`); :class:`Operator` then keeps the plan.
+    (:func:`gan_fast.backends.circumstances`); :class:`Operator` then keeps the plan, and so may a
+    :class:`gan_fast.ops.lane.Lane`, for which biases are alike whose shape, dtype and device are.
 
     A plan serves only as many lines of Python as must run in every call: where the layer before has swept the caches,
     each costs some ten times what a warm loop says.
@@ -206,7 +207,7 @@ class Operator:
         differentiated = False
         for value in args:
             kind = type(value)
-            if kind in _TENSORS:
+            if kind in PLAIN:
                 differentiated = differentiated or value.requires_grad
             elif kind not in _VALUES:  # a subclass of Tensor, which the dispatcher knows what to do with
                 return self._overload(*args)
