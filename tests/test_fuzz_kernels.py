@@ -81,7 +81,7 @@ def test_random_calls_have_no_races(tmp_path: Path) -> None:
     library = preloaded("libtsan.so")
     if library is None:
         pytest.skip("g++ with its sanitizers is not installed")
-    module = build(tmp_path, TSAN_FLAGS, {"openmp = openmp_flags(cxx)": 'openmp = ["-DGAN_FAST_GOMP"]'})
+    module = build(tmp_path, TSAN_FLAGS, {"= openmp_flags(cxx), ": '= ["-DGAN_FAST_GOMP"], '})
     followed = {"LD_PRELOAD": library, "TSAN_OPTIONS": "halt_on_error=1:exitcode=66"}
     done = run("-c", RACE, str(module), str(FUZZ.parent), **followed)
     assert done.returncode == 66 and "data race" in done.stderr, "the sanitizer sees nothing"
