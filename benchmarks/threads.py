@@ -4,9 +4,10 @@
     python benchmarks/threads.py --family article_g --all  # every layer and pass
 
 The drivers are asked for their plan (`_C.begin_plan`): the tasks of each parallel loop at a number of threads, and the
-memory that all tasks share; nothing is computed. Tasks of a loop are alike and handed out one by one, so with t tasks
-on n threads the loop takes as long as ceil(t / n) of them: "busy" is t / (n * ceil(t / n)) for the loop that holds the
-products. Sums that tasks keep apart are added at the end; "sums" is their size, which must not grow with the threads.
+memory that all tasks share; nothing is computed. Tasks of a loop are alike, and none waits while a thread is free, so
+with t tasks on n threads the loop takes as long as ceil(t / n) of them: "busy" is t / (n * ceil(t / n)) for the loop
+that holds the products. Sums that tasks keep apart are added at the end; "sums" is their size, which must not grow with
+the threads.
 What the model leaves out: the memory's bandwidth, which more cores share, and unequal tasks at an image's edge.
 """
 

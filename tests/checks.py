@@ -12,6 +12,8 @@ from cases import ConvCase, naive
 from native import LEVELS, kernels
 from torch import Tensor
 
+from gan_fast import backends, choice_table
+from gan_fast.choice_table import Choice
 from gan_fast.ops import OPERATORS, memory
 from gan_fast.ops import activation as activations
 
@@ -67,6 +69,35 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ran]:
             counted = {b: counting(name, b, f) for b, f in operator.implementations.items()}
             patch.setattr(operator, "implementations", counted)
         yield ran
+
+
+@contextmanager
+def chosen(monkeypatch: pytest.MonkeyPatch, **served: str) -> Iterator[list[str]]:
+    """Has the automatic choice on the CPU take these backends by operator, and the kernels for the others; gives the
+    operators that run, not those that a lane (gan_fast/ops/lane.py) runs without them."""
+    choose = backends.choose
+
+    def decide(op: str, *, backend: str | None = None, **facts: Any) -> Choice:
+        if backend != "auto" or facts.get("device") != "cpu":
+            return choose(op, backend=backend, **facts)
+        return Choice(served.get(op, "cpu"), "a test")
+
+    ran: list[str] = []
+
+    def noted(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*arguments: Any) -> Any:
+            ran.append(name)
+            return run(*arguments)
+
+        return wrapper
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backends, "choose", decide)
+        for name, operator in OPERATORS.items():
+            patch.setattr(operator, "_run", noted(name, operator._run))
+        choice_table.forget()
+        yield ran
+    choice_table.forget()
 
 
 @contextmanager

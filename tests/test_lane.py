@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from checks import chosen
 from native import kernels
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gan_fast import backends, choice_table
+from gan_fast import choice_table
 from gan_fast import functional as GF
-from gan_fast.choice_table import Choice
 from gan_fast.ops import dispatch, registry
 from gan_fast.ops.lane import Lane
 from gan_fast.ops.registry import OPERATORS
@@ -32,29 +32,10 @@ every_call = pytest.mark.parametrize("name", CALLS)
 
 @pytest.fixture(params=["cpu", "torch"])
 def ran(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The operators that run, not those that a lane runs without them. Every pass is the kernels', or the weight's
-    gradient PyTorch's."""
+    """The operators that run. Every pass is the kernels', or the weight's gradient PyTorch's."""
     kernels()
-    choose = backends.choose
-
-    def decide(op: str, *, backend: str | None = None, **facts: Any) -> Choice:
-        if backend != "auto" or facts.get("device") != "cpu":
-            return choose(op, backend=backend, **facts)
-        return Choice(str(request.param) if op == "conv_weight_grad" else "cpu", "a test")
-
-    monkeypatch.setattr(backends, "choose", decide)
-    choice_table.forget()
-    names: list[str] = []
-    for name, operator in OPERATORS.items():
-        run = operator._run
-
-        def noted(*arguments: Any, name: str = name, run: Callable[..., Any] = run) -> Any:
-            names.append(name)
-            return run(*arguments)
-
-        monkeypatch.setattr(operator, "_run", noted)
-    yield names
-    choice_table.forget()
+    with chosen(monkeypatch, conv_weight_grad=str(request.param)) as names:
+        yield names
 
 
 def operands(name: str, dtype: torch.dtype = torch.float32, last: bool = False) -> tuple[Tensor, Tensor, Tensor]:

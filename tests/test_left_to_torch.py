@@ -3,19 +3,19 @@ same call, so the same bits, in the same time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from cases import CONV, CONV_TRANSPOSE, ConvCase
+from checks import chosen
 from native import kernels
 from torch import Tensor
 
-from gan_fast import backends, choice_table
 from gan_fast import functional as GF
-from gan_fast.choice_table import Choice
 from gan_fast.ops.registry import OPERATORS
 
 #: (transposed, input, weight, stride, padding): sounds and images.
@@ -30,38 +30,24 @@ every_layer = pytest.mark.parametrize("layer", LAYERS)
 LEFT = [(True, True), (True, False), (False, True)]
 
 
-def to_torch(monkeypatch: pytest.MonkeyPatch, transposed: bool, left: tuple[bool, bool]) -> list[str]:
-    """Has the automatic choice leave these gradients to PyTorch, and lists the operators that run.
+ToTorch = Callable[[bool, tuple[bool, bool]], list[str]]
+
+
+@pytest.fixture
+def to_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[ToTorch]:
+    """A function that has the automatic choice leave a layer's gradients to PyTorch, and gives the operators that run.
 
     A convolution's forward pass and its sibling's input gradient are one operator, so the forward pass is the kernel's.
     """
     kernels()
-    choose = backends.choose
-    served = {"conv" if transposed else "conv_transpose": left[0], "conv_weight_grad": left[1]}
+    with ExitStack() as stack:
 
-    def decide(op: str, *, backend: str | None = None, **facts: Any) -> Choice:
-        if backend != "auto":
-            return choose(op, backend=backend, **facts)
-        return Choice("torch" if served.get(op, False) else "cpu", "a test")
+        def leave(transposed: bool, left: tuple[bool, bool]) -> list[str]:
+            passes = ("conv" if transposed else "conv_transpose", "conv_weight_grad")
+            served = {op: "torch" for op, its in zip(passes, left, strict=True) if its}
+            return stack.enter_context(chosen(monkeypatch, **served))
 
-    monkeypatch.setattr(backends, "choose", decide)
-    choice_table.forget()
-    ran: list[str] = []
-    for name, operator in OPERATORS.items():
-        run = operator._run
-
-        def noted(*arguments: Any, name: str = name, run: Callable[..., Any] = run) -> Any:
-            ran.append(name)
-            return run(*arguments)
-
-        monkeypatch.setattr(operator, "_run", noted)
-    return ran
-
-
-@pytest.fixture(autouse=True)
-def _choices_are_forgotten() -> Any:
-    yield
-    choice_table.forget()
+        yield leave
 
 
 def tensors(layer: Any, last: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,14 +69,12 @@ def function(module: Any, layer: Any) -> Callable[..., Tensor]:
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("left", LEFT)
 @every_layer
-def test_bits_are_those_of_pytorch(
-    layer: Any, left: tuple[bool, bool], last: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bits_are_those_of_pytorch(layer: Any, left: tuple[bool, bool], last: bool, to_torch: ToTorch) -> None:
     x, w, b = tensors(layer, last)
     y = function(F, layer)(x, w, b)
     g = torch.randn_like(y)
     wanted = torch.autograd.grad(y, (x, w, b), g)
-    ran = to_torch(monkeypatch, layer[0], left)
+    ran = to_torch(layer[0], left)
     first = torch.autograd.grad(function(GF, layer)(x, w, b), (x, w, b), g)
     forward, sibling = ("conv_transpose", "conv") if layer[0] else ("conv", "conv_transpose")
     assert ran == [forward, *([] if left[0] else [sibling]), *([] if left[1] else ["conv_weight_grad"])]
@@ -105,13 +89,13 @@ def test_bits_are_those_of_pytorch(
 
 
 @every_layer
-def test_activations_and_what_is_not_asked_for(layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations_and_what_is_not_asked_for(layer: Any, to_torch: ToTorch) -> None:
     """A fused activation's derivative comes before; a gradient that nobody wants is not computed."""
     x, w, b = tensors(layer, False)
     y = F.leaky_relu(function(F, layer)(x, w, b), 0.2)
     g = torch.randn_like(y)
     wanted = torch.autograd.grad(y, (x, w, b), g)
-    ran = to_torch(monkeypatch, layer[0], (True, True))
+    ran = to_torch(layer[0], (True, True))
     y = function(GF, layer)(x, w, b, activation="leaky_relu", negative_slope=0.2)
     for asked in ((0, 1, 2), (0,), (1,), (2,), (1, 2)):
         found = torch.autograd.grad(y, [(x, w, b)[i] for i in asked], g, retain_graph=True)
@@ -121,7 +105,7 @@ def test_activations_and_what_is_not_asked_for(layer: Any, monkeypatch: pytest.M
 
 
 @every_layer
-def test_derivatives_of_derivatives_are_our_operators(layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_derivatives_of_derivatives_are_our_operators(layer: Any, to_torch: ToTorch) -> None:
     x, w, b = tensors(layer, False)
 
     def penalty(f: Callable[..., Tensor]) -> tuple[Tensor, ...]:
@@ -129,7 +113,7 @@ def test_derivatives_of_derivatives_are_our_operators(layer: Any, monkeypatch: p
         return torch.autograd.grad(slope.square().sum(), (x, w, b))
 
     wanted = penalty(function(F, layer))
-    ran = to_torch(monkeypatch, layer[0], (True, True))
+    ran = to_torch(layer[0], (True, True))
     for theirs, ours in zip(wanted, penalty(function(GF, layer)), strict=True):
         torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-3)
     assert ran[1] == ("conv" if layer[0] else "conv_transpose")
@@ -139,7 +123,7 @@ ODD = [case for case in CONV + CONV_TRANSPOSE if len(case.input) == 4 and max(ca
 
 
 @pytest.mark.parametrize("case", ODD, ids=lambda case: f"{case.op}-{case.name}")
-def test_every_geometry(case: ConvCase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_geometry(case: ConvCase, to_torch: ToTorch) -> None:
     """Also those that PyTorch's backward pass has no arguments for, which stay with our operators."""
     x, w, b = case.tensors(torch.float32)
     inputs = [t for t in (x, w, b) if t is not None]
@@ -149,6 +133,6 @@ def test_every_geometry(case: ConvCase, monkeypatch: pytest.MonkeyPatch) -> None
         return torch.autograd.grad(y, inputs, torch.ones_like(y))
 
     wanted = gradients("reference")
-    to_torch(monkeypatch, case.transposed, (True, True))
+    to_torch(case.transposed, (True, True))
     for theirs, ours in zip(wanted, gradients("auto"), strict=True):
         torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-3)

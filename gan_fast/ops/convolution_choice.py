@@ -87,6 +87,11 @@ def passes(
     return (ops[0], forward), (ops[1], swapped), ("conv_weight_grad", {**facts, "transposed": transposed})
 
 
+def _is_torchs(op: str, facts: dict[str, Any], rank: int, device: str, dtype: torch.dtype) -> bool:
+    """Whether an automatic choice leaves a pass to PyTorch."""
+    return backends.choose(op, backend="auto", device=device, dtype=dtype, rank=rank, **facts).backend == "torch"
+
+
 @lru_cache(maxsize=4096)
 def enters(
     transposed: bool,
@@ -106,7 +111,7 @@ def enters(
     needed = (True, *wanted)
     calls = passes(transposed, input, weight, geometry, formats, fused)
     return any(
-        backends.choose(op, backend="auto", device=device, dtype=dtype, rank=len(input) - 2, **facts).backend != "torch"
+        not _is_torchs(op, facts, len(input) - 2, device, dtype)
         for (op, facts), need in zip(calls, needed, strict=True)
         if need
     )
@@ -154,10 +159,7 @@ def left_to_torch(
     if extra is None:
         return None
     calls = passes(transposed, input, weight, geometry, formats, fused)[1:]
-    of_input, of_weight = (
-        backends.choose(op, backend="auto", device=device, dtype=dtype, rank=rank, **facts).backend == "torch"
-        for op, facts in calls
-    )
+    of_input, of_weight = (_is_torchs(op, facts, rank, device, dtype) for op, facts in calls)
     if not (of_input or of_weight):
         return None
     return Left(of_input, of_weight, (list(stride), pads, list(dilation), transposed, extra, groups))

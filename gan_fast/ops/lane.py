@@ -2,9 +2,9 @@
 
 By its arguments an operator works out who serves a call, and so does each operator of its backward pass. A call that
 :mod:`gan_fast.ops.dispatch` knows is like an earlier one in all that decides, and so are the operators of its backward
-pass where its tensors are alike too: a :class:`Lane` keeps what serves them. It is for what runs on
-the CPU with nobody looking on; everything else goes the operator's way. Where the layer before has swept the caches,
-each line of Python costs some ten times what a warm loop says, and a small layer takes hardly longer.
+pass where its tensors are alike too: a :class:`Lane` keeps what serves them. It is for what runs on the CPU with nobody
+looking on; everything else goes the operator's way. Where the layer before has swept the caches, each line of Python
+costs some ten times what a warm loop says, and a small layer takes hardly longer.
 """
 
 from __future__ import annotations
@@ -63,9 +63,8 @@ class Lane:
 
     @staticmethod
     def of(op: str, input: Tensor, weight: Tensor, bias: Tensor | None, arguments: tuple[Any, ...]) -> Lane | None:
-        """The lane of such calls; None where there is none. ``arguments``: as the class has them, no prologue."""
-        if not input.is_cpu:
-            return None
+        """The lane of such calls on plain tensors of the CPU; None where PyTorch negates one when it is read.
+        ``arguments``: as the class has them, no prologue."""
         *rest, backend = arguments
         served = OPERATORS[op].served([input, weight, bias, *rest], backend)
         return None if served.negated else Lane(op, served, arguments, bias is not None)
@@ -115,11 +114,8 @@ class Lane:
 
     def _is_open(self, *tensors: Tensor | None) -> bool:
         return (
-            registry._recorder is None
-            and not torch._C._are_functorch_transforms_active()
-            and not torch.compiler.is_compiling()
+            registry.nothing_intercepts()
             and self._extension is backends.extension()
-            and self._changes == _changes
             and self.operator.present(self._served.choice) is self._served.implementation
             and not any(t is not None and t.is_neg() for t in tensors)
         )

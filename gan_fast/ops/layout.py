@@ -133,24 +133,22 @@ class Format:
         return Format(shape, output_format(*tensors))
 
     def of(self, x: Tensor) -> Tensor:
-        """:func:`with_format`, of a tensor with this shape."""
-        return x if x.stride() == self.stride else with_format(x, self.memory_format)
+        """x of this shape with exactly these strides, copied only if the memory differs.
+
+        as_strided normalises the strides of axes of size 1, which PyTorch leaves free otherwise.
+        """
+        if x.stride() == self.stride:
+            return x
+        if x.is_contiguous(memory_format=self.memory_format):
+            return x.as_strided(x.shape, self.stride)
+        if x.device.type != "cpu":
+            return torch.empty_strided(x.shape, self.stride, dtype=x.dtype, device=x.device).copy_(x)
+        return memory.copied(x, self.stride)
 
 
 def with_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """x with exactly the strides of ``torch.empty(x.shape, memory_format=...)``, copied only if the memory differs.
-
-    as_strided normalises the strides of axes of size 1, which PyTorch leaves free otherwise.
-    """
-    last = memory_format == torch.channels_last
-    stride = memory.channels_last_stride(x.shape) if last else memory.contiguous_stride(x.shape)
-    if x.stride() == stride:
-        return x
-    if x.is_contiguous(memory_format=memory_format):
-        return x.as_strided(x.shape, stride)
-    if x.device.type != "cpu":
-        return torch.empty_strided(x.shape, stride, dtype=x.dtype, device=x.device).copy_(x)
-    return memory.copied(x, stride)
+    """x with exactly the strides of ``torch.empty(x.shape, memory_format=...)``: see :meth:`Format.of`."""
+    return Format(x.shape, memory_format).of(x)
 
 
 def like(x: Tensor, pattern: Tensor) -> Tensor:

@@ -134,12 +134,12 @@ def nobody_looks_on() -> bool:
 
 def runs_plainly() -> bool:
     """Whether a pass may do without operators: nothing records, traces or transforms what it does."""
-    return (
-        _recorder is None
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and nobody_looks_on()
-    )
+    return nothing_intercepts() and nobody_looks_on()
+
+
+def nothing_intercepts() -> bool:
+    """The part of :func:`runs_plainly` that :func:`nobody_looks_on` does not ask."""
+    return _recorder is None and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
 
 
 class Operator:
